@@ -1,0 +1,49 @@
+# Two commands do everything: `make demo` and `make test`. Both set up first.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PHOTO ?= tests/data/astronaut.png
+
+.PHONY: setup setup-dev demo test lint types bench clean
+
+# The runtime alone: enough for the demo.
+setup: $(VENV)/.runtime
+# Everything the tests need (torch, onnx, gguf).
+setup-dev: $(VENV)/.dev
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+
+$(VENV)/.runtime: pyproject.toml | $(BIN)/python
+	@echo "installing the runtime; llama-cpp-python compiles for 4 to 9 minutes the first time"
+	$(BIN)/python -m pip install --quiet -e '.[cpu]'
+	@touch $@
+
+$(VENV)/.dev: pyproject.toml | $(VENV)/.runtime
+	$(BIN)/python -m pip install --quiet -e '.[dev]'
+	@touch $@
+
+demo: setup
+	$(BIN)/faceinsight ask $(PHOTO) \
+		"Is she smiling?" "Is she wearing glasses?" "Does she have a hat on?" "Is there a beard?" \
+		"What color is the hair?" "Describe this face."
+	$(BIN)/faceinsight report $(PHOTO)
+	@mkdir -p work
+	$(BIN)/faceinsight draw $(PHOTO) -o work/demo.png
+
+test: setup-dev
+	$(BIN)/python -m pytest
+
+lint: setup-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: setup-dev
+	$(BIN)/mypy
+
+bench: setup-dev
+	$(BIN)/python benchmarks/quick.py --out work/bench.json
+
+clean:
+	rm -rf $(VENV) work dist build

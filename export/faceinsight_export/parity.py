@@ -1,0 +1,103 @@
+"""Parity gate: every stage of the bundle against the torch modules it came from, on the same inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from faceinsight.device import Device
+from faceinsight.language import Language
+from faceinsight.manifest import LlmSpec
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """One comparison: worst cosine over rows and largest error relative to the reference's largest value."""
+
+    name: str
+    cosine: float
+    error: float
+    tolerance: float
+
+    @property
+    def passed(self) -> bool:
+        """Within tolerance?"""
+        return bool(np.isfinite(self.error)) and self.error <= self.tolerance
+
+    def __str__(self) -> str:
+        verdict = "ok" if self.passed else "FAILED"
+        figures = f"cosine {self.cosine:.6f}  error {self.error:.2e}  tolerance {self.tolerance:.0e}"
+        return f"{self.name:<18} {figures}  {verdict}"
+
+
+def compare(name: str, reference: NDArray[Any], found: NDArray[Any], tolerance: float) -> Stage:
+    """Stage result of two arrays of one shape. For integer arrays the error is the share of unequal values."""
+    if reference.shape != found.shape:
+        raise ValueError(f"{name}: reference has shape {reference.shape}, bundle {found.shape}")
+    if reference.dtype.kind in "ui":
+        return Stage(name, 1.0, float((reference != found).mean()), tolerance)
+    a, b = (x.reshape(-1, x.shape[-1]).astype(np.float64) for x in (reference, found))
+    norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
+    cosine = float(((a * b).sum(1) / np.maximum(norms, 1e-12)).min())
+    return Stage(name, cosine, float(np.abs(a - b).max() / max(np.abs(a).max(), 1e-12)), tolerance)
+
+
+def graph_stages(
+    module: Any, path: Path, inputs: dict[str, NDArray[Any]], outputs: Sequence[str], tolerance: float, device: Device
+) -> list[Stage]:
+    """Run torch and ONNX Runtime on the same inputs; one stage per output."""
+    found = device.session(path).run(list(outputs), inputs)
+    with torch.no_grad():
+        reference = module(*(torch.from_numpy(v) for v in inputs.values()))
+    reference = reference if isinstance(reference, tuple) else (reference,)
+    return [compare(n, r.numpy(), f, tolerance) for n, r, f in zip(outputs, reference, found, strict=True)]
+
+
+class ProbedLanguage(Language):
+    """The runtime's Language with its logits laid open: the gate tests the code that will run."""
+
+    def logits(self, tokens: list[int], rows: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Next-token logits after each of `tokens`, which follow the embedding rows."""
+        self.forget()
+        at = self._decode_embeddings(rows, 0)
+        out = []
+        for token in tokens:
+            at = self._decode_tokens([token], at)
+            out.append(np.ctypeslib.as_array(self._c.llama_get_logits_ith(self._context, -1), (self._size,)).copy())
+        self.forget()
+        return np.stack(out)
+
+    def tokenize(self, text: str) -> list[int]:
+        """As the runtime tokenises a question."""
+        return self._tokenize(text, False)
+
+
+def llm_stages(
+    model: Any,
+    tokenizer: Any,
+    gguf: Path,
+    spec: LlmSpec,
+    rows: NDArray[np.float32],
+    texts: Sequence[str],
+    tolerance: float,
+    device: Device,
+) -> list[Stage]:
+    """Tokens and logits at each position, after injected embeddings, for each text."""
+    stages = []
+    with torch.no_grad(), ProbedLanguage(gguf, spec, device, exact=True) as language:
+        for i, text in enumerate(texts):
+            ids = tokenizer.encode(text).ids
+            mine = language.tokenize(text)
+            if mine != ids:
+                raise ValueError(f"tokens of {text!r}: reference {ids}, GGUF {mine}")
+            embedded = model.model.embed_tokens(torch.tensor([ids]))
+            both = torch.cat([torch.from_numpy(rows)[None], embedded], 1)
+            reference = model(inputs_embeds=both).logits[0, len(rows) :].numpy()
+            stages.append(compare(f"llm logits {i}", reference, language.logits(ids, rows), tolerance))
+    return stages

@@ -1,0 +1,68 @@
+"""Augmentation of canonical crops: what a kiosk camera does to a face, kept cheap enough for two cores."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from faceinsight.align import BORDER
+
+from .vocabulary import FLIP_CLASSES
+
+_FLIP = np.array(FLIP_CLASSES, np.uint8)
+
+
+def jitter_matrix(rng: np.random.Generator, source: int, target: int, *, strength: float = 1.0) -> NDArray[np.float64]:
+    """(2,3) matrix: a small rotation, scale and shift about the centre, then the resize source -> target."""
+    angle = np.deg2rad(rng.normal(0, 5 * strength))
+    scale = np.exp(rng.normal(0, 0.05 * strength)) * target / source
+    c, s = scale * np.cos(angle), scale * np.sin(angle)
+    rot = np.array([[c, -s], [s, c]])
+    centre = np.full(2, (source - 1) / 2)
+    shift = rng.normal(0, 0.015 * strength, 2) * target + (target - 1) / 2
+    return np.hstack([rot, (shift - rot @ centre)[:, None]])
+
+
+def degrade(rng: np.random.Generator, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Light, colour, blur, low resolution, JPEG; each at random."""
+    x = image
+    if rng.random() < 0.7:
+        gain = np.exp(rng.normal(0, 0.12)) * np.exp(rng.normal(0, 0.04, 3))
+        table = np.clip((np.arange(256)[:, None] - 127) * gain + 127 + rng.normal(0, 12), 0, 255).astype(np.uint8)
+        x = cv2.LUT(x, table[None])
+    if rng.random() < 0.04:
+        x = np.repeat(x.mean(2, keepdims=True).astype(np.uint8), 3, 2)
+    if rng.random() < 0.12:
+        size = x.shape[0]
+        low = int(size * rng.uniform(0.35, 0.8))
+        x = cv2.resize(cv2.resize(x, (low, low), interpolation=cv2.INTER_AREA), (size, size))
+    if rng.random() < 0.12:
+        ok, code = cv2.imencode(".jpg", x, [cv2.IMWRITE_JPEG_QUALITY, int(rng.uniform(25, 80))])
+        x = cv2.imdecode(code, cv2.IMREAD_COLOR) if ok else x
+    return np.asarray(x, np.uint8)
+
+
+def augment_face(rng: np.random.Generator, crop: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
+    """One training view (size,size,3) of a crop, flipped half of the time: no CelebA attribute knows left from right."""
+    x = cv2.warpAffine(crop, jitter_matrix(rng, crop.shape[0], size), (size, size), borderValue=BORDER)
+    if rng.random() < 0.5:
+        x = x[:, ::-1]
+    return degrade(rng, np.ascontiguousarray(x))
+
+
+def augment_pair(
+    rng: np.random.Generator, crop: NDArray[np.uint8], mask: NDArray[np.uint8], size: int
+) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """The same for an image and its label map; left and right classes swap on a flip."""
+    matrix = jitter_matrix(rng, crop.shape[0], size, strength=1.8)
+    x = cv2.warpAffine(crop, matrix, (size, size), borderValue=BORDER)
+    y = cv2.warpAffine(mask, matrix, (size, size), flags=cv2.INTER_NEAREST, borderValue=0)
+    if rng.random() < 0.5:
+        x, y = np.ascontiguousarray(x[:, ::-1]), _FLIP[y[:, ::-1]]
+    return degrade(rng, np.ascontiguousarray(x)), np.asarray(y, np.uint8)
+
+
+def to_pixels(batch: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """(B,H,W,3) uint8 -> (B,3,H,W) float32, (x - 127) / 128: EfficientNet-Lite's own scaling."""
+    return np.ascontiguousarray(((batch.astype(np.float32) - 127) / 128).transpose(0, 3, 1, 2))

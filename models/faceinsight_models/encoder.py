@@ -1,0 +1,156 @@
+"""The FaceInsight encoder: image and segmentation map in; characteristics and tokens for the LLM out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from .ccm import CorrelationModule
+from .efficientnet import PYRAMID, EfficientNetLite0
+from .segmentation import RegionPool, SegmentationEncoder, coarse
+
+IMAGE_CHANNELS = 1280
+
+
+@dataclass
+class Features:
+    """What the encoder sees in a batch of faces.
+
+    image (B,P,1280) deep patch features; regions (B,R,D) features under each region; area (B,R) share of the crop.
+    """
+
+    image: Tensor
+    regions: Tensor
+    area: Tensor
+
+
+class KnowledgeHead(nn.Module):
+    """z_k = s cos(P_image v + P_region r_{region(k)}, T_k) + b_k.
+
+    v is the mean deep feature, r the features under the region that shows characteristic k, T the refined text.
+    """
+
+    def __init__(self, ccm: CorrelationModule, regions: Sequence[int], *, region_width: int, width: int) -> None:
+        """regions: for each characteristic, the index of the region that shows it."""
+        super().__init__()
+        self.ccm = ccm
+        self.image = nn.Linear(IMAGE_CHANNELS, width)
+        self.region = nn.Sequential(nn.Linear(region_width, width), nn.GELU(), nn.Linear(width, width))
+        self.scale = nn.Parameter(torch.tensor(12.0))
+        self.bias = nn.Parameter(torch.zeros(len(regions)))
+        self.register_buffer("region_of", torch.tensor(list(regions)), persistent=False)
+
+    def forward(self, features: Features) -> Tensor:
+        """-> logits (B,N)."""
+        return self.score(features, self.ccm(), self.region_of, self.bias)
+
+    def score(self, features: Features, text: Tensor, region_of: Tensor, bias: Tensor) -> Tensor:
+        """Logits of the characteristics whose text (N,d), region (N,) and bias (N,) are given."""
+        seen = self.region(features.regions)[:, region_of] + self.image(features.image.mean(1))[:, None]
+        return self.scale * (F.normalize(seen, dim=-1) * F.normalize(text, dim=-1)).sum(-1) + bias
+
+
+class FaceEncoder(nn.Module):
+    """Image trunk, segmentation encoder and knowledge head."""
+
+    def __init__(self, segmentation: SegmentationEncoder, pool: RegionPool, head: KnowledgeHead) -> None:
+        super().__init__()
+        self.trunk = EfficientNetLite0()
+        self.segmentation = segmentation
+        self.pool = pool
+        self.head = head
+
+    def features(self, pixels: Tensor, label_map: Tensor) -> Features:
+        """pixels (B,3,S,S) scaled RGB, label_map (B,64,64)."""
+        pyramid = self.trunk(pixels)
+        patches = torch.cat([_tokens(pyramid[16]), self.segmentation(label_map)], 2)
+        regions, area = self.pool(label_map, patches)
+        return Features(_tokens(pyramid[32]), regions, area)
+
+    def forward(self, pixels: Tensor, label_map: Tensor) -> Tensor:
+        """-> logits (B,N)."""
+        return self.head(self.features(pixels, label_map))
+
+
+def _tokens(x: Tensor) -> Tensor:
+    """(B,C,H,W) -> (B,H*W,C)."""
+    return x.flatten(2).transpose(1, 2)
+
+
+def region_width(segmentation_width: int) -> int:
+    """Width of one region feature: trunk at stride 16, segmentation patch, shape figures."""
+    return PYRAMID[16][1] + segmentation_width + RegionPool.FIGURES
+
+
+def _mlp(cin: int, cout: int) -> nn.Sequential:
+    """LLaVA-1.5's two-layer projector."""
+    return nn.Sequential(nn.Linear(cin, cout), nn.GELU(), nn.Linear(cout, cout))
+
+
+class Adapter(nn.Module):
+    """From features to the LLM's embedding space: image, region and knowledge tokens.
+
+    A knowledge token says which characteristic it is (its refined text feature) and what the head found
+    (one of `states` learned vectors).
+    """
+
+    def __init__(self, *, region_width: int, text_width: int, regions: int, states: int, width: int) -> None:
+        super().__init__()
+        self.image = _mlp(IMAGE_CHANNELS, width)
+        self.region = _mlp(region_width, width)
+        self.text = _mlp(text_width, width)
+        self.region_name = nn.Embedding(regions, width)
+        self.state = nn.Embedding(states, width)
+
+    def image_tokens(self, features: Features) -> Tensor:
+        """(B,P,d)."""
+        return self.image(features.image)
+
+    def region_tokens(self, features: Features) -> Tensor:
+        """(B,R,d)."""
+        return self.region(features.regions) + self.region_name.weight
+
+    def knowledge_tokens(self, text: Tensor, states: Tensor) -> Tensor:
+        """text (K,dt) refined features of the characteristics, states (...,K) integers -> (...,K,d)."""
+        return self.text(text) + self.state(states)
+
+
+class EncoderGraph(nn.Module):
+    """Export wrapper: everything that runs once per face, for the chosen characteristics only."""
+
+    def __init__(self, encoder: FaceEncoder, adapter: Adapter) -> None:
+        super().__init__()
+        self.encoder, self.adapter = encoder, adapter
+        with torch.no_grad():
+            self.register_buffer("text", F.normalize(encoder.head.ccm(), dim=-1))
+
+    def forward(
+        self, pixels: Tensor, label_map: Tensor, characteristics: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """pixels (B,3,S,S), label_map (B,M,M) uint8, characteristics (K,) int64.
+
+        Returns logits (B,K), image_tokens (B,P,d), region_tokens (B,R,d), region_area (B,R).
+        """
+        head = self.encoder.head
+        features = self.encoder.features(pixels, coarse(label_map))
+        logits = head.score(
+            features, self.text[characteristics], head.region_of[characteristics], head.bias[characteristics]
+        )
+        return logits, self.adapter.image_tokens(features), self.adapter.region_tokens(features), features.area
+
+
+class KnowledgeGraph(nn.Module):
+    """Export wrapper: characteristics (K,) and their states (K,) -> knowledge tokens (K,d); the GCN is baked in."""
+
+    def __init__(self, encoder: FaceEncoder, adapter: Adapter) -> None:
+        super().__init__()
+        with torch.no_grad():
+            self.register_buffer("names", adapter.text(encoder.head.ccm()))
+        self.register_buffer("states", adapter.state.weight.detach().clone())
+
+    def forward(self, characteristics: Tensor, states: Tensor) -> Tensor:
+        return self.names[characteristics] + self.states[states]

@@ -1,0 +1,68 @@
+"""The ONNX graphs of the recipe: their names, inputs and outputs are written here and nowhere else."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from .encoder import Adapter, EncoderGraph, FaceEncoder, KnowledgeGraph
+from .parser import FaceParser, LabelMap
+
+#: LayerNormalization is one operator from 17 on: decomposed it overflows in half precision.
+OPSET = 18
+
+
+def write_parser(parser: FaceParser, path: Path, *, size: int) -> nn.Module:
+    """pixels (B,3,size,size) -> label_map (B,size,size) uint8. Returns the torch module that the graph must equal."""
+    module = LabelMap(parser).eval()
+    _write(module, {"pixels": torch.zeros(2, 3, size, size)}, ("label_map",), path, batch=("pixels",))
+    return module
+
+
+def write_encoder(encoder: FaceEncoder, adapter: Adapter, path: Path, *, size: int, map_size: int) -> nn.Module:
+    """pixels, label_map (B,map_size,map_size) uint8, characteristics (K,) -> logits, tokens and region areas."""
+    module = EncoderGraph(encoder, adapter).eval()
+    inputs = {
+        "pixels": torch.zeros(2, 3, size, size),
+        "label_map": torch.zeros(2, map_size, map_size, dtype=torch.uint8),
+        "characteristics": torch.arange(5),
+    }
+    outputs = ("logits", "image_tokens", "region_tokens", "region_area")
+    _write(module, inputs, outputs, path, batch=("pixels", "label_map"), count=("characteristics",))
+    return module
+
+
+def write_knowledge(encoder: FaceEncoder, adapter: Adapter, path: Path) -> nn.Module:
+    """characteristics (K,), states (K,) -> knowledge_tokens (K,width)."""
+    module = KnowledgeGraph(encoder, adapter).eval()
+    inputs = {"characteristics": torch.arange(5), "states": torch.zeros(5, dtype=torch.int64)}
+    _write(module, inputs, ("knowledge_tokens",), path, count=("characteristics", "states"))
+    return module
+
+
+def _write(
+    module: nn.Module,
+    inputs: dict[str, Tensor],
+    outputs: tuple[str, ...],
+    path: Path,
+    *,
+    batch: tuple[str, ...] = (),
+    count: tuple[str, ...] = (),
+) -> None:
+    dims = {name: torch.export.Dim("batch") for name in batch} | {name: torch.export.Dim("count") for name in count}
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    torch.onnx.export(
+        module.to(memory_format=torch.contiguous_format),
+        kwargs=inputs,
+        f=path,
+        input_names=list(inputs),
+        output_names=list(outputs),
+        dynamic_shapes={name: {0: dims[name]} for name in inputs},
+        opset_version=OPSET,
+        dynamo=True,
+        external_data=False,
+        verbose=False,
+    )

@@ -1,0 +1,208 @@
+"""From a recipe, data and assets to trained parts: the steps in order, each resumable, all in one run folder."""
+
+from __future__ import annotations
+
+import json
+import logging
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from faceinsight.detect import FaceDetector
+
+from . import assets, calibration
+from .data import Faces, Masks, load_faces, load_masks
+from .dialogue import STATES
+from .efficientnet import EfficientNetLite0
+from .encoder import Adapter, FaceEncoder
+from .llm import BpeVocabulary, load_gguf, prune, text_features
+from .parser import FaceParser
+from .recipe import Recipe
+from .train.encoder import build_adapter, build_encoder, label_maps, predict, train_encoder
+from .train.llm import FaceLlm, look, train_llm
+from .train.parser import train_parser
+from .train.trunk import TrunkClassifier, train_trunk
+from .vocabulary import CHARACTERISTICS, MASK_CLASSES, NAMES
+
+if TYPE_CHECKING:
+    from transformers import LlamaForCausalLM
+
+log = logging.getLogger(__name__)
+
+DETECTOR = "face_detection_yunet_2023mar.onnx"
+TRUNK = "efficientnet-lite0-57934424.pth"
+LLM = "SmolLM2-135M-Instruct.Q4_1.gguf"
+#: How the detector looks at training pictures, and the runtime at photos.
+SCORE_THRESHOLD, NMS_THRESHOLD, SIDES = 0.6, 0.3, (640, 320, 1280)
+
+
+@dataclass
+class Trained:
+    """The finished parts of a run."""
+
+    recipe: Recipe
+    parser: FaceParser
+    encoder: FaceEncoder
+    adapter: Adapter
+    llm: LlamaForCausalLM
+    vocabulary: BpeVocabulary
+    calibration: NDArray[np.float64]
+    detector: Path
+
+
+class Pipeline:
+    """The training steps of a recipe. `run` holds caches, checkpoints, logs and finished weights."""
+
+    def __init__(self, recipe: Recipe, *, data: Path, run: Path, asset_folder: Path) -> None:
+        self.recipe, self.data, self.run = recipe, data, run
+        self.assets = assets.check(recipe, asset_folder)
+        run.mkdir(parents=True, exist_ok=True)
+
+    @cached_property
+    def detector(self) -> FaceDetector:
+        return FaceDetector(
+            self.assets[DETECTOR], score_threshold=SCORE_THRESHOLD, nms_threshold=NMS_THRESHOLD, sides=SIDES
+        )
+
+    @cached_property
+    def faces(self) -> Faces:
+        crop = self.recipe.crop
+        return load_faces(self.data, self.run / "cache", self.detector, crop.points(), crop.stored)
+
+    @cached_property
+    def masks(self) -> Masks:
+        crop = self.recipe.crop
+        return load_masks(self.data, self.run / "cache", self.detector, crop.points(), crop.parser)
+
+    def trunk(self) -> EfficientNetLite0:
+        """Step 1: the image encoder."""
+        if (self.run / "trunk.pt").exists():
+            return load_trunk(self.run)
+        schedule = self.recipe.train["trunk"]
+        return train_trunk(
+            self.faces, imagenet=self.assets[TRUNK], out=self.run, size=self.recipe.crop.encoder, schedule=schedule
+        )
+
+    def parser(self) -> FaceParser:
+        """Step 2: the parser, from the trunk."""
+        if (self.run / "parser.pt").exists():
+            return load_parser(self.run)
+        schedule = self.recipe.train["parser"]
+        return train_parser(
+            self.masks, trunk=self.trunk(), out=self.run, size=self.recipe.crop.parser, schedule=schedule
+        )
+
+    def maps(self) -> NDArray[np.uint8]:
+        """Label maps of all faces, by the parser."""
+        return label_maps(self.parser(), self.faces, self.run, self.recipe.crop.parser)
+
+    def text(self) -> Tensor:
+        """T^0, from the uncut LLM."""
+        path = self.run / "text.pt"
+        if not path.exists():
+            source = self.assets[LLM]
+            phrases = [c.phrase for c in CHARACTERISTICS]
+            torch.save(text_features(load_gguf(source), BpeVocabulary.from_gguf(source).tokenizer(), phrases), path)
+        return torch.load(path, weights_only=True)  # type: ignore[no-any-return]
+
+    def encoder(self) -> FaceEncoder:
+        """Step 3: encoder with CCM and LCM, and its calibration."""
+        crop = self.recipe.crop
+        if (self.run / "encoder.pt").exists() and (self.run / "calibration.json").exists():
+            return load_encoder(self.run, self.recipe)
+        model = train_encoder(
+            self.faces, self.maps(), trunk=self.trunk(), text=self.text(), out=self.run, size=crop.encoder,
+            schedule=self.recipe.train["encoder"],
+        )  # fmt: skip
+        rows = self.faces.rows("calibration")
+        logits = predict(model, self.faces, self.maps(), rows, crop.encoder)
+        fitted = calibration.fit(logits.astype(np.float64), self.faces.labels[rows])
+        (self.run / "calibration.json").write_text(json.dumps(dict(zip(NAMES, fitted.round(5).tolist(), strict=True))))
+        return model
+
+    def llm(self) -> FaceLlm:
+        """Step 4: LLM and adapter."""
+        settings = self.recipe.llm
+        encoder = self.encoder().eval()
+        vocabulary = BpeVocabulary.from_gguf(self.assets[LLM]).prune(settings.vocabulary)
+        vocabulary.save(self.run / "vocabulary.json")
+        small = prune(load_gguf(self.assets[LLM]), layers=settings.layers, vocabulary=settings.vocabulary)
+        small.config.save_pretrained(self.run / "llm_config")
+        adapter = build_adapter(
+            text_width=self.recipe.encoder.text_width, segmentation=self.recipe.encoder.segmentation_width,
+            states=len(STATES), width=small.config.hidden_size,
+        )  # fmt: skip
+        with torch.no_grad():
+            text = encoder.head.ccm()
+        rows = np.random.default_rng(7).permutation(self.faces.rows("train"))[: settings.faces]
+        seen = look(encoder, self.faces, self.maps(), np.sort(rows), self.recipe.crop.encoder)
+        return train_llm(
+            seen, self.faces, load_calibration(self.run), llm=small, adapter=adapter, text=text,
+            tokenizer=vocabulary.tokenizer(), out=self.run, schedule=self.recipe.train["llm"], turns=settings.turns,
+        )  # fmt: skip
+
+
+def _state(path: Path) -> dict[str, Tensor]:
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is missing: this training step has not finished")
+    return torch.load(path, weights_only=True, map_location="cpu")  # type: ignore[no-any-return]
+
+
+def _part(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+
+
+def load_trunk(run: Path) -> EfficientNetLite0:
+    """The trained image encoder of step 1."""
+    model = TrunkClassifier(len(NAMES))
+    model.load_state_dict(_state(run / "trunk.pt"))
+    return model.trunk.eval()
+
+
+def load_parser(run: Path) -> FaceParser:
+    """The trained parser."""
+    model = FaceParser(len(MASK_CLASSES))
+    model.load_state_dict(_state(run / "parser.pt"))
+    return model.eval()
+
+
+def load_encoder(run: Path, recipe: Recipe) -> FaceEncoder:
+    """The trained encoder, its graph and text features included."""
+    state = _state(run / "encoder.pt")
+    model = build_encoder(
+        state["head.ccm.features"], state["head.ccm.graph"],
+        width=recipe.encoder.text_width, segmentation=recipe.encoder.segmentation_width,
+    )  # fmt: skip
+    model.load_state_dict(state)
+    return model.eval()
+
+
+def load_calibration(run: Path) -> NDArray[np.float64]:
+    """(N,2) slope and shift, in the vocabulary's order."""
+    table: dict[str, Any] = json.loads((run / "calibration.json").read_text())
+    return np.array([table[n] for n in NAMES], np.float64)
+
+
+def load_trained(recipe: Recipe, run: Path, asset_folder: Path) -> Trained:
+    """Everything the exporter needs. Raises FileNotFoundError naming the step that has not finished."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    state = _state(run / "llm.pt")
+    llm = LlamaForCausalLM(LlamaConfig.from_pretrained(run / "llm_config"))
+    llm.load_state_dict(_part(state, "llm."))
+    adapter = build_adapter(
+        text_width=recipe.encoder.text_width, segmentation=recipe.encoder.segmentation_width,
+        states=len(STATES), width=llm.config.hidden_size,
+    )  # fmt: skip
+    adapter.load_state_dict(_part(state, "adapter."))
+    return Trained(
+        recipe, load_parser(run), load_encoder(run, recipe), adapter.eval(), llm.eval(),
+        BpeVocabulary.load(run / "vocabulary.json"), load_calibration(run),
+        assets.check(recipe, asset_folder)[DETECTOR],
+    )  # fmt: skip

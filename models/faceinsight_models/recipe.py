@@ -1,0 +1,96 @@
+"""A model variant is a recipe: one TOML file with every size and setting."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from faceinsight.decode_json import FieldError, decode
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+
+@dataclass(frozen=True)
+class Crop:
+    template: tuple[tuple[float, float], ...]
+    stored: int
+    encoder: int
+    parser: int
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+    def points(self) -> NDArray[np.float32]:
+        """The template as (5,2)."""
+        return np.array(self.template, np.float32)
+
+
+@dataclass(frozen=True)
+class EncoderSizes:
+    text_width: int
+    segmentation_width: int
+
+
+@dataclass(frozen=True)
+class LlmSizes:
+    layers: tuple[int, ...]
+    vocabulary: int
+    faces: int
+    turns: int
+    context: int
+    max_question: int
+    max_answer: int
+    quantisation: str
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Optimisation of one step: steps in all, batch size, peak learning rate, share of warm-up, weight decay,
+    decay of the averaged weights."""
+
+    steps: int
+    batch: int
+    lr: float
+    warmup: float = 0.06
+    weight_decay: float = 0.01
+    average: float = 0.995
+    checkpoint_every: int = 100
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Asset:
+    package: str
+    member: str
+    sha256: str
+    licence: str
+
+
+@dataclass(frozen=True)
+class Recipe:
+    name: str
+    crop: Crop
+    encoder: EncoderSizes
+    llm: LlmSizes
+    train: dict[str, Schedule] = field(default_factory=dict)
+    assets: dict[str, Asset] = field(default_factory=dict)
+
+    @classmethod
+    def load(cls, name: str) -> Recipe:
+        """A shipped recipe by name, or a TOML file by path. Raises FileNotFoundError or ValueError."""
+        path = Path(name)
+        if path.suffix != ".toml":
+            path = Path(__file__).parent / "recipes" / f"{name}.toml"
+        if not path.is_file():
+            shipped = ", ".join(sorted(p.stem for p in (Path(__file__).parent / "recipes").glob("*.toml")))
+            raise FileNotFoundError(f"no recipe {name!r}; shipped: {shipped}; or give a .toml file")
+        try:
+            return decode(cls, tomllib.loads(path.read_text()), path.name)
+        except (FieldError, tomllib.TOMLDecodeError) as e:
+            raise ValueError(f"{path}: {e}") from None

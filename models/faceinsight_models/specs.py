@@ -1,0 +1,43 @@
+"""The vocabulary as the runtime's manifest types: training and export read the same specs that the runtime obeys."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from faceinsight.manifest import CharacteristicSpec, RegionLimit, RuleSpec
+
+from .dialogue import mentions
+from .vocabulary import CHARACTERISTICS, HIDDEN_BY, NEEDS, REGIONS, RULES
+
+
+def characteristic_specs(calibration: NDArray[np.float64]) -> tuple[CharacteristicSpec, ...]:
+    """calibration (N,2): slope and shift of each characteristic's logit."""
+
+    def limit(table: dict[str, tuple[str, float]], name: str) -> RegionLimit | None:
+        return RegionLimit(*table[name]) if name in table else None
+
+    return tuple(
+        CharacteristicSpec(
+            c.name,
+            c.phrase,
+            c.region,
+            c.group,
+            (float(a), float(b)),
+            mentions(c.name),
+            limit(NEEDS, c.name),
+            limit(HIDDEN_BY, c.name),
+        )
+        for c, (a, b) in zip(CHARACTERISTICS, calibration, strict=True)
+    )
+
+
+def rule_specs() -> tuple[RuleSpec, ...]:
+    """The rules, in the manifest's type."""
+    return tuple(RuleSpec(r.kind, r.of, r.hard) for r in RULES)
+
+
+def region_indices() -> list[int]:
+    """For each characteristic, the index of the region that shows it."""
+    order = list(REGIONS)
+    return [order.index(c.region) for c in CHARACTERISTICS]

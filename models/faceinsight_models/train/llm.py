@@ -1,0 +1,255 @@
+"""Step 4: the adapter and the cut-down LLM learn to answer about a face.
+
+Several questions about one face share its prefix and do not see each other (one attention mask per batch), just as
+the runtime asks them. For some faces part of the knowledge is hidden: then the truth is the label, and only the image
+and region tokens can tell it. That keeps the LLM looking at the face instead of only reading the head's findings.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional as F
+from tqdm import tqdm
+
+from faceinsight.labels import Labeler
+from faceinsight.manifest import PromptSpec
+
+from ..data import Faces
+from ..dialogue import DECLINE_OFF, NO, STATES, YES, turn
+from ..encoder import Adapter, FaceEncoder, Features
+from ..recipe import Schedule
+from ..specs import characteristic_specs, rule_specs
+from ..vocabulary import CHARACTERISTICS, NAMES, REGIONS
+from .encoder import clean_batch
+from .loop import groups, train
+
+if TYPE_CHECKING:
+    from transformers import LlamaForCausalLM
+
+PROMPT = PromptSpec(
+    before_face="<|im_start|>user\n",
+    after_face="\n",
+    before_answer="<|im_end|>\n<|im_start|>assistant\n",
+    stop="<|im_end|>",
+    withheld=DECLINE_OFF,
+)
+#: Probabilities between these bounds are reported as unsure.
+UNSURE = (0.35, 0.65)
+SENSITIVE = ("gender", "age", "race")
+IGNORE = -100
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What the frozen encoder sees: half-precision features and logits of the chosen faces."""
+
+    rows: NDArray[np.int64]
+    image: Tensor
+    regions: Tensor
+    area: Tensor
+    logits: NDArray[np.float32]
+
+
+@torch.no_grad()
+def look(
+    encoder: FaceEncoder, faces: Faces, maps: NDArray[np.uint8], rows: NDArray[np.int64], size: int, *, batch: int = 64
+) -> Seen:
+    """Run the encoder once over clean crops."""
+    encoder.eval()
+    parts = []
+    for start in tqdm(range(0, len(rows), batch), desc="encoding", unit="batch", mininterval=5):
+        features = encoder.features(*clean_batch(faces, maps, rows[start : start + batch], size))
+        parts.append((features.image.half(), features.regions.half(), features.area, encoder.head(features)))
+    image, regions, area, logits = (torch.cat(p) for p in zip(*parts, strict=True))
+    return Seen(rows, image, regions, area, logits.numpy())
+
+
+def enabled(groups_on: Sequence[str]) -> NDArray[np.int64]:
+    """Numbers of the characteristics that are switched on."""
+    return np.array([i for i, c in enumerate(CHARACTERISTICS) if c.group == "" or c.group in groups_on])
+
+
+def judge(
+    logits: NDArray[np.float32], area: NDArray[np.float32], chosen: NDArray[np.int64], calibration: NDArray[np.float64]
+) -> NDArray[np.int64]:
+    """States of the chosen characteristics, by the runtime's own labeler."""
+    specs = characteristic_specs(calibration)
+    labeler = Labeler([specs[i] for i in chosen], rule_specs(), UNSURE)
+    labels = labeler(logits[chosen], dict(zip(REGIONS, area.tolist(), strict=True)))
+    return np.array([STATES.index(label.state) for label in labels])
+
+
+@dataclass
+class Conversation:
+    """One face and its questions, ready to batch.
+
+    tokens (L,) with -1 where a face token goes; labels (L,); positions (L,); turn (L,) 0 for the prefix.
+    """
+
+    row: int
+    regions: NDArray[np.int64]
+    characteristics: NDArray[np.int64]
+    states: NDArray[np.int64]
+    tokens: NDArray[np.int64]
+    labels: NDArray[np.int64]
+    positions: NDArray[np.int64]
+    turn: NDArray[np.int64]
+
+
+class Dialogues:
+    """Draws conversations: which groups are on, how much of the knowledge is hidden, what is asked."""
+
+    def __init__(
+        self, seen: Seen, labels: NDArray[np.uint8], calibration: NDArray[np.float64], tokenizer: Any, *, turns: int
+    ) -> None:
+        self.seen, self.labels, self.calibration, self.turns = seen, labels, calibration, turns
+        self._encode = lambda text: tokenizer.encode(text).ids
+        self._before, self._after = self._encode(PROMPT.before_face), self._encode(PROMPT.after_face)
+        self._answer, self._stop = self._encode(PROMPT.before_answer), self._encode(PROMPT.stop)
+
+    def draw(self, row: int, rng: np.random.Generator) -> Conversation:
+        on = [g for g in SENSITIVE if rng.random() < 0.25]
+        chosen = enabled(on)
+        area = self.seen.area[row].numpy()
+        states = judge(self.seen.logits[row], area, chosen, self.calibration)
+        truth = states.copy()
+        keep = np.ones(len(chosen), bool)
+        if rng.random() < 0.35:
+            open_to_all = np.array([CHARACTERISTICS[i].group == "" for i in chosen])
+            keep = ~(open_to_all & (rng.random(len(chosen)) < rng.choice([0.4, 0.8, 1.0])))
+            label = self.labels[self.seen.rows[row], chosen]
+            truth = np.where(keep, states, np.where(label > 0, YES, NO))
+        known = {NAMES[i]: int(s) for i, s in zip(chosen, truth, strict=True)}
+        regions = np.flatnonzero(area > 0)
+        face = len(self.seen.image[row]) + len(regions) + int(keep.sum())
+        prefix = [*self._before, *[-1] * face, *self._after]
+        tokens, labels = list(prefix), [IGNORE] * len(prefix)
+        positions, numbers = list(range(len(prefix))), [0] * len(prefix)
+        for number in range(1, self.turns + 1):
+            question, answer = turn(rng, known)
+            ask = [*self._encode(question), *self._answer]
+            reply = [*self._encode(answer), *self._stop]
+            tokens += ask + reply
+            labels += [IGNORE] * len(ask) + reply
+            positions += range(len(prefix), len(prefix) + len(ask) + len(reply))
+            numbers += [number] * (len(ask) + len(reply))
+        return Conversation(
+            row,
+            regions,
+            chosen[keep],
+            states[keep],
+            *(np.array(x, np.int64) for x in (tokens, labels, positions, numbers)),
+        )
+
+
+def tree_mask(turns: Tensor) -> Tensor:
+    """(B,L) turn numbers (0: prefix, -1: padding) -> additive (B,1,L,L): causal, own turn and prefix only."""
+    length = turns.shape[1]
+    causal = torch.ones(length, length, dtype=torch.bool).tril()
+    same = turns[:, :, None] == turns[:, None, :]
+    allowed = causal & (same | (turns[:, None, :] == 0))
+    return torch.zeros(allowed.shape).masked_fill(~allowed, torch.finfo(torch.float32).min)[:, None]
+
+
+class FaceLlm(nn.Module):
+    """LLM and adapter, with the encoder's refined text features as constants."""
+
+    def __init__(self, llm: LlamaForCausalLM, adapter: Adapter, text: Tensor) -> None:
+        super().__init__()
+        self.llm, self.adapter = llm, adapter
+        self.register_buffer("text", text, persistent=False)
+
+    def forward(self, seen: Seen, batch: Sequence[Conversation]) -> tuple[Tensor, Tensor]:
+        """-> logits of the answer positions (M,vocabulary) and their targets (M,)."""
+        length = max(len(c.tokens) for c in batch)
+        tokens, labels, positions, turns = (torch.full((len(batch), length), v) for v in (0, IGNORE, 0, -1))
+        face = torch.zeros(len(batch), length, dtype=torch.bool)
+        rows = torch.tensor([c.row for c in batch])
+        features = Features(seen.image[rows].float(), seen.regions[rows].float(), seen.area[rows])
+        image, region = self.adapter.image_tokens(features), self.adapter.region_tokens(features)
+        parts = []
+        for b, c in enumerate(batch):
+            n = len(c.tokens)
+            own = torch.from_numpy(c.tokens)
+            tokens[b, :n], labels[b, :n] = own.clamp(min=0), torch.from_numpy(c.labels)
+            positions[b, :n], turns[b, :n] = torch.from_numpy(c.positions), torch.from_numpy(c.turn)
+            face[b, :n] = own < 0
+            knowledge = self.adapter.knowledge_tokens(
+                self.text[torch.from_numpy(c.characteristics)], torch.from_numpy(c.states)
+            )
+            parts += [image[b], region[b, torch.from_numpy(c.regions)], knowledge]
+        embeddings = self.llm.model.embed_tokens(tokens).masked_scatter(face[..., None], torch.cat(parts))
+        hidden = self.llm.model(
+            inputs_embeds=embeddings, attention_mask=tree_mask(turns), position_ids=positions, use_cache=False
+        ).last_hidden_state
+        target = labels[:, 1:]
+        # The last prompt token of each turn stands right before its answer: shifting by one holds within a turn.
+        wanted = target != IGNORE
+        return self.llm.lm_head(hidden[:, :-1][wanted]), target[wanted]
+
+
+def start_adapter(adapter: Adapter, llm: LlamaForCausalLM, text: Tensor, tokenizer: Any, *, steps: int = 400) -> None:
+    """Let knowledge tokens begin as the LLM's own words: the mean embedding of the characteristic's phrase,
+    and for states the words no, yes, unsure, hidden. Image and region tokens begin at the scale of embeddings."""
+    table = llm.model.embed_tokens.weight.detach()
+    scale = table.std()
+    mean = lambda words: torch.stack([table[tokenizer.encode(w).ids].mean(0) for w in words])  # noqa: E731
+    names = mean([" " + c.phrase.split(" ", 1)[1] for c in CHARACTERISTICS])
+    names = names / names.std() * scale
+    with torch.no_grad():
+        words = mean([" no", " yes", " unsure", " hidden"])
+        adapter.state.weight.copy_(words / words.std() * scale)
+        adapter.region_name.weight.mul_(float(scale))
+        for mlp in (adapter.image, adapter.region):
+            mlp[2].weight.mul_(float(scale) * 2)
+    optimiser = torch.optim.Adam(adapter.text.parameters(), lr=3e-3)
+    for _ in range(steps):
+        loss = F.mse_loss(adapter.text(text), names) / scale**2
+        optimiser.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimiser.step()
+
+
+def train_llm(
+    seen: Seen,
+    faces: Faces,
+    calibration: NDArray[np.float64],
+    *,
+    llm: LlamaForCausalLM,
+    adapter: Adapter,
+    text: Tensor,
+    tokenizer: Any,
+    out: Path,
+    schedule: Schedule,
+    turns: int = 8,
+) -> FaceLlm:
+    """Train LLM and adapter on drawn conversations; returns them with averaged weights."""
+    torch.manual_seed(schedule.seed)
+    start_adapter(adapter, llm, text, tokenizer)
+    model = FaceLlm(llm, adapter, text)
+    dialogues = Dialogues(seen, faces.labels, calibration, tokenizer, turns=turns)
+
+    def load(indices: NDArray[np.int64], rng: np.random.Generator) -> list[Conversation]:
+        return [dialogues.draw(int(i), rng) for i in indices]
+
+    def loss(batch: list[Conversation]) -> tuple[Tensor, dict[str, float]]:
+        logits, target = model(seen, batch)
+        right = (logits.argmax(1) == target).float().mean().item()
+        return F.cross_entropy(logits, target), {
+            "token_accuracy": round(right, 4),
+            "tokens": sum(len(c.tokens) for c in batch),
+        }
+
+    train(
+        model, name="llm", out=out, schedule=schedule, count=len(seen.rows), load=load, loss=loss,
+        param_groups=groups(model, schedule.weight_decay),
+    )  # fmt: skip
+    return model

@@ -1,0 +1,131 @@
+"""Characteristics, regions and rules of the recipe `nano`: the one place where their names and orders are written.
+
+Sources: CelebA's 40 attributes (Liu et al. 2015), CelebAMask-HQ's 19 classes (Lee et al. 2020); which region shows
+an attribute and which rules hold are ours.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+#: CelebAMask-HQ classes in the order of their label values.
+MASK_CLASSES = (
+    "background", "skin", "nose", "eye_g", "l_eye", "r_eye", "l_brow", "r_brow", "l_ear", "r_ear",
+    "mouth", "u_lip", "l_lip", "hair", "hat", "ear_r", "neck_l", "neck", "cloth",
+)  # fmt: skip
+#: What a horizontal flip does to the label values.
+FLIP_CLASSES = (0, 1, 2, 3, 5, 4, 7, 6, 9, 8, 10, 11, 12, 13, 14, 15, 16, 17, 18)
+
+#: Regions: unions of mask classes. The first one is the whole crop.
+REGIONS: dict[str, tuple[str, ...]] = {
+    "face": ("skin", "nose", "eye_g", "l_eye", "r_eye", "l_brow", "r_brow", "mouth", "u_lip", "l_lip"),
+    "skin": ("skin",),
+    "nose": ("nose",),
+    "glasses": ("eye_g",),
+    "eyes": ("l_eye", "r_eye"),
+    "brows": ("l_brow", "r_brow"),
+    "ears": ("l_ear", "r_ear"),
+    "mouth": ("mouth", "u_lip", "l_lip"),
+    "hair": ("hair",),
+    "hat": ("hat",),
+    "earring": ("ear_r",),
+    "necklace": ("neck_l",),
+    "neck": ("neck",),
+    "clothes": ("cloth",),
+}
+
+
+@dataclass(frozen=True)
+class Characteristic:
+    """One attribute: its CelebA name, the text that describes it, the region that shows it, its policy group.
+
+    `group`: "" is on by default; "gender", "age", "race" are off until allowed; "never" is never answered.
+    `phrase` completes "The person ...": used for the text features and in answers.
+    """
+
+    name: str
+    phrase: str
+    region: str
+    group: str = ""
+
+
+CHARACTERISTICS = (
+    Characteristic("5_o_Clock_Shadow", "has a five o'clock shadow", "skin"),
+    Characteristic("Arched_Eyebrows", "has arched eyebrows", "brows"),
+    Characteristic("Attractive", "is attractive", "face", "never"),
+    Characteristic("Bags_Under_Eyes", "has bags under the eyes", "eyes"),
+    Characteristic("Bald", "is bald", "hair"),
+    Characteristic("Bangs", "has bangs", "hair"),
+    Characteristic("Big_Lips", "has full lips", "mouth"),
+    Characteristic("Big_Nose", "has a big nose", "nose"),
+    Characteristic("Black_Hair", "has black hair", "hair"),
+    Characteristic("Blond_Hair", "has blond hair", "hair"),
+    Characteristic("Blurry", "is blurry in the picture", "face"),
+    Characteristic("Brown_Hair", "has brown hair", "hair"),
+    Characteristic("Bushy_Eyebrows", "has bushy eyebrows", "brows"),
+    Characteristic("Chubby", "has a chubby face", "skin"),
+    Characteristic("Double_Chin", "has a double chin", "neck"),
+    Characteristic("Eyeglasses", "is wearing glasses", "glasses"),
+    Characteristic("Goatee", "has a goatee", "skin"),
+    Characteristic("Gray_Hair", "has gray hair", "hair"),
+    Characteristic("Heavy_Makeup", "is wearing heavy makeup", "skin"),
+    Characteristic("High_Cheekbones", "has high cheekbones", "skin"),
+    Characteristic("Male", "is a man", "face", "gender"),
+    Characteristic("Mouth_Slightly_Open", "has the mouth slightly open", "mouth"),
+    Characteristic("Mustache", "has a mustache", "skin"),
+    Characteristic("Narrow_Eyes", "has narrow eyes", "eyes", "race"),
+    Characteristic("No_Beard", "has no beard", "skin"),
+    Characteristic("Oval_Face", "has an oval face", "skin"),
+    Characteristic("Pale_Skin", "has pale skin", "skin", "race"),
+    Characteristic("Pointy_Nose", "has a pointy nose", "nose"),
+    Characteristic("Receding_Hairline", "has a receding hairline", "hair"),
+    Characteristic("Rosy_Cheeks", "has rosy cheeks", "skin"),
+    Characteristic("Sideburns", "has sideburns", "hair"),
+    Characteristic("Smiling", "is smiling", "mouth"),
+    Characteristic("Straight_Hair", "has straight hair", "hair"),
+    Characteristic("Wavy_Hair", "has wavy hair", "hair"),
+    Characteristic("Wearing_Earrings", "is wearing earrings", "earring"),
+    Characteristic("Wearing_Hat", "is wearing a hat", "hat"),
+    Characteristic("Wearing_Lipstick", "is wearing lipstick", "mouth"),
+    Characteristic("Wearing_Necklace", "is wearing a necklace", "necklace"),
+    Characteristic("Wearing_Necktie", "is wearing a necktie", "clothes"),
+    Characteristic("Young", "is young", "face", "age"),
+)
+NAMES = tuple(c.name for c in CHARACTERISTICS)
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A logical rule over characteristics.
+
+    kind: "at_most_one" over `of`; "excludes": of[0] true forbids each of of[1:]; "at_least_one" over `of`,
+    where a name with a leading "!" stands for its negation. Hard rules hold in every report; soft rules shape the loss.
+    """
+
+    kind: str
+    of: tuple[str, ...]
+    hard: bool
+
+
+RULES = (
+    Rule("at_most_one", ("Black_Hair", "Blond_Hair", "Brown_Hair", "Gray_Hair"), True),
+    Rule("at_most_one", ("Bald", "Straight_Hair", "Wavy_Hair"), True),
+    Rule("excludes", ("Bald", "Bangs"), True),
+    Rule("excludes", ("No_Beard", "Mustache", "Goatee"), True),
+    Rule("excludes", ("Receding_Hairline", "Bangs"), False),
+    Rule("excludes", ("No_Beard", "Sideburns", "5_o_Clock_Shadow"), False),
+    Rule("excludes", ("Bald", "Sideburns", "Black_Hair", "Blond_Hair", "Brown_Hair", "Gray_Hair"), False),
+    Rule("at_least_one", ("No_Beard", "5_o_Clock_Shadow", "Goatee", "Mustache", "Sideburns"), False),
+)
+
+#: A characteristic is "not visible" while its region covers less of the crop than this.
+NEEDS: dict[str, tuple[str, float]] = {
+    **dict.fromkeys(("Black_Hair", "Blond_Hair", "Brown_Hair", "Gray_Hair"), ("hair", 0.004)),
+    **dict.fromkeys(("Straight_Hair", "Wavy_Hair"), ("hair", 0.004)),
+    **dict.fromkeys(("Mouth_Slightly_Open", "Wearing_Lipstick", "Big_Lips"), ("mouth", 0.0005)),
+    **dict.fromkeys(("Big_Nose", "Pointy_Nose"), ("nose", 0.001)),
+    **dict.fromkeys(("Bags_Under_Eyes", "Narrow_Eyes"), ("eyes", 0.0002)),
+    **dict.fromkeys(("Arched_Eyebrows", "Bushy_Eyebrows"), ("brows", 0.0002)),
+}
+#: A characteristic is "not visible" while this region covers more of the crop than this.
+HIDDEN_BY: dict[str, tuple[str, float]] = dict.fromkeys(("Bald", "Bangs", "Receding_Hairline"), ("hat", 0.04))

@@ -1,0 +1,205 @@
+"""faceinsight: ask, report, draw, info."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import platform
+import sys
+from pathlib import Path
+from typing import Any
+
+from . import FaceInsight, __version__
+from .bundle import Bundle
+from .device import DEVICES, Device, import_llama, import_onnxruntime
+from .errors import FaceInsightError, RequestError
+from .types import Answer, Face, Report
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Entry point. Exit code 0; 1 with one line on stderr for bad input; 2 for wrong usage."""
+    args = _parser().parse_args(argv)
+    logging.basicConfig(level=logging.INFO if args.verbose else logging.WARNING, format="%(name)s: %(message)s")
+    try:
+        return int(args.run(args))
+    except FaceInsightError as e:
+        print(f"faceinsight: {e}", file=sys.stderr)
+        return 1
+    except BrokenPipeError:
+        # The reader went away (a pipe into head): nothing is wrong with us, and nothing more can be said.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except KeyboardInterrupt:
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="faceinsight", description="Ask questions about the faces in a photo, offline."
+    )
+    parser.add_argument("--version", action="version", version=f"faceinsight {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True)
+
+    ask = commands.add_parser("ask", help="ask one or more questions about a face")
+    ask.add_argument("image")
+    ask.add_argument("question", nargs="+", help="each in its own quotes")
+    ask.add_argument("--face", type=int, default=1, metavar="N", help="which face, 1 is the largest (default: 1)")
+    ask.set_defaults(run=_ask)
+
+    report = commands.add_parser("report", help="all enabled characteristics of every face")
+    report.add_argument("image")
+    report.set_defaults(run=_report)
+
+    draw = commands.add_parser("draw", help="a picture of boxes, parsing and labels")
+    draw.add_argument("image")
+    draw.add_argument("-o", "--out", type=Path, required=True, metavar="OUT.png")
+    draw.set_defaults(run=_draw)
+
+    info = commands.add_parser("info", help="versions, devices, active providers, bundle, sizes")
+    info.set_defaults(run=_info)
+
+    for command in (ask, report, draw, info):
+        command.add_argument(
+            "--bundle", default="nano", metavar="B", help="a shipped bundle or a folder (default: nano)"
+        )
+        command.add_argument("--device", default="auto", choices=DEVICES)
+        command.add_argument("--threads", type=int, metavar="N", help="thread budget (default: all cores)")
+        command.add_argument("-v", "--verbose", action="store_true", help="log device choices")
+        if command is not info:
+            command.add_argument(
+                "--allow", default="", metavar="G,...", help="sensitive groups to switch on: gender,age,race"
+            )
+        if command is not draw:
+            command.add_argument("--json", action="store_true", help="machine-readable output")
+    return parser
+
+
+def _load(args: argparse.Namespace) -> FaceInsight:
+    allow = [g.strip() for g in args.allow.split(",") if g.strip()]
+    return FaceInsight.load(args.bundle, device=args.device, allow=allow, threads=args.threads)
+
+
+def _ask(args: argparse.Namespace) -> int:
+    with _load(args) as insight:
+        face = _choose(insight.perceive(args.image), args.face, args.image)
+        answers = []
+        for question in args.question:
+            if args.json:
+                answers.append(insight.ask(face, question))
+                continue
+            if len(args.question) > 1:
+                print(f"> {question}")
+            _print_stream(insight, face, question)
+        if args.json:
+            _print_json([_answer(q, a) for q, a in zip(args.question, answers, strict=True)])
+    return 0
+
+
+def _print_stream(insight: FaceInsight, face: Face, question: str) -> None:
+    for piece in insight.stream(face, question):
+        print(piece.text, end="", flush=True)
+        if piece.finish == "withheld":
+            print("[withheld: the answer would mention something switched off]", end="")
+    print()
+
+
+def _choose(faces: tuple[Face, ...], number: int, image: str) -> Face:
+    if not faces:
+        raise RequestError(f"{image}: no face found")
+    if not 1 <= number <= len(faces):
+        raise RequestError(f"--face {number}: {image} has {len(faces)} face{'s' if len(faces) > 1 else ''}")
+    return faces[number - 1]
+
+
+def _report(args: argparse.Namespace) -> int:
+    with _load(args) as insight:
+        reports = [insight.report(face) for face in insight.perceive(args.image)]
+    if args.json:
+        _print_json([r.to_dict() for r in reports])
+        return 0
+    for number, report in enumerate(reports, 1):
+        _print_report(number, report)
+    if not reports:
+        print(f"{args.image}: no face found")
+    return 0
+
+
+def _print_report(number: int, report: Report) -> None:
+    x, y, w, h = report.box
+    print(f"face {number}  {w:.0f}x{h:.0f} px at {x:.0f},{y:.0f}  detector {report.score:.2f}")
+    for label in sorted(report.labels, key=lambda x: (x.state != "yes", x.state != "unsure", -(x.probability or 0))):
+        chance = "    -" if label.probability is None else f"{label.probability:5.2f}"
+        rule = f"   (rule: {label.rule})" if label.rule else ""
+        print(f"  {label.state:<12}{chance}  {label.name}{rule}")
+
+
+def _draw(args: argparse.Namespace) -> int:
+    import cv2
+
+    from .draw import draw
+    from .imaging import load_image
+
+    if args.out.suffix.lower() not in (".png", ".jpg", ".jpeg", ".webp"):
+        raise RequestError(f"{args.out}: expected a name that ends in .png, .jpg or .webp")
+    image = load_image(args.image)
+    with _load(args) as insight:
+        picture = draw(image, insight.perceive(image))
+    data = cv2.imencode(args.out.suffix, picture[:, :, ::-1])[1]
+    try:
+        args.out.write_bytes(data.tobytes())
+    except OSError as e:
+        raise RequestError(f"{args.out} cannot be written: {e.strerror}") from e
+    print(f"{args.out}: {picture.shape[1]}x{picture.shape[0]}")
+    return 0
+
+
+def _info(args: argparse.Namespace) -> int:
+    import cv2
+    import numpy
+
+    bundle = Bundle.open(args.bundle)
+    device = Device.resolve(args.device, threads=args.threads)
+    session = device.session(bundle.file(bundle.manifest.parser.file))
+    ort, llama = import_onnxruntime(), import_llama()
+    facts: dict[str, Any] = {
+        "faceinsight": __version__,
+        "python": platform.python_version(),
+        "machine": f"{platform.system()} {platform.machine()}",
+        "threads": device.threads,
+        "numpy": numpy.__version__,
+        "opencv": cv2.__version__,
+        "onnxruntime": ort.__version__,
+        "providers available": ort.get_available_providers(),
+        "providers active": session.get_providers(),
+        "llama-cpp-python": llama.__version__,
+        "llm on gpu": device.llm_on_gpu,
+        "bundle": f"{bundle.manifest.name} ({bundle.path})",
+        "bundle sha256": bundle.sha256,
+        "bundle size MB": round(bundle.bytes / 1e6, 1),
+        "files MB": {name: round(f.bytes / 1e6, 2) for name, f in bundle.manifest.files.items()},
+        "characteristics": len(bundle.manifest.characteristics),
+        "off by default": list(bundle.manifest.sensitive),
+        "licences": {x.component: x.licence for x in bundle.manifest.licences},
+    }
+    if args.json:
+        _print_json(facts)
+        return 0
+    for key, value in facts.items():
+        if isinstance(value, dict):
+            value = "\n".join(f"{k}: {v}" if i == 0 else f"{'':<22}{k}: {v}" for i, (k, v) in enumerate(value.items()))
+        print(f"{key:<22}{', '.join(map(str, value)) if isinstance(value, list) else value}")
+    return 0
+
+
+def _answer(question: str, answer: Answer) -> dict[str, Any]:
+    return {"question": question} | answer.to_dict()
+
+
+def _print_json(data: Any) -> None:
+    print(json.dumps(data, indent=1, ensure_ascii=False))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,69 @@
+"""Face detection: YuNet through OpenCV (Wu et al., 2023)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from .errors import BundleError
+
+
+@dataclass(frozen=True, slots=True)
+class Detection:
+    """One face in a photo.
+
+    Attributes:
+        box: x, y, width, height in photo pixels; may reach over the border.
+        landmarks: (5,2) right eye, left eye, nose tip, right and left mouth corner of the person, photo pixels.
+        score: detector confidence, 0..1.
+    """
+
+    box: tuple[float, float, float, float]
+    landmarks: NDArray[np.float32]
+    score: float
+
+
+class FaceDetector:
+    """YuNet on an image pyramid: it finds faces of roughly 10 to 300 pixels, so a large photo is looked at
+    small first (a face that fills it) and large only where the first look found nothing (a small face far away).
+    """
+
+    def __init__(
+        self, model: Path, *, score_threshold: float = 0.7, nms_threshold: float = 0.3, sides: tuple[int, ...] = (640,)
+    ) -> None:
+        try:
+            self._net: Any = cv2.FaceDetectorYN.create(str(model), "", (320, 320), score_threshold, nms_threshold, 200)
+        except cv2.error as e:
+            raise BundleError(f"{model} is not a detector OpenCV {cv2.__version__} can load: {e}") from e
+        self._sides = sides
+
+    def __call__(self, image: NDArray[np.uint8]) -> tuple[Detection, ...]:
+        """RGB (H,W,3) -> faces, the largest first."""
+        bgr = image[:, :, ::-1]
+        seen: set[tuple[int, int]] = set()
+        for side in self._sides:
+            h, w = bgr.shape[:2]
+            factor = min(1.0, side / max(h, w))
+            size = (max(8, round(w * factor)), max(8, round(h * factor)))
+            if size in seen:
+                continue
+            seen.add(size)
+            small = cv2.resize(bgr, size, interpolation=cv2.INTER_AREA) if size != (w, h) else np.ascontiguousarray(bgr)
+            self._net.setInputSize(size)
+            rows = self._net.detect(small)[1]
+            if rows is not None and len(rows):
+                return tuple(
+                    sorted((_detection(r, w / size[0], h / size[1]) for r in rows), key=lambda d: -d.box[2] * d.box[3])
+                )
+        return ()
+
+
+def _detection(row: NDArray[np.float32], sx: float, sy: float) -> Detection:
+    x, y, w, h = (float(v) for v in row[:4])
+    landmarks = row[4:14].reshape(5, 2) * np.array([sx, sy], np.float32)
+    return Detection((x * sx, y * sy, w * sx, h * sy), landmarks.astype(np.float32), float(row[14]))

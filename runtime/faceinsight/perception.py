@@ -1,0 +1,185 @@
+"""From a photo to faces: detect, align, parse, encode, judge. No LLM involved."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .align import crop_matrix, warp
+from .bundle import Bundle
+from .detect import Detection, FaceDetector
+from .device import Device
+from .errors import BundleError, FaceInsightError, PolicyError
+from .labels import STATES, Label, Labeler
+from .manifest import NEVER, CharacteristicSpec, EncoderSpec, Manifest, ParserSpec
+from .types import Face
+
+#: Faces per run of the encoders: bounds memory on a photo of a crowd.
+BATCH = 8
+
+
+class Graph:
+    """An ONNX model checked against the manifest: names and, where the graph states them, sizes."""
+
+    def __init__(
+        self, session: Any, name: str, inputs: dict[str, tuple[Any, ...]], outputs: dict[str, tuple[Any, ...]]
+    ) -> None:
+        self._session = session
+        self._name = name
+        self._outputs = list(outputs)
+        for kind, nodes, expected in (
+            ("input", session.get_inputs(), inputs),
+            ("output", session.get_outputs(), outputs),
+        ):
+            found = {n.name: tuple(n.shape) for n in nodes}
+            for key, shape in expected.items():
+                if key not in found:
+                    raise BundleError(f"{name}: {kind} {key!r} is missing; the graph has {', '.join(found)}")
+                if not _fits(found[key], shape):
+                    raise BundleError(f"{name}: {kind} {key!r} has shape {found[key]}, the manifest says {shape}")
+
+    def __call__(self, **inputs: NDArray[Any]) -> list[NDArray[Any]]:
+        try:
+            return self._session.run(self._outputs, inputs)  # type: ignore[no-any-return]
+        except Exception as e:
+            raise FaceInsightError(f"{self._name} failed: {e}") from e
+
+
+def _fits(found: tuple[Any, ...], expected: tuple[Any, ...]) -> bool:
+    return len(found) == len(expected) and all(
+        f == e or not isinstance(f, int) or e is None for f, e in zip(found, expected, strict=True)
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """What the graphs say of B faces: label_map (B,S,S), logits (B,K), image_tokens (B,P,width),
+    region_tokens (B,R,width), area (B,R)."""
+
+    label_map: NDArray[np.uint8]
+    logits: NDArray[np.float32]
+    image_tokens: NDArray[np.float32]
+    region_tokens: NDArray[np.float32]
+    area: NDArray[np.float32]
+
+
+def enabled(manifest: Manifest, allow: Sequence[str]) -> tuple[CharacteristicSpec, ...]:
+    """The characteristics that are switched on: all but the sensitive groups that are not allowed."""
+    for group in allow:
+        if group not in manifest.sensitive:
+            raise PolicyError(
+                f"cannot allow {group!r}; this bundle knows {', '.join(manifest.sensitive) or 'no groups'}"
+            )
+    return tuple(c for c in manifest.characteristics if c.group != NEVER and (c.group == "" or c.group in allow))
+
+
+class Perception:
+    """The visual half of a bundle, for a fixed choice of characteristics."""
+
+    def __init__(
+        self,
+        manifest: Manifest,
+        detector: FaceDetector,
+        parser: Any,
+        encoder: Any,
+        knowledge: Any,
+        *,
+        allow: Sequence[str] = (),
+    ) -> None:
+        """parser, encoder, knowledge: ONNX Runtime sessions (or anything with their interface)."""
+        m, width, regions = manifest, manifest.encoder.width, len(manifest.regions)
+        self._manifest = m
+        self._detector = detector
+        size, map_size = m.encoder.size, m.parser.size
+        self._parser = Graph(
+            parser, m.parser.file, {"pixels": (None, 3, map_size, map_size)}, {"label_map": (None, map_size, map_size)}
+        )
+        self._encoder = Graph(
+            encoder,
+            m.encoder.file,
+            {"pixels": (None, 3, size, size), "label_map": (None, map_size, map_size), "characteristics": (None,)},
+            {
+                "logits": (None, None),
+                "image_tokens": (None, m.encoder.image_tokens, width),
+                "region_tokens": (None, regions, width),
+                "region_area": (None, regions),
+            },
+        )
+        self._knowledge = Graph(
+            knowledge,
+            m.knowledge.file,
+            {"characteristics": (None,), "states": (None,)},
+            {"knowledge_tokens": (None, width)},
+        )
+        chosen = enabled(m, allow)
+        self._numbers = np.array([m.index(c.name) for c in chosen], np.int64)
+        self._labeler = Labeler(chosen, m.rules, m.unsure)
+        self._template = np.array(m.crop.template, np.float32)
+        self.enabled = tuple(c.name for c in chosen)
+
+    @classmethod
+    def load(cls, bundle: Bundle, device: Device, *, allow: Sequence[str] = ()) -> Perception:
+        """Open the bundle's detector and graphs on a device."""
+        m = bundle.manifest
+        detector = FaceDetector(
+            bundle.file(m.detector.file),
+            score_threshold=m.detector.score_threshold,
+            nms_threshold=m.detector.nms_threshold,
+            sides=m.detector.sides,
+        )
+        parser, encoder, knowledge = (device.session(bundle.file(p.file)) for p in (m.parser, m.encoder, m.knowledge))
+        return cls(m, detector, parser, encoder, knowledge, allow=allow)
+
+    def __call__(self, image: NDArray[np.uint8]) -> tuple[Face, ...]:
+        """RGB (H,W,3) -> its faces, the largest first."""
+        detections = self._detector(image)
+        return tuple(
+            f for i in range(0, len(detections), BATCH) for f in self._perceive(image, detections[i : i + BATCH])
+        )
+
+    def _perceive(self, image: NDArray[np.uint8], detections: Sequence[Detection]) -> list[Face]:
+        matrices, wide, small = self.crops(image, detections)
+        seen = self.encode(wide, small, self._numbers)
+        faces = []
+        for i, d in enumerate(detections):
+            areas = dict(zip(self._manifest.regions, (float(a) for a in seen.area[i]), strict=True))
+            labels = self._labeler(seen.logits[i], areas)
+            present = seen.region_tokens[i][seen.area[i] > 0]
+            tokens = np.concatenate([seen.image_tokens[i], present, self._tokens(labels)]).astype(np.float32)
+            key = hashlib.sha256(tokens.tobytes()).hexdigest()
+            faces.append(Face(d.box, d.landmarks, d.score, labels, areas, seen.label_map[i], matrices[i], tokens, key))
+        return faces
+
+    def crops(
+        self, image: NDArray[np.uint8], detections: Sequence[Detection]
+    ) -> tuple[list[NDArray[np.float32]], NDArray[np.uint8], NDArray[np.uint8]]:
+        """Canonical crops of the faces: matrices to the parser's crop, crops (B,S,S,3) for parser and encoder."""
+        wide, small = self._manifest.parser.size, self._manifest.encoder.size
+        matrices = [crop_matrix(d.landmarks, self._template, wide) for d in detections]
+        return (
+            matrices,
+            np.stack([warp(image, m, wide) for m in matrices]),
+            np.stack([warp(image, crop_matrix(d.landmarks, self._template, small), small) for d in detections]),
+        )
+
+    def encode(self, wide: NDArray[np.uint8], small: NDArray[np.uint8], characteristics: NDArray[np.int64]) -> Encoded:
+        """Parse and encode canonical crops (B,S,S,3) RGB, for the characteristics with these numbers."""
+        (label_map,) = self._parser(pixels=to_pixels(wide, self._manifest.parser))
+        pixels = to_pixels(small, self._manifest.encoder)
+        return Encoded(label_map, *self._encoder(pixels=pixels, label_map=label_map, characteristics=characteristics))
+
+    def _tokens(self, labels: Sequence[Label]) -> NDArray[np.float32]:
+        """(K,width): which characteristics were looked at, and what was found."""
+        states = np.array([STATES.index(x.state) for x in labels], np.int64)
+        return self._knowledge(characteristics=self._numbers, states=states)[0]
+
+
+def to_pixels(crops: NDArray[np.uint8], spec: ParserSpec | EncoderSpec) -> NDArray[np.float32]:
+    """(B,S,S,3) uint8 RGB -> (B,3,S,S) float32, (x - mean) / std."""
+    scaled = (crops.astype(np.float32) - np.array(spec.mean, np.float32)) / np.array(spec.std, np.float32)
+    return np.ascontiguousarray(scaled.transpose(0, 3, 1, 2))

@@ -1,0 +1,109 @@
+"""What the runtime hands out: frozen values."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .labels import Label
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Face:
+    """One perceived face: asked many times, encoded once.
+
+    Attributes:
+        box: x, y, width, height in photo pixels.
+        landmarks: (5,2) right eye, left eye, nose tip, right and left mouth corner of the person, photo pixels.
+        score: detector confidence, 0..1.
+        labels: the enabled characteristics.
+        areas: region -> share of the canonical crop.
+        label_map: (S,S) uint8, mask classes of the canonical crop.
+        matrix: (2,3) from photo pixels to the label map's pixels.
+        tokens: (T,width) float32, what the LLM reads: image, region and knowledge tokens.
+        key: fingerprint of the tokens; two faces with one key are the same to the LLM.
+    """
+
+    box: tuple[float, float, float, float]
+    landmarks: NDArray[np.float32]
+    score: float
+    labels: tuple[Label, ...]
+    areas: dict[str, float]
+    label_map: NDArray[np.uint8]
+    matrix: NDArray[np.float32]
+    tokens: NDArray[np.float32]
+    key: str
+
+    def label(self, name: str) -> Label | None:
+        """The label of one characteristic; None where it is switched off or unknown."""
+        return next((x for x in self.labels if x.name == name), None)
+
+    def __repr__(self) -> str:
+        x, y, w, h = self.box
+        return f"Face({w:.0f}x{h:.0f} at {x:.0f},{y:.0f}, score {self.score:.2f}, {len(self.labels)} labels)"
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A piece of a streamed answer. `finish` is None until the last one: "stop", "length" or "withheld"."""
+
+    text: str
+    tokens: int
+    probability: float
+    elapsed_ms: float
+    finish: str | None = None
+
+    def __str__(self) -> str:
+        return self.text
+
+
+@dataclass(frozen=True, slots=True)
+class Timings:
+    """Milliseconds from the call; tokens generated."""
+
+    first_token_ms: float
+    total_ms: float
+    tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """The LLM's answer about one face.
+
+    Attributes:
+        text: the answer.
+        labels: the characteristics that it speaks of, as the knowledge head sees them.
+        confidence: geometric mean of the chosen tokens' probabilities, 0..1.
+        evidence: the face regions that show those characteristics.
+        finish: "stop", "length" (cut at the limit) or "withheld" (it would have mentioned something switched off).
+        timings: where the time went.
+    """
+
+    text: str
+    labels: tuple[Label, ...]
+    confidence: float
+    evidence: tuple[str, ...]
+    finish: str
+    timings: Timings
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-serialisable."""
+        return dataclasses.asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """All enabled characteristics of one face, without the LLM."""
+
+    box: tuple[float, float, float, float]
+    score: float
+    labels: tuple[Label, ...]
+    regions: dict[str, float]
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-serialisable."""
+        return dataclasses.asdict(self)

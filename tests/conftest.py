@@ -1,0 +1,33 @@
+"""Shared fixtures: the shipped bundle on the CPU, and one real public-domain photo."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from faceinsight import Face, FaceInsight
+
+PHOTO = Path(__file__).parent / "data" / "astronaut.png"
+
+
+@pytest.fixture(scope="session")
+def photo() -> NDArray[np.uint8]:
+    """NASA's portrait of Eileen Collins, RGB (512,512,3)."""
+    return np.ascontiguousarray(cv2.imread(str(PHOTO))[:, :, ::-1])
+
+
+@pytest.fixture(scope="session")
+def insight() -> Iterator[FaceInsight]:
+    with FaceInsight.load("nano", device="cpu") as loaded:
+        yield loaded
+
+
+@pytest.fixture(scope="session")
+def face(insight: FaceInsight) -> Face:
+    (found,) = insight.perceive(PHOTO)
+    return found
