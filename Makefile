@@ -43,7 +43,7 @@ types: setup-dev
 	$(BIN)/mypy
 
 bench: setup-dev
-	$(BIN)/python benchmarks/quick.py --out work/bench.json
+	$(BIN)/python benchmarks/latency.py --out work/latency.json
 
 clean:
 	rm -rf $(VENV) work dist build

@@ -26,12 +26,14 @@ from tqdm import tqdm
 from faceinsight import Face, FaceInsight
 from faceinsight.bundle import Bundle
 from faceinsight.device import Device
-from faceinsight.labels import STATES, Labeler
+from faceinsight.labels import NO, YES, Labeler
 from faceinsight.language import Language
+from faceinsight.manifest import STATES
 from faceinsight.perception import Encoded, Perception
 from faceinsight.rules import RuleSet
 from faceinsight_models.data import read_image
-from faceinsight_models.dialogue import CONCEPTS, NO, YES, closed_question, describe
+from faceinsight_models.dialogue import describe
+from faceinsight_models.wordings import CONCEPTS, closed_question
 
 
 def rows_of(data: Path, name: str, split: str) -> list[dict[str, str]]:
@@ -58,7 +60,7 @@ class Harness:
 
     def photo(self, image: NDArray[np.uint8]) -> Encoded | None:
         """The largest face of a whole photo, detector and alignment included."""
-        found = self.perception._detector(image)[:1]
+        found = self.perception.detector(image)[:1]
         return self.perception.encode(*self.perception.crops(image, found)[1:], self.numbers) if found else None
 
     def cropped(self, image: NDArray[np.uint8]) -> Encoded:

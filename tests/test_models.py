@@ -12,6 +12,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from faceinsight.labels import NO, YES
 from faceinsight_models import calibration, dialogue, lcm
 from faceinsight_models.augment import augment_pair
 from faceinsight_models.ccm import CorrelationModule, cooccurrence, correlation_graph
@@ -22,6 +23,7 @@ from faceinsight_models.train.encoder import build_adapter, build_encoder, view
 from faceinsight_models.train.llm import tree_mask
 from faceinsight_models.train.loop import train
 from faceinsight_models.vocabulary import CHARACTERISTICS, MASK_CLASSES, NAMES, REGIONS, RULES
+from faceinsight_models.wordings import CONCEPTS, mentions
 
 
 def test_cooccurrence_is_conditional_on_the_row():
@@ -226,23 +228,23 @@ def test_resuming_with_another_schedule_is_refused(tmp_path: Path):
 
 
 def test_every_characteristic_can_be_asked_about():
-    concepts = {c.name for c in dialogue.CONCEPTS}
+    concepts = {c.name for c in CONCEPTS}
     assert concepts == {c.name for c in CHARACTERISTICS if c.group != "never"}
-    for concept in dialogue.CONCEPTS:
+    for concept in CONCEPTS:
         assert not set(concept.words) & set(concept.heldout)
-        assert dialogue.mentions(concept.name)
-        for state in (dialogue.YES, dialogue.NO):
+        assert mentions(concept.name)
+        for state in (YES, NO):
             answer = dialogue.closed_answer(concept, state).lower()
-            assert any(m in answer for m in dialogue.mentions(concept.name)), answer
+            assert any(m in answer for m in mentions(concept.name)), answer
 
 
 def test_answers_follow_states():
-    states = dict.fromkeys(NAMES, dialogue.NO)
-    states |= {"Smiling": dialogue.YES, "Brown_Hair": dialogue.YES, "Wavy_Hair": dialogue.YES, "No_Beard": dialogue.YES}
+    states = dict.fromkeys(NAMES, NO)
+    states |= {"Smiling": YES, "Brown_Hair": YES, "Wavy_Hair": YES, "No_Beard": YES}
     assert dialogue.describe(states) == (
         "The person has wavy brown hair and is smiling. The person is not wearing glasses or a hat and has no beard."
     )
-    beard = next(c for c in dialogue.CONCEPTS if c.name == "No_Beard")
+    beard = next(c for c in CONCEPTS if c.name == "No_Beard")
     assert dialogue.closed_answer(beard, beard.state(states)) == "No, the person has no beard."
     assert beard.state({}) is None
 
@@ -254,4 +256,4 @@ def test_switched_off_groups_are_never_spoken_of():
         _, answer = dialogue.turn(rng, states)
         words = answer.lower().replace(".", " ").replace(",", " ").split()
         for name in ("Male", "Young", "Attractive"):
-            assert not set(dialogue.mentions(name)) & set(words), answer
+            assert not set(mentions(name)) & set(words), answer

@@ -17,6 +17,7 @@ from faceinsight.bundle import MANIFEST, Bundle
 from faceinsight.device import Device
 from faceinsight.manifest import (
     FORMAT,
+    STATES,
     VERSION,
     CropSpec,
     DetectorSpec,
@@ -28,7 +29,7 @@ from faceinsight.manifest import (
     Manifest,
     ParserSpec,
 )
-from faceinsight_models.dialogue import STATES
+from faceinsight_models.augment import MEAN, STD
 from faceinsight_models.graphs import write_encoder, write_knowledge, write_parser
 from faceinsight_models.pipeline import NMS_THRESHOLD, SCORE_THRESHOLD, SIDES, Trained
 from faceinsight_models.specs import characteristic_specs, rule_specs
@@ -172,6 +173,7 @@ def _plain(trained: Trained) -> _PlainTokenizer:
 def _manifest(trained: Trained, work: Path, name: str, llm: LlmSpec, stages: list[Stage]) -> Manifest:
     crop = trained.recipe.crop
     side = crop.encoder // 32
+    mean, std = (MEAN, MEAN, MEAN), (STD, STD, STD)
     files = {
         p.name: FileEntry(hashlib.sha256(p.read_bytes()).hexdigest(), p.stat().st_size) for p in sorted(work.iterdir())
     }
@@ -185,8 +187,8 @@ def _manifest(trained: Trained, work: Path, name: str, llm: LlmSpec, stages: lis
         files=files,
         detector=DetectorSpec("detector.onnx", SCORE_THRESHOLD, NMS_THRESHOLD, SIDES),
         crop=CropSpec((template[0], template[1], template[2], template[3], template[4])),
-        parser=ParserSpec("parser.onnx", crop.parser, crop.mean, crop.std, MASK_CLASSES),
-        encoder=EncoderSpec("encoder.onnx", crop.encoder, crop.mean, crop.std, side * side, llm.width),
+        parser=ParserSpec("parser.onnx", crop.parser, mean, std, MASK_CLASSES),
+        encoder=EncoderSpec("encoder.onnx", crop.encoder, mean, std, side * side, llm.width),
         knowledge=KnowledgeSpec("knowledge.onnx", STATES),
         regions=REGIONS,
         characteristics=characteristic_specs(trained.calibration),

@@ -10,6 +10,9 @@ from faceinsight.align import BORDER
 
 from .vocabulary import FLIP_CLASSES
 
+#: EfficientNet-Lite's own scaling of RGB; the exporter writes it into the manifest.
+MEAN, STD = 127.0, 128.0
+
 _FLIP = np.array(FLIP_CLASSES, np.uint8)
 
 
@@ -44,7 +47,7 @@ def degrade(rng: np.random.Generator, image: NDArray[np.uint8]) -> NDArray[np.ui
 
 
 def augment_face(rng: np.random.Generator, crop: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
-    """One training view (size,size,3) of a crop, flipped half of the time: no CelebA attribute knows left from right."""
+    """One training view (size,size,3) of a crop, flipped half of the time (no attribute knows left from right)."""
     x = cv2.warpAffine(crop, jitter_matrix(rng, crop.shape[0], size), (size, size), borderValue=BORDER)
     if rng.random() < 0.5:
         x = x[:, ::-1]
@@ -64,5 +67,5 @@ def augment_pair(
 
 
 def to_pixels(batch: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """(B,H,W,3) uint8 -> (B,3,H,W) float32, (x - 127) / 128: EfficientNet-Lite's own scaling."""
-    return np.ascontiguousarray(((batch.astype(np.float32) - 127) / 128).transpose(0, 3, 1, 2))
+    """(B,H,W,3) uint8 -> (B,3,H,W) float32, (x - MEAN) / STD."""
+    return np.ascontiguousarray(((batch.astype(np.float32) - MEAN) / STD).transpose(0, 3, 1, 2))

@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from faceinsight.detect import FaceDetector
+from faceinsight.manifest import STATES
 
 from . import assets, calibration
 from .data import Faces, Masks, load_faces, load_masks
-from .dialogue import STATES
 from .efficientnet import EfficientNetLite0
 from .encoder import Adapter, FaceEncoder
 from .llm import BpeVocabulary, load_gguf, prune, text_features

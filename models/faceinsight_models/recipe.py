@@ -23,8 +23,6 @@ class Crop:
     stored: int
     encoder: int
     parser: int
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
 
     def points(self) -> NDArray[np.float32]:
         """The template as (5,2)."""

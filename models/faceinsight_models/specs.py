@@ -7,8 +7,8 @@ from numpy.typing import NDArray
 
 from faceinsight.manifest import CharacteristicSpec, RegionLimit, RuleSpec
 
-from .dialogue import mentions
 from .vocabulary import CHARACTERISTICS, HIDDEN_BY, NEEDS, REGIONS, RULES
+from .wordings import mentions
 
 
 def characteristic_specs(calibration: NDArray[np.float64]) -> tuple[CharacteristicSpec, ...]:

@@ -36,10 +36,16 @@ class FaceDetector:
     def __init__(
         self, model: Path, *, score_threshold: float = 0.7, nms_threshold: float = 0.3, sides: tuple[int, ...] = (640,)
     ) -> None:
+        # OpenCV 5 warns on stderr about a target nobody chose; errors still come as exceptions.
+        log = cv2.utils.logging
+        level = log.getLogLevel()
+        log.setLogLevel(log.LOG_LEVEL_ERROR)
         try:
             self._net: Any = cv2.FaceDetectorYN.create(str(model), "", (320, 320), score_threshold, nms_threshold, 200)
         except cv2.error as e:
-            raise BundleError(f"{model} is not a detector OpenCV {cv2.__version__} can load: {e}") from e
+            raise BundleError(f"{model} is not a detector OpenCV {cv2.__version__} can load: {e.err}") from e
+        finally:
+            log.setLogLevel(level)
         self._sides = sides
 
     def __call__(self, image: NDArray[np.uint8]) -> tuple[Detection, ...]:

@@ -8,11 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from .manifest import CharacteristicSpec, RuleSpec
+from .manifest import STATES, CharacteristicSpec, RuleSpec
 from .rules import RuleSet
 
 NO, YES, UNSURE, HIDDEN = range(4)
-STATES = ("no", "yes", "unsure", "not visible")
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,12 +28,14 @@ class Language:
     trims the cache back to it and costs only its own tokens. Not thread-safe: one question at a time.
     """
 
+    # What close() looks at, also where __init__ failed early.
+    _model: Any = None
+    _context: Any = None
+
     def __init__(self, model: Path, spec: LlmSpec, device: Device, *, exact: bool = False) -> None:
         """exact: float32 KV cache and plain attention, for comparing with a reference; slower and larger."""
         self._c: Any = import_llama()
         self._spec = spec
-        self._model: Any = None
-        self._context: Any = None
         _quiet(self._c)
         self._c.llama_backend_init()
         model_params = self._c.llama_model_default_params()
@@ -64,6 +66,7 @@ class Language:
         self._stop = set(self._tokenize(prompt.stop, True)[:1])
         self._known: str | None = None
         self._prefix = 0
+        self._question_number = 0
 
     def stream(self, face: Face, question: str, *, max_tokens: int | None = None) -> Iterator[Piece]:
         """Greedy answer, token by token. Raises QuestionError for an empty or too long question."""
@@ -73,11 +76,12 @@ class Language:
         if limit < 1:
             raise RequestError(f"max_tokens {max_tokens}; expected at least 1")
         self.prepare(face)
-        return self._generate(ask, limit, began)
+        return self._generate(ask, limit, began, self._question_number)
 
     def prepare(self, face: Face) -> None:
         """Prefill the face's prefix, unless it is the one in the cache."""
         self._require_open()
+        self._question_number += 1
         if self._known == face.key:
             self._c.llama_memory_seq_rm(self._memory, 0, self._prefix, -1)
             return
@@ -96,6 +100,7 @@ class Language:
         if self._context:
             self._c.llama_memory_clear(self._memory, True)
         self._known = None
+        self._question_number += 1
 
     def _question(self, question: str) -> list[int]:
         text = " ".join(question.split())
@@ -106,10 +111,14 @@ class Language:
             raise QuestionError(f"the question has {len(tokens)} tokens; at most {self._spec.max_question}")
         return tokens + self._answer
 
-    def _generate(self, ask: list[int], limit: int, began: float) -> Iterator[Piece]:
-        at = self._decode_tokens(ask, self._prefix)
+    def _generate(self, ask: list[int], limit: int, began: float, number: int) -> Iterator[Piece]:
         decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        tokens, at = ask, self._prefix
         for count in range(1, limit + 1):
+            # The cache holds one conversation: a stream that was overtaken must not go on in another's.
+            if number != self._question_number:
+                raise RequestError("another question was asked, or the cache wiped, while this answer was streaming")
+            at = self._decode_tokens(tokens, at)
             token, probability = self._pick()
             elapsed = (time.perf_counter() - began) * 1e3
             if token in self._stop or self._c.llama_vocab_is_eog(self._vocabulary, token):
@@ -117,8 +126,7 @@ class Language:
                 return
             text = decoder.decode(self._bytes(token), False)
             yield Piece(text, count, probability, elapsed, "length" if count == limit else None)
-            if count < limit:
-                at = self._decode_tokens([token], at)
+            tokens = [token]
 
     def _pick(self) -> tuple[int, float]:
         """The most probable next token and its probability."""
@@ -164,7 +172,7 @@ class Language:
 
     def _tokenize(self, text: str, special: bool) -> list[int]:
         """special=False for anything a user typed: a control token in it stays text."""
-        data = text.encode()
+        data = text.encode("utf-8", "replace")
         out = (ctypes.c_int32 * (len(data) + 8))()
         count = self._c.llama_tokenize(self._vocabulary, data, len(data), out, len(out), False, special)
         if count < 0:

@@ -15,6 +15,8 @@ FORMAT = "faceinsight-bundle"
 VERSION = 1
 #: Groups that no switch turns on.
 NEVER = "never"
+#: What can be known of a characteristic, in the order of their numbers.
+STATES = ("no", "yes", "unsure", "not visible")
 
 Point = tuple[float, float]
 
@@ -204,8 +206,8 @@ class Manifest:
             raise FieldError("std: expected positive numbers")
         if not 0 <= self.unsure[0] <= 0.5 <= self.unsure[1] <= 1:
             raise FieldError(f"unsure: expected bounds around 0.5, found {list(self.unsure)}")
-        if self.knowledge.states != ("no", "yes", "unsure", "not visible"):
-            raise FieldError(f"knowledge.states: expected no, yes, unsure, not visible; found {self.knowledge.states}")
+        if self.knowledge.states != STATES:
+            raise FieldError(f"knowledge.states: expected {list(STATES)}, found {list(self.knowledge.states)}")
         if self.encoder.width != self.llm.width:
             raise FieldError(f"encoder.width {self.encoder.width} does not fit llm.width {self.llm.width}")
 

@@ -15,8 +15,8 @@ from .bundle import Bundle
 from .detect import Detection, FaceDetector
 from .device import Device
 from .errors import BundleError, FaceInsightError, PolicyError
-from .labels import STATES, Label, Labeler
-from .manifest import NEVER, CharacteristicSpec, EncoderSpec, Manifest, ParserSpec
+from .labels import Label, Labeler
+from .manifest import NEVER, STATES, CharacteristicSpec, EncoderSpec, Manifest, ParserSpec
 from .types import Face
 
 #: Faces per run of the encoders: bounds memory on a photo of a crowd.
@@ -94,7 +94,7 @@ class Perception:
         """parser, encoder, knowledge: ONNX Runtime sessions (or anything with their interface)."""
         m, width, regions = manifest, manifest.encoder.width, len(manifest.regions)
         self._manifest = m
-        self._detector = detector
+        self.detector = detector
         size, map_size = m.encoder.size, m.parser.size
         self._parser = Graph(
             parser, m.parser.file, {"pixels": (None, 3, map_size, map_size)}, {"label_map": (None, map_size, map_size)}
@@ -137,7 +137,7 @@ class Perception:
 
     def __call__(self, image: NDArray[np.uint8]) -> tuple[Face, ...]:
         """RGB (H,W,3) -> its faces, the largest first."""
-        detections = self._detector(image)
+        detections = self.detector(image)
         return tuple(
             f for i in range(0, len(detections), BATCH) for f in self._perceive(image, detections[i : i + BATCH])
         )
@@ -150,7 +150,7 @@ class Perception:
             areas = dict(zip(self._manifest.regions, (float(a) for a in seen.area[i]), strict=True))
             labels = self._labeler(seen.logits[i], areas)
             present = seen.region_tokens[i][seen.area[i] > 0]
-            tokens = np.concatenate([seen.image_tokens[i], present, self._tokens(labels)]).astype(np.float32)
+            tokens = np.concatenate([seen.image_tokens[i], present, self.knowledge_tokens(labels)]).astype(np.float32)
             key = hashlib.sha256(tokens.tobytes()).hexdigest()
             faces.append(Face(d.box, d.landmarks, d.score, labels, areas, seen.label_map[i], matrices[i], tokens, key))
         return faces
@@ -173,7 +173,7 @@ class Perception:
         pixels = to_pixels(small, self._manifest.encoder)
         return Encoded(label_map, *self._encoder(pixels=pixels, label_map=label_map, characteristics=characteristics))
 
-    def _tokens(self, labels: Sequence[Label]) -> NDArray[np.float32]:
+    def knowledge_tokens(self, labels: Sequence[Label]) -> NDArray[np.float32]:
         """(K,width): which characteristics were looked at, and what was found."""
         states = np.array([STATES.index(x.state) for x in labels], np.int64)
         return self._knowledge(characteristics=self._numbers, states=states)[0]

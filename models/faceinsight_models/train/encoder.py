@@ -12,6 +12,8 @@ from torch import Tensor
 from torch.nn import functional as F
 from tqdm import tqdm
 
+from faceinsight.align import BORDER
+
 from ..augment import degrade, jitter_matrix, to_pixels
 from ..ccm import CorrelationModule, correlation_graph
 from ..data import Faces
@@ -25,8 +27,6 @@ from ..segmentation import MAP_SIZE, RegionPool, SegmentationEncoder, coarse
 from ..specs import region_indices
 from ..vocabulary import FLIP_CLASSES, MASK_CLASSES, NAMES, REGIONS, RULES
 from .loop import groups, train
-
-from faceinsight.align import BORDER  # isort: skip
 
 _FLIP = np.array(FLIP_CLASSES, np.uint8)
 

@@ -19,11 +19,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from faceinsight.labels import Labeler
-from faceinsight.manifest import PromptSpec
+from faceinsight.labels import NO, YES, Labeler
+from faceinsight.manifest import STATES, PromptSpec
 
 from ..data import Faces
-from ..dialogue import DECLINE_OFF, NO, STATES, YES, turn
+from ..dialogue import DECLINE_OFF, turn
 from ..encoder import Adapter, FaceEncoder, Features
 from ..recipe import Schedule
 from ..specs import characteristic_specs, rule_specs
