@@ -166,7 +166,7 @@ def trained(parts, llm, vocabulary, tmp_path: Path) -> Trained:
     from faceinsight.bundle import locate
 
     recipe = Recipe.load("nano")
-    recipe = dataclasses.replace(recipe, llm=dataclasses.replace(recipe.llm, context=256))
+    recipe = dataclasses.replace(recipe, llm=dataclasses.replace(recipe.llm, context=256, quantisation="f16"))
     detector = locate("nano") / "detector.onnx"
     return Trained(recipe, *parts, llm, vocabulary, np.tile([1.0, 0.0], (40, 1)), detector)
 

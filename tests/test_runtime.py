@@ -219,9 +219,12 @@ def test_a_device_that_is_not_there_raises():
 
 def test_closed_instance_says_so(face):
     insight = FaceInsight.load("nano", device="cpu")
+    stream = insight.stream(face, "Is she smiling?")
     insight.close()
     with pytest.raises(RequestError, match="closed"):
         insight.ask(face, "Is she smiling?")
+    with pytest.raises(RequestError, match="closed"):
+        list(stream)
     insight.close()
 
 

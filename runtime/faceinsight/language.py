@@ -71,6 +71,7 @@ class Language:
     def stream(self, face: Face, question: str, *, max_tokens: int | None = None) -> Iterator[Piece]:
         """Greedy answer, token by token. Raises QuestionError for an empty or too long question."""
         began = time.perf_counter()
+        self._require_open()
         ask = self._question(question)
         limit = self._spec.max_answer if max_tokens is None else min(max_tokens, self._spec.max_answer)
         if limit < 1:
@@ -116,6 +117,7 @@ class Language:
         tokens, at = ask, self._prefix
         for count in range(1, limit + 1):
             # The cache holds one conversation: a stream that was overtaken must not go on in another's.
+            self._require_open()
             if number != self._question_number:
                 raise RequestError("another question was asked, or the cache wiped, while this answer was streaming")
             at = self._decode_tokens(tokens, at)
