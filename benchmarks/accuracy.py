@@ -27,7 +27,6 @@ from faceinsight import Face, FaceInsight
 from faceinsight.bundle import Bundle
 from faceinsight.device import Device
 from faceinsight.labels import NO, YES, Labeler
-from faceinsight.language import Language
 from faceinsight.manifest import STATES
 from faceinsight.perception import Encoded, Perception
 from faceinsight.rules import RuleSet
@@ -224,7 +223,7 @@ def closed_questions(insight: FaceInsight, data: Path, count: int) -> dict[str, 
     }
 
 
-def ablation(insight: FaceInsight, m: Any, data: Path, count: int) -> dict[str, Any]:
+def ablation(insight: FaceInsight, data: Path, count: int) -> dict[str, Any]:
     """What each kind of token tells the LLM: accuracy against labels on yes/no questions, half of them yes."""
     rng = np.random.default_rng(12)
     rows = rows_of(data, "celebahq", "val")
@@ -239,25 +238,27 @@ def ablation(insight: FaceInsight, m: Any, data: Path, count: int) -> dict[str, 
             if fitting:
                 concept = fitting[rng.integers(len(fitting))]
                 cases.append((faces[0], closed_question(rng, concept, heldout=True), wanted))
-    image = m.encoder.image_tokens
+    image = insight.perception.image_tokens
     arms = {
-        "image, region and knowledge tokens": ("i", "r", "k"),
-        "without knowledge tokens": ("i", "r"),
-        "without image tokens": ("r", "k"),
-        "without region tokens": ("i", "k"),
-        "image tokens alone": ("i",),
-        "region tokens alone": ("r",),
-        "no face tokens": (),
+        "image, region and knowledge tokens": "irk",
+        "without knowledge tokens": "ir",
+        "without image tokens": "rk",
+        "without region tokens": "ik",
+        "image tokens alone": "i",
+        "region tokens alone": "r",
+        "knowledge tokens alone": "k",
+        "no face tokens": "",
     }
     out: dict[str, Any] = {"questions": count}
     for arm, kept in arms.items():
         right = []
         for face, question, wanted in tqdm(cases, desc=arm, mininterval=5):
-            known = len(face.labels)
-            parts = {"i": face.tokens[:image], "r": face.tokens[image:-known], "k": face.tokens[-known:]}
-            chosen = [parts[p] for p in kept]
-            tokens = np.concatenate(chosen) if chosen else np.zeros((0, face.tokens.shape[1]), np.float32)
-            text = insight.ask(dataclasses.replace(face, tokens=tokens, key=face.key + arm), question).text
+            tokens = np.concatenate([face.tokens[:image] if "i" in kept else face.tokens[:0],
+                                     face.tokens[image:] if "r" in kept else face.tokens[:0]])  # fmt: skip
+            ids = insight.language.read(question)
+            about = insight.relevance(ids) if "k" in kept else np.empty(0, np.int64)
+            other = dataclasses.replace(face, tokens=tokens, key=face.key + arm)
+            text = "".join(map(str, insight.language.stream(other, ids, face.knowledge[about]))).strip()
             right.append(said(text) == ("yes" if wanted else "no"))
         out[arm] = round(float(np.mean(right)), 4)
     return out
@@ -297,12 +298,10 @@ def main() -> None:
     result["attributes (CelebA-HQ)"] = attributes(harness, args.data, args.images)[0]
     result["whole photo against crop (CelebA-HQ)"] = whole_photo(harness, args.data, 300)
     result["parsing (CelebAMask-HQ)"] = parsing(harness, args.data)
-    spec = bundle.manifest.llm
-    perception = Perception.load(bundle, device)
-    with FaceInsight(bundle.manifest, perception, Language(bundle.file(spec.file), spec, device)) as insight:
+    with FaceInsight.load(args.bundle, device="cpu") as insight:
         result["closed questions"] = closed_questions(insight, args.data, args.questions)
         result["descriptions"] = descriptions(insight, args.data, max(1, args.questions // 5))
-        result["token ablation"] = ablation(insight, bundle.manifest, args.data, max(2, args.questions // 2))
+        result["token ablation"] = ablation(insight, args.data, max(2, args.questions // 2))
     result["minutes"] = round((time.time() - began) / 60, 1)
     args.out.parent.mkdir(parents=True, exist_ok=True)
     args.out.write_text(json.dumps(result, indent=1) + "\n")

@@ -15,10 +15,11 @@ from faceinsight_export import gguf_file
 from faceinsight_export.bundle import ParityError, export_bundle
 from faceinsight_export.half import store_half
 from faceinsight_export.parity import compare, graph_stages, llm_stages
-from faceinsight_models.graphs import write_encoder, write_knowledge, write_parser
+from faceinsight_models.graphs import write_encoder, write_knowledge, write_parser, write_question
 from faceinsight_models.llm import BpeVocabulary, interleave_rope, load_gguf, prune, separate_rope
 from faceinsight_models.parser import FaceParser
 from faceinsight_models.pipeline import Trained
+from faceinsight_models.question import QuestionEncoder
 from faceinsight_models.recipe import Recipe
 from faceinsight_models.train.encoder import build_adapter, build_encoder
 from faceinsight_models.train.llm import PROMPT
@@ -108,8 +109,14 @@ def parts():
     return FaceParser(19).eval(), encoder, build_adapter(states=4, width=64).eval()
 
 
+@pytest.fixture(scope="module")
+def question(vocabulary):
+    torch.manual_seed(0)
+    return QuestionEncoder(torch.randn(len(vocabulary.tokens), 64), torch.randn(40, 256), width=32).eval()
+
+
 @pytest.mark.slow
-def test_onnx_graphs_reproduce_torch(parts, tmp_path: Path):
+def test_onnx_graphs_reproduce_torch(parts, question, tmp_path: Path):
     parser, encoder, adapter = parts
     rng = np.random.default_rng(0)
     pixels = rng.normal(0, 1, (3, 3, 128, 128)).astype(np.float32)
@@ -129,6 +136,11 @@ def test_onnx_graphs_reproduce_torch(parts, tmp_path: Path):
     inputs = {"characteristics": np.array([0, 39]), "states": np.array([3, 1])}
     (stage,) = graph_stages(module, tmp_path / "knowledge.onnx", inputs, ["knowledge_tokens"], 1e-5, CPU)
     assert stage.passed, stage
+    module = write_question(question, tmp_path / "question.onnx")
+    for length in (1, 23):
+        tokens = {"tokens": rng.integers(0, 200, (1, length))}
+        (stage,) = graph_stages(module, tmp_path / "question.onnx", tokens, ["relevance"], 1e-4, CPU)
+        assert stage.passed, stage
     module = write_parser(parser, tmp_path / "parser.onnx", size=64)
     wide = rng.normal(0, 1, (1, 3, 64, 64)).astype(np.float32)
     (stage,) = graph_stages(module, tmp_path / "parser.onnx", {"pixels": wide}, ["label_map"], 1e-3, CPU)
@@ -160,7 +172,7 @@ def test_compare_measures_what_it_says():
 
 
 @pytest.fixture
-def trained(parts, llm, vocabulary, tmp_path: Path) -> Trained:
+def trained(parts, question, llm, vocabulary, tmp_path: Path) -> Trained:
     import dataclasses
 
     from faceinsight.bundle import locate
@@ -168,7 +180,7 @@ def trained(parts, llm, vocabulary, tmp_path: Path) -> Trained:
     recipe = Recipe.load("nano")
     recipe = dataclasses.replace(recipe, llm=dataclasses.replace(recipe.llm, context=256, quantisation="f16"))
     detector = locate("nano") / "detector.onnx"
-    return Trained(recipe, *parts, llm, vocabulary, np.tile([1.0, 0.0], (40, 1)), detector)
+    return Trained(recipe, *parts, question, llm, vocabulary, np.tile([1.0, 0.0], (40, 1)), detector)
 
 
 @pytest.mark.slow

@@ -17,6 +17,7 @@ from faceinsight_models import calibration, dialogue, lcm
 from faceinsight_models.augment import augment_pair
 from faceinsight_models.ccm import CorrelationModule, cooccurrence, correlation_graph
 from faceinsight_models.encoder import EncoderGraph
+from faceinsight_models.question import QuestionEncoder
 from faceinsight_models.recipe import Recipe, Schedule
 from faceinsight_models.segmentation import RegionPool, SegmentationEncoder, coarse
 from faceinsight_models.train.encoder import build_adapter, build_encoder, view
@@ -173,6 +174,16 @@ def test_calibration_recovers_a_known_scaling():
     assert np.allclose(fitted, [[0.6, 0.4], [0.6, -1.0]], atol=0.06)
 
 
+def test_question_encoder_ignores_padding():
+    torch.manual_seed(0)
+    model = QuestionEncoder(torch.randn(50, 24), torch.randn(6, 16), width=8).eval()
+    tokens = torch.randint(0, 50, (1, 5))
+    padded = torch.cat([tokens, torch.randint(0, 50, (1, 4))], 1)
+    mask = torch.arange(9)[None] < 5
+    assert torch.allclose(model(tokens), model(padded, mask), atol=1e-5)
+    assert not torch.allclose(model(tokens), model(tokens.flip(1)), atol=1e-3)
+
+
 def test_tree_mask_separates_turns():
     turns = torch.tensor([[0, 0, 1, 1, 2, 2, -1]])
     mask = tree_mask(turns)[0, 0] == 0
@@ -253,7 +264,7 @@ def test_switched_off_groups_are_never_spoken_of():
     rng = np.random.default_rng(0)
     states = {c.name: int(rng.integers(4)) for c in CHARACTERISTICS if c.group == ""}
     for _ in range(3000):
-        _, answer = dialogue.turn(rng, states)
+        answer = dialogue.turn(rng, states).answer
         words = answer.lower().replace(".", " ").replace(",", " ").split()
         for name in ("Male", "Young", "Attractive"):
             assert not set(mentions(name)) & set(words), answer

@@ -96,14 +96,32 @@ def test_answers_depend_on_the_face_not_on_what_was_asked_before(insight, face):
     assert np.allclose([p for _, p in fresh], [p for _, p in back], atol=1e-4)
 
 
-def test_the_llm_reads_the_face_tokens(insight, face):
-    """Swap what the head found on glasses: the answer follows the tokens, not the question."""
+def test_the_llm_reads_what_was_found(insight, face):
+    """Swap the finding on glasses: the answer follows the knowledge token, not the question."""
     changed = tuple(dataclasses.replace(x, state="yes") if x.name == "Eyeglasses" else x for x in face.labels)
-    tokens = face.tokens.copy()
-    tokens[-len(changed) :] = insight._perception.knowledge_tokens(changed)
-    other = dataclasses.replace(face, labels=changed, tokens=tokens, key="changed")
+    other = dataclasses.replace(face, labels=changed, knowledge=insight.perception.knowledge_tokens(changed))
     assert insight.ask(other, "Is she wearing glasses?").text.startswith("Yes")
     assert insight.ask(face, "Is she wearing glasses?").text.startswith("No")
+
+
+def test_the_llm_sees_the_face_without_being_told(insight, face):
+    """No knowledge tokens at all: image and region tokens alone tell a smile from none, and no glasses."""
+
+    def look(question):
+        ids = insight.language.read(question)
+        return "".join(map(str, insight.language.stream(face, ids, face.knowledge[:0]))).strip()
+
+    assert look("Is she smiling?").startswith("Yes")
+    assert look("Is she wearing glasses?").startswith("No")
+
+
+def test_questions_pick_their_findings(insight, face):
+    about = lambda q: {x.name for x in insight.ask(face, q).labels}  # noqa: E731
+    assert about("Is she wearing glasses?") == {"Eyeglasses"}
+    assert {"Brown_Hair", "Black_Hair", "Blond_Hair", "Gray_Hair"} <= about("What color is the hair?")
+    assert len(about("Describe this face.")) > 10
+    assert about("What is the capital of France?") == set()
+    assert about("Is she a woman?") == set()
 
 
 def test_two_faces_largest_first(insight, photo):

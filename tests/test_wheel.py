@@ -25,7 +25,8 @@ def test_wheel_answers_outside_the_checkout(tmp_path: Path):
     assert (site / "faceinsight" / "py.typed").is_file()
     code = (
         "import faceinsight as f; print(f.__file__)\n"
-        f"i = f.FaceInsight.load('nano', device='cpu'); print(i.ask(i.perceive({str(PHOTO)!r})[0], 'Is she smiling?').text)"
+        "i = f.FaceInsight.load('nano', device='cpu')\n"
+        f"print(i.ask(i.perceive({str(PHOTO)!r})[0], 'Is she smiling?').text)"
     )
     env = os.environ | {"PYTHONPATH": str(site)}
     done = subprocess.run(

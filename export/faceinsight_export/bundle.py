@@ -28,9 +28,10 @@ from faceinsight.manifest import (
     LlmSpec,
     Manifest,
     ParserSpec,
+    QuestionSpec,
 )
 from faceinsight_models.augment import MEAN, STD
-from faceinsight_models.graphs import write_encoder, write_knowledge, write_parser
+from faceinsight_models.graphs import write_encoder, write_knowledge, write_parser, write_question
 from faceinsight_models.pipeline import NMS_THRESHOLD, SCORE_THRESHOLD, SIDES, Trained
 from faceinsight_models.specs import characteristic_specs, rule_specs
 from faceinsight_models.train.llm import PROMPT, SENSITIVE, UNSURE
@@ -46,6 +47,7 @@ TOLERANCES = {
     "parser": 0.01,
     "encoder": 0.02,
     "knowledge": 0.005,
+    "question": 0.005,
     "f32": 1e-3,
     "f16": 0.005,
     "q8_0": 0.06,
@@ -122,6 +124,12 @@ def _write(trained: Trained, work: Path, name: str, progress: Callable[[str], No
     with torch.no_grad():
         rows = module(torch.from_numpy(inputs["characteristics"]), torch.from_numpy(inputs["states"])).numpy()
 
+    progress("question")
+    module = write_question(trained.question, work / "question.onnx")
+    store_half(work / "question.onnx")
+    inputs = {"tokens": rng.integers(0, len(trained.vocabulary.tokens), (2, 11))}
+    stages += graph_stages(module, work / "question.onnx", inputs, ["relevance"], TOLERANCES["question"], device)
+
     progress(f"llm ({recipe.llm.quantisation})")
     spec = LlmSpec(
         "llm.gguf",
@@ -190,6 +198,7 @@ def _manifest(trained: Trained, work: Path, name: str, llm: LlmSpec, stages: lis
         parser=ParserSpec("parser.onnx", crop.parser, mean, std, MASK_CLASSES),
         encoder=EncoderSpec("encoder.onnx", crop.encoder, mean, std, side * side, llm.width),
         knowledge=KnowledgeSpec("knowledge.onnx", STATES),
+        question=QuestionSpec("question.onnx"),
         regions=REGIONS,
         characteristics=characteristic_specs(trained.calibration),
         unsure=UNSURE,
@@ -212,6 +221,7 @@ def _licences() -> tuple[Licence, ...]:
         Licence("parser.onnx", "Apache-2.0 (code)", "EfficientNet-Lite0 ImageNet weights, fine-tuned", CELEBA_TERMS),
         Licence("encoder.onnx", "Apache-2.0 (code)", "EfficientNet-Lite0 ImageNet weights, fine-tuned", CELEBA_TERMS),
         Licence("knowledge.onnx", "Apache-2.0 (code)", "text features of SmolLM2-135M-Instruct, trained", CELEBA_TERMS),
+        Licence("question.onnx", "Apache-2.0", "token embeddings of SmolLM2, reduced; trained", CELEBA_TERMS),
         Licence(
             "llm.gguf", "Apache-2.0", "SmolLM2-135M-Instruct, HuggingFaceTB; cut down and fine-tuned", CELEBA_TERMS
         ),

@@ -6,7 +6,8 @@ hidden), never from anything else: this module is the training set's ground trut
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -141,53 +142,64 @@ def _mood_answer(states: Mapping[str, int]) -> str:
     )
 
 
-_OPEN = (
-    (w.COLOR_QUESTIONS, _color_answer),
-    (w.HAIR_QUESTIONS, _hair_answer),
-    (w.STYLE_QUESTIONS, _style_answer),
-    (w.FACIAL_QUESTIONS, _facial_answer),
-    (w.WORN_QUESTIONS, _worn_answer),
-    (w.MOOD_QUESTIONS, _mood_answer),
+_HAIR = ("Bald", "Bangs", *w.STYLES, *w.COLORS)
+_FACIAL = ("No_Beard", *w.FACIAL_NAMES)
+#: What a description speaks of.
+DESCRIBED = (*_HAIR, "Smiling", "Mouth_Slightly_Open", *_FACIAL, *w.WORN_NAMES)
+_OPEN: tuple[tuple[tuple[str, ...], Callable[[Mapping[str, int]], str], tuple[str, ...]], ...] = (
+    (w.COLOR_QUESTIONS, _color_answer, ("Bald", *w.COLORS)),
+    (w.HAIR_QUESTIONS, _hair_answer, _HAIR),
+    (w.STYLE_QUESTIONS, _style_answer, tuple(w.STYLES)),
+    (w.FACIAL_QUESTIONS, _facial_answer, _FACIAL),
+    (w.WORN_QUESTIONS, _worn_answer, tuple(w.WORN_NAMES)),
+    (w.MOOD_QUESTIONS, _mood_answer, ("Smiling",)),
 )
 
 
-def turn(rng: np.random.Generator, states: Mapping[str, int]) -> tuple[str, str]:
+class Turn(NamedTuple):
+    """A question, its answer, and the characteristics that it asks about."""
+
+    question: str
+    answer: str
+    about: tuple[str, ...] = ()
+
+
+def turn(rng: np.random.Generator, states: Mapping[str, int]) -> Turn:
     """A random question and its answer. `states` holds the characteristics that are switched on, and only those."""
     kind = rng.random()
     if kind < 0.62:
         concept = w.CONCEPTS[rng.integers(len(w.CONCEPTS))]
         state = concept.state(states)
-        # Rare states teach most: draw again, once, where the answer is the usual "no".
-        if state == NO and rng.random() < 0.5:
-            concept = w.CONCEPTS[rng.integers(len(w.CONCEPTS))]
-            state = concept.state(states)
-        return w.closed_question(rng, concept), DECLINE_OFF if state is None else closed_answer(concept, state)
+        answer = DECLINE_OFF if state is None else closed_answer(concept, state)
+        return Turn(w.closed_question(rng, concept), answer, (concept.name,))
     if kind < 0.77:
-        questions, answer = _OPEN[rng.integers(len(_OPEN))]
-        return w.say(rng, questions), answer(states)
+        questions, answer_of, about = _OPEN[rng.integers(len(_OPEN))]
+        return Turn(w.say(rng, questions), answer_of(states), about)
     if kind < 0.87:
-        return w.say(rng, w.DESCRIBE_QUESTIONS), describe(states)
+        return Turn(w.say(rng, w.DESCRIBE_QUESTIONS), describe(states), DESCRIBED)
     return _declined(rng, states)
 
 
-def _declined(rng: np.random.Generator, states: Mapping[str, int]) -> tuple[str, str]:
+def _declined(rng: np.random.Generator, states: Mapping[str, int]) -> Turn:
     kind = rng.integers(8)
     if kind == 0:
-        return w.say(rng, w.AGE_QUESTIONS), DECLINE_OFF if "Young" not in states else _gate("Young", states)
+        return Turn(w.say(rng, w.AGE_QUESTIONS), _gate("Young", states), ("Young",))
     if kind == 1:
-        return w.say(rng, w.GENDER_QUESTIONS), DECLINE_OFF if "Male" not in states else _gate("Male", states)
+        return Turn(w.say(rng, w.GENDER_QUESTIONS), _gate("Male", states), ("Male",))
     if kind == 2:
-        return w.say(rng, w.RACE_QUESTIONS), DECLINE_OFF
+        return Turn(w.say(rng, w.RACE_QUESTIONS), DECLINE_OFF)
     if kind == 3:
-        return w.say(rng, w.ATTRACTIVE_QUESTIONS), DECLINE_NEVER
+        return Turn(w.say(rng, w.ATTRACTIVE_QUESTIONS), DECLINE_NEVER)
     if kind == 4:
-        return w.say(rng, w.IDENTITY_QUESTIONS), DECLINE_IDENTITY
-    return w.say(rng, w.SCOPE_QUESTIONS), DECLINE_SCOPE
+        return Turn(w.say(rng, w.IDENTITY_QUESTIONS), DECLINE_IDENTITY)
+    return Turn(w.say(rng, w.SCOPE_QUESTIONS), DECLINE_SCOPE)
 
 
 def _gate(name: str, states: Mapping[str, int]) -> str:
     concept = next(c for c in w.CONCEPTS if c.name == name)
-    state = states[name]
+    state = states.get(name)
+    if state is None:
+        return DECLINE_OFF
     if state in (YES, NO):
         return f"The person {concept.yes if state == YES else concept.no}."
     return "I am not sure about that."

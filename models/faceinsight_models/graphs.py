@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from .encoder import Adapter, EncoderGraph, FaceEncoder, KnowledgeGraph
 from .parser import FaceParser, LabelMap
+from .question import QuestionEncoder
 
 #: LayerNormalization is one operator from 17 on: decomposed it overflows in half precision.
 OPSET = 18
@@ -43,6 +44,15 @@ def write_knowledge(encoder: FaceEncoder, adapter: Adapter, path: Path) -> nn.Mo
     return module
 
 
+def write_question(question: QuestionEncoder, path: Path) -> nn.Module:
+    """tokens (B,L) -> relevance (B,N), one question per row, without padding."""
+    module = question.eval()
+    _write(
+        module, {"tokens": torch.zeros(2, 7, dtype=torch.int64)}, ("relevance",), path, batch=("tokens",), length=True
+    )
+    return module
+
+
 def _write(
     module: nn.Module,
     inputs: dict[str, Tensor],
@@ -51,6 +61,7 @@ def _write(
     *,
     batch: tuple[str, ...] = (),
     count: tuple[str, ...] = (),
+    length: bool = False,
 ) -> None:
     dims = {name: torch.export.Dim("batch") for name in batch} | {name: torch.export.Dim("count") for name in count}
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
@@ -60,7 +71,7 @@ def _write(
         f=path,
         input_names=list(inputs),
         output_names=list(outputs),
-        dynamic_shapes={name: {0: dims[name]} for name in inputs},
+        dynamic_shapes={name: {0: dims[name]} | ({1: torch.export.Dim("length")} if length else {}) for name in inputs},
         opset_version=OPSET,
         dynamo=True,
         external_data=False,

@@ -23,10 +23,12 @@ from .efficientnet import EfficientNetLite0
 from .encoder import Adapter, FaceEncoder
 from .llm import BpeVocabulary, load_gguf, prune, text_features
 from .parser import FaceParser
+from .question import QuestionEncoder
 from .recipe import Recipe
 from .train.encoder import build_adapter, build_encoder, label_maps, predict, train_encoder
 from .train.llm import FaceLlm, look, train_llm
 from .train.parser import train_parser
+from .train.question import train_question
 from .train.trunk import TrunkClassifier, train_trunk
 from .vocabulary import CHARACTERISTICS, MASK_CLASSES, NAMES
 
@@ -50,6 +52,7 @@ class Trained:
     parser: FaceParser
     encoder: FaceEncoder
     adapter: Adapter
+    question: QuestionEncoder
     llm: LlamaForCausalLM
     vocabulary: BpeVocabulary
     calibration: NDArray[np.float64]
@@ -126,25 +129,47 @@ class Pipeline:
         (self.run / "calibration.json").write_text(json.dumps(dict(zip(NAMES, fitted.round(5).tolist(), strict=True))))
         return model
 
-    def llm(self) -> FaceLlm:
-        """Step 4: LLM and adapter."""
+    def vocabulary(self) -> BpeVocabulary:
+        """The cut tokenizer."""
+        path = self.run / "vocabulary.json"
+        if not path.exists():
+            BpeVocabulary.from_gguf(self.assets[LLM]).prune(self.recipe.llm.vocabulary).save(path)
+        return BpeVocabulary.load(path)
+
+    def small(self) -> LlamaForCausalLM:
+        """The cut LLM, not yet trained."""
         settings = self.recipe.llm
-        encoder = self.encoder().eval()
-        vocabulary = BpeVocabulary.from_gguf(self.assets[LLM]).prune(settings.vocabulary)
-        vocabulary.save(self.run / "vocabulary.json")
-        small = prune(load_gguf(self.assets[LLM]), layers=settings.layers, vocabulary=settings.vocabulary)
-        small.config.save_pretrained(self.run / "llm_config")
+        model = prune(load_gguf(self.assets[LLM]), layers=settings.layers, vocabulary=settings.vocabulary)
+        model.config.save_pretrained(self.run / "llm_config")
+        return model
+
+    def refined(self) -> Tensor:
+        """T^L, the CCM's output."""
+        with torch.no_grad():
+            return self.encoder().eval().head.ccm()
+
+    def question(self) -> QuestionEncoder:
+        """Step 4: which characteristics a question asks about."""
+        if (self.run / "question.pt").exists():
+            return load_question(self.run)
+        table = self.small().model.embed_tokens.weight.detach()
+        tokenizer, schedule = self.vocabulary().tokenizer(), self.recipe.train["question"]
+        return train_question(table, self.refined(), tokenizer, out=self.run, schedule=schedule)
+
+    def llm(self) -> FaceLlm:
+        """Step 5: LLM and adapter."""
+        settings = self.recipe.llm
+        small = self.small()
         adapter = build_adapter(
             text_width=self.recipe.encoder.text_width, segmentation=self.recipe.encoder.segmentation_width,
             states=len(STATES), width=small.config.hidden_size,
         )  # fmt: skip
-        with torch.no_grad():
-            text = encoder.head.ccm()
         rows = np.random.default_rng(7).permutation(self.faces.rows("train"))[: settings.faces]
-        seen = look(encoder, self.faces, self.maps(), np.sort(rows), self.recipe.crop.encoder)
+        seen = look(self.encoder(), self.faces, self.maps(), np.sort(rows), self.recipe.crop.encoder)
         return train_llm(
-            seen, self.faces, load_calibration(self.run), llm=small, adapter=adapter, text=text,
-            tokenizer=vocabulary.tokenizer(), out=self.run, schedule=self.recipe.train["llm"], turns=settings.turns,
+            seen, self.faces, load_calibration(self.run), llm=small, adapter=adapter, text=self.refined(),
+            tokenizer=self.vocabulary().tokenizer(), out=self.run,
+            schedule=self.recipe.train["llm"], turns=settings.turns,
         )  # fmt: skip
 
 
@@ -183,6 +208,16 @@ def load_encoder(run: Path, recipe: Recipe) -> FaceEncoder:
     return model.eval()
 
 
+def load_question(run: Path) -> QuestionEncoder:
+    """The trained question encoder."""
+    state = _state(run / "question.pt")
+    # The table only fixes the sizes here: its directions are in the state already.
+    table = torch.zeros(len(state["embed.weight"]), state["embed.weight"].shape[1])
+    model = QuestionEncoder(table, state["text"], width=table.shape[1])
+    model.load_state_dict(state)
+    return model.eval()
+
+
 def load_calibration(run: Path) -> NDArray[np.float64]:
     """(N,2) slope and shift, in the vocabulary's order."""
     table: dict[str, Any] = json.loads((run / "calibration.json").read_text())
@@ -202,7 +237,7 @@ def load_trained(recipe: Recipe, run: Path, asset_folder: Path) -> Trained:
     )  # fmt: skip
     adapter.load_state_dict(_part(state, "adapter."))
     return Trained(
-        recipe, load_parser(run), load_encoder(run, recipe), adapter.eval(), llm.eval(),
+        recipe, load_parser(run), load_encoder(run, recipe), adapter.eval(), load_question(run), llm.eval(),
         BpeVocabulary.load(run / "vocabulary.json"), load_calibration(run),
         assets.check(recipe, asset_folder)[DETECTOR],
     )  # fmt: skip

@@ -13,9 +13,11 @@ from .bundle import Bundle
 from .device import Device
 from .errors import RequestError
 from .imaging import ImageSource, load_image
+from .labels import Label
 from .language import Language
 from .manifest import Manifest
 from .perception import Perception
+from .relevance import Relevance
 from .types import Answer, Face, Piece, Report, Timings
 
 
@@ -29,11 +31,13 @@ class FaceInsight:
     Not thread-safe: one call at a time per instance.
     """
 
-    def __init__(self, manifest: Manifest, perception: Perception, language: Language) -> None:
-        self._perception = perception
-        self._language = language
-        self._mentions = {c.name: _words(c.mentions) for c in manifest.characteristics if c.mentions}
-        self._off = {n: p for n, p in self._mentions.items() if n not in perception.enabled}
+    def __init__(self, manifest: Manifest, perception: Perception, relevance: Relevance, language: Language) -> None:
+        self.perception = perception
+        self.relevance = relevance
+        self.language = language
+        self._off = _words(
+            [m for c in manifest.characteristics if c.name not in perception.enabled for m in c.mentions]
+        )
         self._withheld = manifest.llm.prompt.withheld
 
     @classmethod
@@ -55,16 +59,17 @@ class FaceInsight:
         """
         opened = Bundle.open(bundle)
         where = Device.resolve(device, threads=threads)
+        manifest = opened.manifest
         perception = Perception.load(opened, where, allow=allow)
-        spec = opened.manifest.llm
-        return cls(opened.manifest, perception, Language(opened.file(spec.file), spec, where))
+        relevance = Relevance(manifest, where.session(opened.file(manifest.question.file)), perception.numbers)
+        return cls(manifest, perception, relevance, Language(opened.file(manifest.llm.file), manifest.llm, where))
 
     def perceive(self, image: ImageSource) -> tuple[Face, ...]:
         """The faces in a photo (a path, the bytes of a JPEG, PNG or WebP, or RGB uint8 (H,W,3)), the largest first.
 
         Empty where there is none. Raises ImageError.
         """
-        return self._perception(load_image(image))
+        return self.perception(load_image(image))
 
     def report(self, face: Face) -> Report:
         """Every enabled characteristic with probability, state, region and the rule that decided it. No LLM."""
@@ -76,32 +81,36 @@ class FaceInsight:
         Text leaves word by word, so that an answer is stopped before a word that speaks of something switched off.
         Raises QuestionError.
         """
-        if not isinstance(face, Face):
-            raise RequestError(f"expected a Face from perceive(), found {type(face).__name__}")
-        return self._guard(self._language.stream(face, question, max_tokens=max_tokens))
+        return self._answer(face, question, max_tokens)[1]
 
     def ask(self, face: Face, question: str, *, max_tokens: int | None = None) -> Answer:
-        """The whole answer, with the labels it speaks of and the regions that show them. Raises QuestionError."""
+        """The whole answer, with the findings it rests on and the regions that show them. Raises QuestionError."""
         began = time.perf_counter()
-        pieces = list(self.stream(face, question, max_tokens=max_tokens))
+        labels, stream = self._answer(face, question, max_tokens)
+        pieces = list(stream)
         last = pieces[-1]
-        text = "".join(p.text for p in pieces).strip()
-        if last.finish == "withheld":
-            text = self._withheld
-        labels = tuple(x for x in face.labels if x.name in self._mentions and self._mentions[x.name].search(text))
-        logs = [math.log(max(p.probability, 1e-9)) for p in pieces if p.tokens]
+        logs = [math.log(max(p.probability, 1e-9)) for p in pieces]
         return Answer(
-            text=text,
+            text=self._withheld if last.finish == "withheld" else "".join(p.text for p in pieces).strip(),
             labels=labels,
-            confidence=round(math.exp(sum(logs) / max(1, len(logs))), 4),
+            confidence=round(math.exp(sum(logs) / len(logs)), 4),
             evidence=tuple(dict.fromkeys(x.region for x in labels)),
             finish=last.finish or "stop",
             timings=Timings(pieces[0].elapsed_ms, (time.perf_counter() - began) * 1e3, last.tokens),
         )
 
+    def _answer(self, face: Face, question: str, max_tokens: int | None) -> tuple[tuple[Label, ...], Iterator[Piece]]:
+        """What the question asks about, and the stream of its answer."""
+        if not isinstance(face, Face):
+            raise RequestError(f"expected a Face from perceive(), found {type(face).__name__}")
+        tokens = self.language.read(question)
+        about = self.relevance(tokens)
+        pieces = self.language.stream(face, tokens, face.knowledge[about], max_tokens=max_tokens)
+        return tuple(face.labels[i] for i in about), self._guard(pieces)
+
     def forget(self) -> None:
         """Wipe what the LLM's cache holds of faces. A Face that the caller keeps is the caller's."""
-        self._language.forget()
+        self.language.forget()
 
     def _guard(self, pieces: Iterator[Piece]) -> Iterator[Piece]:
         """Pass pieces on; hold back the word that is not finished, stop before one that is switched off."""
@@ -110,7 +119,7 @@ class FaceInsight:
             held += piece.text
             # A word is complete once something that cannot belong to it follows.
             end = len(held) if piece.finish else max(held.rfind(" "), held.rfind("\n"))
-            if any(p.search(said + held[: max(end, 0)]) for p in self._off.values()):
+            if self._off.search(said + held[: max(end, 0)]):
                 yield Piece("", piece.tokens, piece.probability, piece.elapsed_ms, "withheld")
                 return
             ready, held = (held[:end], held[end:]) if end > 0 else ("", held)
@@ -119,7 +128,7 @@ class FaceInsight:
 
     def close(self) -> None:
         """Wipe the caches and free the models."""
-        self._language.close()
+        self.language.close()
 
     def __enter__(self) -> FaceInsight:
         return self
@@ -131,4 +140,5 @@ class FaceInsight:
 
 
 def _words(mentions: Sequence[str]) -> re.Pattern[str]:
-    return re.compile(r"\b(?:" + "|".join(re.escape(m) for m in mentions) + r")\b", re.IGNORECASE)
+    """Finds any of the words; nothing where there are none."""
+    return re.compile(r"\b(?:" + ("|".join(map(re.escape, mentions)) or r"(?!)") + r")\b", re.IGNORECASE)

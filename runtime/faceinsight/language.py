@@ -68,16 +68,33 @@ class Language:
         self._prefix = 0
         self._question_number = 0
 
-    def stream(self, face: Face, question: str, *, max_tokens: int | None = None) -> Iterator[Piece]:
-        """Greedy answer, token by token. Raises QuestionError for an empty or too long question."""
-        began = time.perf_counter()
+    def read(self, question: str) -> list[int]:
+        """Tokens of a question. Raises QuestionError for an empty or too long one."""
         self._require_open()
-        ask = self._question(question)
+        text = " ".join(question.split())
+        if not text:
+            raise QuestionError("the question is empty")
+        tokens = self._tokenize(text, False)
+        if len(tokens) > self._spec.max_question:
+            raise QuestionError(f"the question has {len(tokens)} tokens; at most {self._spec.max_question}")
+        return tokens
+
+    def stream(
+        self, face: Face, question: list[int], knowledge: NDArray[np.float32], *, max_tokens: int | None = None
+    ) -> Iterator[Piece]:
+        """Greedy answer, token by token.
+
+        Args:
+            face: whose image and region tokens come first.
+            question: tokens, as `read` gives them.
+            knowledge: (M,width) the findings that the question asks about; M may be 0.
+        """
+        began = time.perf_counter()
         limit = self._spec.max_answer if max_tokens is None else min(max_tokens, self._spec.max_answer)
         if limit < 1:
             raise RequestError(f"max_tokens {max_tokens}; expected at least 1")
         self.prepare(face)
-        return self._generate(ask, limit, began, self._question_number)
+        return self._generate(question, knowledge, limit, began, self._question_number)
 
     def prepare(self, face: Face) -> None:
         """Prefill the face's prefix, unless it is the one in the cache."""
@@ -103,23 +120,19 @@ class Language:
         self._known = None
         self._question_number += 1
 
-    def _question(self, question: str) -> list[int]:
-        text = " ".join(question.split())
-        if not text:
-            raise QuestionError("the question is empty")
-        tokens = self._tokenize(text, False)
-        if len(tokens) > self._spec.max_question:
-            raise QuestionError(f"the question has {len(tokens)} tokens; at most {self._spec.max_question}")
-        return tokens + self._answer
-
-    def _generate(self, ask: list[int], limit: int, began: float, number: int) -> Iterator[Piece]:
+    def _generate(
+        self, question: list[int], knowledge: NDArray[np.float32], limit: int, began: float, number: int
+    ) -> Iterator[Piece]:
         decoder = codecs.getincrementaldecoder("utf-8")("replace")
-        tokens, at = ask, self._prefix
+        tokens, at = self._answer, self._prefix
         for count in range(1, limit + 1):
             # The cache holds one conversation: a stream that was overtaken must not go on in another's.
             self._require_open()
             if number != self._question_number:
                 raise RequestError("another question was asked, or the cache wiped, while this answer was streaming")
+            if count == 1:
+                at = self._decode_tokens(question, at)
+                at = self._decode_embeddings(knowledge, at)
             at = self._decode_tokens(tokens, at)
             token, probability = self._pick()
             elapsed = (time.perf_counter() - began) * 1e3
@@ -137,7 +150,9 @@ class Language:
         return token, float(1 / np.exp(logits - logits[token]).sum())
 
     def _decode_tokens(self, tokens: list[int], at: int) -> int:
-        batch = self._c.llama_batch_init(max(1, len(tokens)), 0, 1)
+        if not tokens:
+            return at
+        batch = self._c.llama_batch_init(len(tokens), 0, 1)
         try:
             for i, token in enumerate(tokens):
                 batch.token[i] = token
@@ -146,7 +161,9 @@ class Language:
             self._c.llama_batch_free(batch)
 
     def _decode_embeddings(self, rows: NDArray[np.float32], at: int) -> int:
-        batch = self._c.llama_batch_init(max(1, len(rows)), rows.shape[1], 1)
+        if not len(rows):
+            return at
+        batch = self._c.llama_batch_init(len(rows), rows.shape[1], 1)
         try:
             rows = np.ascontiguousarray(rows, np.float32)
             ctypes.memmove(batch.embd, rows.ctypes.data, rows.nbytes)

@@ -78,6 +78,13 @@ class KnowledgeSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class QuestionSpec:
+    """Token ids (B,L) of a question -> relevance (B,N); above zero the LLM is given that characteristic's token."""
+
+    file: str
+
+
+@dataclass(frozen=True, slots=True)
 class RegionLimit:
     """A bound on a region's share of the crop."""
 
@@ -90,8 +97,7 @@ class CharacteristicSpec:
     """One characteristic.
 
     calibration: (a, b) with probability = sigmoid(a * logit + b).
-    mentions: words of an answer that speak of it: they link an answer to its labels, and an answer that contains
-        one while the characteristic is switched off is withheld.
+    mentions: words of an answer that speak of it; while it is switched off, an answer stops before them.
     needs: not visible unless the region covers at least this share of the crop.
     hidden_by: not visible when the region covers more than this share.
     """
@@ -122,7 +128,8 @@ class RuleSpec:
 
 @dataclass(frozen=True, slots=True)
 class PromptSpec:
-    """Fixed parts around what varies: before_face [face tokens] after_face [question] before_answer [answer] stop.
+    """Fixed parts around what varies:
+    before_face [face tokens] after_face [question] [knowledge tokens] before_answer [answer] stop.
 
     withheld: what is said instead of an answer that would mention something switched off.
     """
@@ -171,6 +178,7 @@ class Manifest:
     parser: ParserSpec
     encoder: EncoderSpec
     knowledge: KnowledgeSpec
+    question: QuestionSpec
     regions: dict[str, tuple[str, ...]]
     characteristics: tuple[CharacteristicSpec, ...]
     unsure: tuple[float, float]
@@ -195,7 +203,7 @@ class Manifest:
             if rule.kind not in ("at_most_one", "excludes", "at_least_one"):
                 raise FieldError(f"rules: kind {rule.kind!r}; expected at_most_one, excludes or at_least_one")
             _known("rules", rule.of, names)
-        for part in (self.detector, self.parser, self.encoder, self.knowledge, self.llm):
+        for part in (self.detector, self.parser, self.encoder, self.knowledge, self.question, self.llm):
             _known("files", (part.file,), self.files)
         for size in (self.parser.size, self.encoder.size):
             if not 32 <= size <= 2048:

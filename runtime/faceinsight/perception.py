@@ -14,46 +14,14 @@ from .align import crop_matrix, warp
 from .bundle import Bundle
 from .detect import Detection, FaceDetector
 from .device import Device
-from .errors import BundleError, FaceInsightError, PolicyError
+from .errors import PolicyError
+from .graph import Graph
 from .labels import Label, Labeler
 from .manifest import NEVER, STATES, CharacteristicSpec, EncoderSpec, Manifest, ParserSpec
 from .types import Face
 
 #: Faces per run of the encoders: bounds memory on a photo of a crowd.
 BATCH = 8
-
-
-class Graph:
-    """An ONNX model checked against the manifest: names and, where the graph states them, sizes."""
-
-    def __init__(
-        self, session: Any, name: str, inputs: dict[str, tuple[Any, ...]], outputs: dict[str, tuple[Any, ...]]
-    ) -> None:
-        self._session = session
-        self._name = name
-        self._outputs = list(outputs)
-        for kind, nodes, expected in (
-            ("input", session.get_inputs(), inputs),
-            ("output", session.get_outputs(), outputs),
-        ):
-            found = {n.name: tuple(n.shape) for n in nodes}
-            for key, shape in expected.items():
-                if key not in found:
-                    raise BundleError(f"{name}: {kind} {key!r} is missing; the graph has {', '.join(found)}")
-                if not _fits(found[key], shape):
-                    raise BundleError(f"{name}: {kind} {key!r} has shape {found[key]}, the manifest says {shape}")
-
-    def __call__(self, **inputs: NDArray[Any]) -> list[NDArray[Any]]:
-        try:
-            return self._session.run(self._outputs, inputs)  # type: ignore[no-any-return]
-        except Exception as e:
-            raise FaceInsightError(f"{self._name} failed: {e}") from e
-
-
-def _fits(found: tuple[Any, ...], expected: tuple[Any, ...]) -> bool:
-    return len(found) == len(expected) and all(
-        f == e or not isinstance(f, int) or e is None for f, e in zip(found, expected, strict=True)
-    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,9 +85,10 @@ class Perception:
             {"knowledge_tokens": (None, width)},
         )
         chosen = enabled(m, allow)
-        self._numbers = np.array([m.index(c.name) for c in chosen], np.int64)
+        self.numbers = np.array([m.index(c.name) for c in chosen], np.int64)
         self._labeler = Labeler(chosen, m.rules, m.unsure)
         self._template = np.array(m.crop.template, np.float32)
+        self.image_tokens = m.encoder.image_tokens
         self.enabled = tuple(c.name for c in chosen)
 
     @classmethod
@@ -144,15 +113,18 @@ class Perception:
 
     def _perceive(self, image: NDArray[np.uint8], detections: Sequence[Detection]) -> list[Face]:
         matrices, wide, small = self.crops(image, detections)
-        seen = self.encode(wide, small, self._numbers)
+        seen = self.encode(wide, small, self.numbers)
         faces = []
         for i, d in enumerate(detections):
             areas = dict(zip(self._manifest.regions, (float(a) for a in seen.area[i]), strict=True))
             labels = self._labeler(seen.logits[i], areas)
             present = seen.region_tokens[i][seen.area[i] > 0]
-            tokens = np.concatenate([seen.image_tokens[i], present, self.knowledge_tokens(labels)]).astype(np.float32)
+            tokens = np.concatenate([seen.image_tokens[i], present]).astype(np.float32)
+            known = self.knowledge_tokens(labels)
             key = hashlib.sha256(tokens.tobytes()).hexdigest()
-            faces.append(Face(d.box, d.landmarks, d.score, labels, areas, seen.label_map[i], matrices[i], tokens, key))
+            faces.append(
+                Face(d.box, d.landmarks, d.score, labels, areas, seen.label_map[i], matrices[i], tokens, known, key)
+            )
         return faces
 
     def crops(
@@ -176,7 +148,7 @@ class Perception:
     def knowledge_tokens(self, labels: Sequence[Label]) -> NDArray[np.float32]:
         """(K,width): which characteristics were looked at, and what was found."""
         states = np.array([STATES.index(x.state) for x in labels], np.int64)
-        return self._knowledge(characteristics=self._numbers, states=states)[0]
+        return self._knowledge(characteristics=self.numbers, states=states)[0]
 
 
 def to_pixels(crops: NDArray[np.uint8], spec: ParserSpec | EncoderSpec) -> NDArray[np.float32]:

@@ -24,8 +24,9 @@ class Face:
         areas: region -> share of the canonical crop.
         label_map: (S,S) uint8, mask classes of the canonical crop.
         matrix: (2,3) from photo pixels to the label map's pixels.
-        tokens: (T,width) float32, what the LLM reads: image, region and knowledge tokens.
-        key: fingerprint of the tokens; two faces with one key are the same to the LLM.
+        tokens: (T,width) float32, what the LLM sees of the face: image and region tokens.
+        knowledge: (K,width) float32, what was found: one knowledge token per label, in their order.
+        key: fingerprint of `tokens`; two faces with one key are the same to the LLM's cache.
     """
 
     box: tuple[float, float, float, float]
@@ -36,6 +37,7 @@ class Face:
     label_map: NDArray[np.uint8]
     matrix: NDArray[np.float32]
     tokens: NDArray[np.float32]
+    knowledge: NDArray[np.float32]
     key: str
 
     def label(self, name: str) -> Label | None:
@@ -76,9 +78,9 @@ class Answer:
 
     Attributes:
         text: the answer.
-        labels: the characteristics that it speaks of, as the knowledge head sees them.
+        labels: the findings that the LLM was given for this question.
         confidence: geometric mean of the chosen tokens' probabilities, 0..1.
-        evidence: the face regions that show those characteristics.
+        evidence: the face regions that show them.
         finish: "stop", "length" (cut at the limit) or "withheld" (it would have mentioned something switched off).
         timings: where the time went.
     """

@@ -1,8 +1,13 @@
 """Step 4: the adapter and the cut-down LLM learn to answer about a face.
 
 Several questions about one face share its prefix and do not see each other (one attention mask per batch), just as
-the runtime asks them. For some faces part of the knowledge is hidden: then the truth is the label, and only the image
-and region tokens can tell it. That keeps the LLM looking at the face instead of only reading the head's findings.
+the runtime asks them; behind each question stand the findings that it asks about. Conversations come in three kinds
+(`Dialogues.draw`):
+
+- drilled: the states are drawn at random, so that no prior helps and the LLM must read what it is given;
+- found: the states are what the head found on this face;
+- hidden: part of the knowledge is left out and the truth is the label: only image and region tokens can tell it.
+  That keeps the LLM looking at the face instead of only reading the head's findings.
 """
 
 from __future__ import annotations
@@ -10,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -45,6 +50,16 @@ PROMPT = PromptSpec(
 UNSURE = (0.35, 0.65)
 SENSITIVE = ("gender", "age", "race")
 IGNORE = -100
+#: Places in a conversation that hold no text token.
+SEEN, KNOWN = -1, -2
+#: How often a question is given a finding that it did not ask for.
+STRAY = 0.1
+#: The first word of an answer carries its decision (Yes, No, I am not sure, ...), the others mostly follow from it.
+DECISION_WEIGHT = 5.0
+#: Shares of drilled and hidden conversations; the rest are found.
+DRILLED, HIDDEN_SHARE = 0.5, 0.25
+#: How states are drawn for a drill: no, yes, unsure, not visible.
+DRILL = (0.4, 0.4, 0.13, 0.07)
 
 
 @dataclass(frozen=True)
@@ -91,7 +106,9 @@ def judge(
 class Conversation:
     """One face and its questions, ready to batch.
 
-    tokens (L,) with -1 where a face token goes; labels (L,); positions (L,); turn (L,) 0 for the prefix.
+    tokens (L,) with SEEN where an image or region token goes and KNOWN where a knowledge token goes; labels (L,);
+    positions (L,); turn (L,), 0 for the prefix. regions: which region tokens; characteristics and states: what the
+    knowledge tokens say, in the order of their places.
     """
 
     row: int
@@ -119,34 +136,40 @@ class Dialogues:
         on = [g for g in SENSITIVE if rng.random() < 0.25]
         chosen = enabled(on)
         area = self.seen.area[row].numpy()
-        states = judge(self.seen.logits[row], area, chosen, self.calibration)
-        truth = states.copy()
         keep = np.ones(len(chosen), bool)
-        if rng.random() < 0.35:
-            open_to_all = np.array([CHARACTERISTICS[i].group == "" for i in chosen])
-            keep = ~(open_to_all & (rng.random(len(chosen)) < rng.choice([0.4, 0.8, 1.0])))
-            label = self.labels[self.seen.rows[row], chosen]
-            truth = np.where(keep, states, np.where(label > 0, YES, NO))
+        kind = rng.random()
+        if kind < DRILLED:
+            states = truth = rng.choice(len(STATES), len(chosen), p=DRILL)
+        else:
+            states = truth = judge(self.seen.logits[row], area, chosen, self.calibration)
+            if kind > 1 - HIDDEN_SHARE:
+                open_to_all = np.array([CHARACTERISTICS[i].group == "" for i in chosen])
+                keep = ~(open_to_all & (rng.random(len(chosen)) < rng.choice([0.5, 1.0])))
+                label = self.labels[self.seen.rows[row], chosen]
+                truth = np.where(keep, states, np.where(label > 0, YES, NO))
         known = {NAMES[i]: int(s) for i, s in zip(chosen, truth, strict=True)}
+        place = {NAMES[i]: n for n, i in enumerate(chosen) if keep[n]}
         regions = np.flatnonzero(area > 0)
-        face = len(self.seen.image[row]) + len(regions) + int(keep.sum())
-        prefix = [*self._before, *[-1] * face, *self._after]
+        prefix = [*self._before, *[SEEN] * (len(self.seen.image[row]) + len(regions)), *self._after]
         tokens, labels = list(prefix), [IGNORE] * len(prefix)
         positions, numbers = list(range(len(prefix))), [0] * len(prefix)
+        given: list[int] = []
         for number in range(1, self.turns + 1):
-            question, answer = turn(rng, known)
-            ask = [*self._encode(question), *self._answer]
+            question, answer, about = turn(rng, known)
+            asked = {place[n] for n in about if n in place}
+            if rng.random() < STRAY:
+                asked.add(int(rng.choice(list(place.values()))) if place else -1)
+                asked.discard(-1)
+            given += sorted(asked)
+            ask = [*self._encode(question), *[KNOWN] * len(asked), *self._answer]
             reply = [*self._encode(answer), *self._stop]
             tokens += ask + reply
             labels += [IGNORE] * len(ask) + reply
             positions += range(len(prefix), len(prefix) + len(ask) + len(reply))
             numbers += [number] * (len(ask) + len(reply))
+        at = np.array(given, np.int64)
         return Conversation(
-            row,
-            regions,
-            chosen[keep],
-            states[keep],
-            *(np.array(x, np.int64) for x in (tokens, labels, positions, numbers)),
+            row, regions, chosen[at], states[at], *(np.array(x, np.int64) for x in (tokens, labels, positions, numbers))
         )
 
 
@@ -159,6 +182,14 @@ def tree_mask(turns: Tensor) -> Tensor:
     return torch.zeros(allowed.shape).masked_fill(~allowed, torch.finfo(torch.float32).min)[:, None]
 
 
+class Output(NamedTuple):
+    """logits (M,vocabulary) and targets (M,) of the answers, and which are an answer's first token (M,)."""
+
+    logits: Tensor
+    target: Tensor
+    first: Tensor
+
+
 class FaceLlm(nn.Module):
     """LLM and adapter, with the encoder's refined text features as constants."""
 
@@ -167,33 +198,34 @@ class FaceLlm(nn.Module):
         self.llm, self.adapter = llm, adapter
         self.register_buffer("text", text, persistent=False)
 
-    def forward(self, seen: Seen, batch: Sequence[Conversation]) -> tuple[Tensor, Tensor]:
-        """-> logits of the answer positions (M,vocabulary) and their targets (M,)."""
+    def forward(self, seen: Seen, batch: Sequence[Conversation]) -> Output:
+        """Embed, run the LLM under the tree mask, read out the answers."""
         length = max(len(c.tokens) for c in batch)
         tokens, labels, positions, turns = (torch.full((len(batch), length), v) for v in (0, IGNORE, 0, -1))
-        face = torch.zeros(len(batch), length, dtype=torch.bool)
+        places = torch.zeros(len(batch), length, dtype=torch.int64)
         rows = torch.tensor([c.row for c in batch])
         features = Features(seen.image[rows].float(), seen.regions[rows].float(), seen.area[rows])
         image, region = self.adapter.image_tokens(features), self.adapter.region_tokens(features)
-        parts = []
+        looks, findings = [], []
         for b, c in enumerate(batch):
             n = len(c.tokens)
             own = torch.from_numpy(c.tokens)
-            tokens[b, :n], labels[b, :n] = own.clamp(min=0), torch.from_numpy(c.labels)
+            tokens[b, :n], labels[b, :n], places[b, :n] = own.clamp(min=0), torch.from_numpy(c.labels), own.clamp(max=0)
             positions[b, :n], turns[b, :n] = torch.from_numpy(c.positions), torch.from_numpy(c.turn)
-            face[b, :n] = own < 0
-            knowledge = self.adapter.knowledge_tokens(
-                self.text[torch.from_numpy(c.characteristics)], torch.from_numpy(c.states)
-            )
-            parts += [image[b], region[b, torch.from_numpy(c.regions)], knowledge]
-        embeddings = self.llm.model.embed_tokens(tokens).masked_scatter(face[..., None], torch.cat(parts))
+            looks += [image[b], region[b, torch.from_numpy(c.regions)]]
+            text = self.text[torch.from_numpy(c.characteristics)]
+            findings.append(self.adapter.knowledge_tokens(text, torch.from_numpy(c.states)))
+        embeddings = self.llm.model.embed_tokens(tokens)
+        embeddings = embeddings.masked_scatter((places == SEEN)[..., None], torch.cat(looks))
+        embeddings = embeddings.masked_scatter((places == KNOWN)[..., None], torch.cat(findings))
         hidden = self.llm.model(
             inputs_embeds=embeddings, attention_mask=tree_mask(turns), position_ids=positions, use_cache=False
         ).last_hidden_state
         target = labels[:, 1:]
         # The last prompt token of each turn stands right before its answer: shifting by one holds within a turn.
         wanted = target != IGNORE
-        return self.llm.lm_head(hidden[:, :-1][wanted]), target[wanted]
+        first = labels[:, :-1][wanted] == IGNORE
+        return Output(self.llm.lm_head(hidden[:, :-1][wanted]), target[wanted], first)
 
 
 def start_adapter(adapter: Adapter, llm: LlamaForCausalLM, text: Tensor, tokenizer: Any, *, steps: int = 400) -> None:
@@ -241,15 +273,21 @@ def train_llm(
         return [dialogues.draw(int(i), rng) for i in indices]
 
     def loss(batch: list[Conversation]) -> tuple[Tensor, dict[str, float]]:
-        logits, target = model(seen, batch)
-        right = (logits.argmax(1) == target).float().mean().item()
-        return F.cross_entropy(logits, target), {
-            "token_accuracy": round(right, 4),
+        logits, target, first = model(seen, batch)
+        weight = torch.where(first, DECISION_WEIGHT, 1.0)
+        right = logits.argmax(1) == target
+        value = (F.cross_entropy(logits, target, reduction="none") * weight).sum() / weight.sum()
+        return value, {
+            "token_accuracy": round(right.float().mean().item(), 4),
+            "decision_accuracy": round(right[first].float().mean().item(), 4),
             "tokens": sum(len(c.tokens) for c in batch),
         }
 
     train(
         model, name="llm", out=out, schedule=schedule, count=len(seen.rows), load=load, loss=loss,
-        param_groups=groups(model, schedule.weight_decay),
+        param_groups=[
+            *groups(llm, schedule.weight_decay),
+            *(g | {"lr": 3 * schedule.lr} for g in groups(adapter, schedule.weight_decay)),
+        ],
     )  # fmt: skip
     return model

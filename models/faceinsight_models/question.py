@@ -1,0 +1,48 @@
+"""Which characteristics does a question ask about? A small text encoder compared with the refined text features.
+
+The LLM is given the findings on just these, right behind the question: looking them up among forty by attention
+is what a language model of this size learns last, and what is not asked about need not be read.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class QuestionEncoder(nn.Module):
+    """Token ids (B,L) -> relevance logits (B,N): scale * cos(P e, T_k) + W e + b, with e the question's encoding.
+
+    The cosine alone could not say "all of these": one vector has few near neighbours. The linear part can.
+    """
+
+    def __init__(self, table: Tensor, text: Tensor, *, width: int = 128) -> None:
+        """table (V,d): the LLM's token embeddings, whose leading directions it starts from; text (N,dt): T^L."""
+        super().__init__()
+        centred = table - table.mean(0)
+        directions = torch.linalg.svd(centred, full_matrices=False).Vh[:width]
+        reduced = centred @ directions.T
+        self.embed = nn.Embedding.from_pretrained(reduced / reduced.std(), freeze=False)
+        self.convolutions = nn.ModuleList(nn.Conv1d(width, width, k, padding=k // 2) for k in (1, 3, 5))
+        self.encode = nn.Sequential(nn.Linear(4 * width, 256), nn.GELU())
+        self.project = nn.Linear(256, text.shape[1])
+        self.free = nn.Linear(256, len(text))
+        self.register_buffer("text", F.normalize(text - text.mean(0), dim=-1))
+        self.scale = nn.Parameter(torch.tensor(10.0))
+        nn.init.zeros_(self.free.weight)
+        nn.init.constant_(self.free.bias, -4.0)
+
+    def forward(self, tokens: Tensor, mask: Tensor | None = None) -> Tensor:
+        """mask (B,L): True where there is a token; None: everywhere."""
+        x = self.embed(tokens).transpose(1, 2)
+        if mask is not None:
+            x = x * mask[:, None]
+        seen = [F.gelu(c(x)) for c in self.convolutions]
+        if mask is not None:
+            seen = [y.masked_fill(~mask[:, None], -1e4) for y in seen]
+            mean = x.sum(2) / mask.sum(1, keepdim=True)
+        else:
+            mean = x.mean(2)
+        encoding = self.encode(torch.cat([y.amax(2) for y in seen] + [mean], 1))
+        return self.scale * F.normalize(self.project(encoding), dim=-1) @ self.text.T + self.free(encoding)

@@ -1,0 +1,49 @@
+"""Step 4: the question encoder learns from generated questions which characteristics they ask about."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
+
+from ..dialogue import turn
+from ..question import QuestionEncoder
+from ..recipe import Schedule
+from ..vocabulary import NAMES
+from .loop import train
+
+#: States do not change what a question is about; any will do.
+_ANY_STATES = dict.fromkeys(NAMES, 0)
+
+
+def train_question(table: Tensor, text: Tensor, tokenizer: Any, *, out: Path, schedule: Schedule) -> QuestionEncoder:
+    """Multi-label classification of fresh questions at every step."""
+    torch.manual_seed(schedule.seed)
+    model = QuestionEncoder(table, text)
+
+    def load(indices: NDArray[np.int64], rng: np.random.Generator) -> tuple[Tensor, Tensor, Tensor]:
+        turns = [turn(rng, _ANY_STATES) for _ in indices]
+        ids = [e.ids for e in tokenizer.encode_batch([t.question for t in turns])]
+        tokens = torch.zeros(len(ids), max(map(len, ids)), dtype=torch.int64)
+        mask = torch.zeros(tokens.shape, dtype=torch.bool)
+        target = torch.zeros(len(ids), len(NAMES))
+        for row, (own, t) in enumerate(zip(ids, turns, strict=True)):
+            # Some words are blotted out: new wordings must be understood by what is known of them.
+            kept = [i if rng.random() > 0.08 else int(rng.integers(len(table))) for i in own]
+            tokens[row, : len(own)], mask[row, : len(own)] = torch.tensor(kept), True
+            target[row, [NAMES.index(n) for n in t.about]] = 1
+        return tokens, mask, target
+
+    def loss(batch: tuple[Tensor, Tensor, Tensor]) -> tuple[Tensor, dict[str, float]]:
+        logits = model(batch[0], batch[1])
+        exact = ((logits > 0) == (batch[2] > 0.5)).all(1).float().mean().item()
+        return F.binary_cross_entropy_with_logits(logits, batch[2]), {"exact": round(exact, 4)}
+
+    count = schedule.steps * schedule.batch
+    train(model, name="question", out=out, schedule=schedule, count=count, load=load, loss=loss)
+    return model

@@ -1,0 +1,42 @@
+"""An ONNX model that was checked against the manifest before its first run."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from numpy.typing import NDArray
+
+from .errors import BundleError, FaceInsightError
+
+
+class Graph:
+    """An ONNX model checked against the manifest: names and, where the graph states them, sizes."""
+
+    def __init__(
+        self, session: Any, name: str, inputs: dict[str, tuple[Any, ...]], outputs: dict[str, tuple[Any, ...]]
+    ) -> None:
+        self._session = session
+        self._name = name
+        self._outputs = list(outputs)
+        for kind, nodes, expected in (
+            ("input", session.get_inputs(), inputs),
+            ("output", session.get_outputs(), outputs),
+        ):
+            found = {n.name: tuple(n.shape) for n in nodes}
+            for key, shape in expected.items():
+                if key not in found:
+                    raise BundleError(f"{name}: {kind} {key!r} is missing; the graph has {', '.join(found)}")
+                if not _fits(found[key], shape):
+                    raise BundleError(f"{name}: {kind} {key!r} has shape {found[key]}, the manifest says {shape}")
+
+    def __call__(self, **inputs: NDArray[Any]) -> list[NDArray[Any]]:
+        try:
+            return self._session.run(self._outputs, inputs)  # type: ignore[no-any-return]
+        except Exception as e:
+            raise FaceInsightError(f"{self._name} failed: {e}") from e
+
+
+def _fits(found: tuple[Any, ...], expected: tuple[Any, ...]) -> bool:
+    return len(found) == len(expected) and all(
+        f == e or not isinstance(f, int) or e is None for f, e in zip(found, expected, strict=True)
+    )
