@@ -49,8 +49,8 @@ TOLERANCES = {
     "knowledge": 0.005,
     "question": 0.005,
     "f32": 1e-3,
-    "f16": 0.005,
-    "q8_0": 0.06,
+    "f16": 0.01,
+    "q8_0": 0.1,
     "q5_0": 0.3,
     "q4_0": 0.5,
 }
@@ -156,7 +156,10 @@ def _write(trained: Trained, work: Path, name: str, progress: Callable[[str], No
         TOLERANCES[recipe.llm.quantisation],
         device,
     )
-    stages += [Stage(f"{s.name} {recipe.llm.quantisation}", s.cosine, s.error, s.tolerance) for s in llm_stages(*args)]
+    stages += [
+        Stage(f"{s.name} {recipe.llm.quantisation}", s.cosine, s.error, s.tolerance)
+        for s in llm_stages(*args, mean=True)
+    ]
 
     progress("manifest")
     (work / MANIFEST).write_text(_manifest(trained, work, name, spec, stages).to_json())

@@ -18,7 +18,11 @@ from faceinsight.manifest import LlmSpec
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """One comparison: worst cosine over rows and largest error relative to the reference's largest value."""
+    """One comparison: worst cosine over rows, and the error that is gated.
+
+    The error is the largest one relative to the reference's largest value; where weights are quantised on purpose, the
+    root mean square relative to the reference's (one unlucky logit among thousands says little there).
+    """
 
     name: str
     cosine: float
@@ -36,8 +40,11 @@ class Stage:
         return f"{self.name:<18} {figures}  {verdict}"
 
 
-def compare(name: str, reference: NDArray[Any], found: NDArray[Any], tolerance: float) -> Stage:
-    """Stage result of two arrays of one shape. For integer arrays the error is the share of unequal values."""
+def compare(name: str, reference: NDArray[Any], found: NDArray[Any], tolerance: float, *, mean: bool = False) -> Stage:
+    """Stage result of two arrays of one shape; `mean` gates the root mean square error.
+
+    For integer arrays the error is the share of unequal values.
+    """
     if reference.shape != found.shape:
         raise ValueError(f"{name}: reference has shape {reference.shape}, bundle {found.shape}")
     if reference.dtype.kind in "ui":
@@ -45,7 +52,8 @@ def compare(name: str, reference: NDArray[Any], found: NDArray[Any], tolerance: 
     a, b = (x.reshape(-1, x.shape[-1]).astype(np.float64) for x in (reference, found))
     norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
     cosine = float(((a * b).sum(1) / np.maximum(norms, 1e-12)).min())
-    return Stage(name, cosine, float(np.abs(a - b).max() / max(np.abs(a).max(), 1e-12)), tolerance)
+    size = np.linalg.norm if mean else lambda x: np.abs(x).max()
+    return Stage(name, cosine, float(size(a - b) / max(size(a), 1e-12)), tolerance)
 
 
 def graph_stages(
@@ -87,6 +95,8 @@ def llm_stages(
     texts: Sequence[str],
     tolerance: float,
     device: Device,
+    *,
+    mean: bool = False,
 ) -> list[Stage]:
     """Tokens and logits at each position, after injected embeddings, for each text."""
     stages = []
@@ -99,5 +109,5 @@ def llm_stages(
             embedded = model.model.embed_tokens(torch.tensor([ids]))
             both = torch.cat([torch.from_numpy(rows)[None], embedded], 1)
             reference = model(inputs_embeds=both).logits[0, len(rows) :].numpy()
-            stages.append(compare(f"llm logits {i}", reference, language.logits(ids, rows), tolerance))
+            stages.append(compare(f"llm logits {i}", reference, language.logits(ids, rows), tolerance, mean=mean))
     return stages

@@ -167,12 +167,12 @@ class Turn(NamedTuple):
 def turn(rng: np.random.Generator, states: Mapping[str, int]) -> Turn:
     """A random question and its answer. `states` holds the characteristics that are switched on, and only those."""
     kind = rng.random()
-    if kind < 0.62:
+    if kind < 0.50:
         concept = w.CONCEPTS[rng.integers(len(w.CONCEPTS))]
         state = concept.state(states)
         answer = DECLINE_OFF if state is None else closed_answer(concept, state)
         return Turn(w.closed_question(rng, concept), answer, (concept.name,))
-    if kind < 0.77:
+    if kind < 0.65:
         questions, answer_of, about = _OPEN[rng.integers(len(_OPEN))]
         return Turn(w.say(rng, questions), answer_of(states), about)
     if kind < 0.87:
