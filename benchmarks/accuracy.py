@@ -258,7 +258,8 @@ def ablation(insight: FaceInsight, data: Path, count: int) -> dict[str, Any]:
             ids = insight.language.read(question)
             about = insight.relevance(ids) if "k" in kept else np.empty(0, np.int64)
             other = dataclasses.replace(face, tokens=tokens, key=face.key + arm)
-            text = "".join(map(str, insight.language.stream(other, ids, face.knowledge[about]))).strip()
+            findings = insight.relevance.findings(other, about)
+            text = "".join(map(str, insight.language.stream(other, ids, findings))).strip()
             right.append(said(text) == ("yes" if wanted else "no"))
         out[arm] = round(float(np.mean(right)), 4)
     return out

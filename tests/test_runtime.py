@@ -124,6 +124,15 @@ def test_questions_pick_their_findings(insight, face):
     assert about("Is she a woman?") == set()
 
 
+def test_a_long_list_of_findings_leaves_out_what_is_absent(insight, face):
+    ids = insight.language.read("Describe this face.")
+    about = insight.relevance(ids)
+    given = insight.relevance.findings(face, about)
+    assert len(given) == sum(face.labels[i].state != "no" for i in about) < len(about)
+    one = insight.relevance(insight.language.read("Is she wearing glasses?"))
+    assert len(insight.relevance.findings(face, one)) == 1
+
+
 def test_two_faces_largest_first(insight, photo):
     small = cv2.resize(photo, (256, 256), interpolation=cv2.INTER_AREA)
     canvas = np.full((512, 800, 3), 127, np.uint8)

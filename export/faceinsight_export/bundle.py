@@ -34,7 +34,7 @@ from faceinsight_models.augment import MEAN, STD
 from faceinsight_models.graphs import write_encoder, write_knowledge, write_parser, write_question
 from faceinsight_models.pipeline import NMS_THRESHOLD, SCORE_THRESHOLD, SIDES, Trained
 from faceinsight_models.specs import characteristic_specs, rule_specs
-from faceinsight_models.train.llm import PROMPT, SENSITIVE, UNSURE
+from faceinsight_models.train.llm import LIST_FROM, PROMPT, SENSITIVE, UNSURE
 from faceinsight_models.vocabulary import MASK_CLASSES, REGIONS
 
 from .gguf_file import quantise, write_llama
@@ -201,7 +201,7 @@ def _manifest(trained: Trained, work: Path, name: str, llm: LlmSpec, stages: lis
         parser=ParserSpec("parser.onnx", crop.parser, mean, std, MASK_CLASSES),
         encoder=EncoderSpec("encoder.onnx", crop.encoder, mean, std, side * side, llm.width),
         knowledge=KnowledgeSpec("knowledge.onnx", STATES),
-        question=QuestionSpec("question.onnx"),
+        question=QuestionSpec("question.onnx", LIST_FROM),
         regions=REGIONS,
         characteristics=characteristic_specs(trained.calibration),
         unsure=UNSURE,

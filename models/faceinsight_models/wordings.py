@@ -97,7 +97,7 @@ CONCEPTS = (
     ),
     _has("Rosy_Cheeks", ["rosy cheeks", "red cheeks", "pink cheeks"], ["cheeks that are rosy"]),
     _has("Sideburns", ["sideburns", "long sideburns"], ["any sideburns"]),
-    _is("Smiling", ["smiling", "grinning", "showing a smile"], ["giving a smile"]),
+    _is("Smiling", ["smiling", "grinning", "showing a smile", "happy", "laughing"], ["giving a smile"]),
     _has("Straight_Hair", ["straight hair", "hair that is straight"], ["very straight hair"]),
     _has("Wavy_Hair", ["wavy hair", "curly hair", "hair with waves"], ["hair that is wavy"]),
     _wears("Wearing_Earrings", ["earrings", "an earring", "a pair of earrings"], ["any earrings"]),

@@ -105,7 +105,8 @@ class FaceInsight:
             raise RequestError(f"expected a Face from perceive(), found {type(face).__name__}")
         tokens = self.language.read(question)
         about = self.relevance(tokens)
-        pieces = self.language.stream(face, tokens, face.knowledge[about], max_tokens=max_tokens)
+        findings = self.relevance.findings(face, about)
+        pieces = self.language.stream(face, tokens, findings, max_tokens=max_tokens)
         return tuple(face.labels[i] for i in about), self._guard(pieces)
 
     def forget(self) -> None:

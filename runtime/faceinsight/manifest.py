@@ -79,9 +79,13 @@ class KnowledgeSpec:
 
 @dataclass(frozen=True, slots=True)
 class QuestionSpec:
-    """Token ids (B,L) of a question -> relevance (B,N); above zero the LLM is given that characteristic's token."""
+    """Token ids (B,L) of a question -> relevance (B,N); above zero the LLM is given that characteristic's token.
+
+    list_from: a question about at least this many is given a list of findings: those that are not "no".
+    """
 
     file: str
+    list_from: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from .graph import Graph
 from .manifest import Manifest
+from .types import Face
 
 
 class Relevance:
@@ -19,9 +20,15 @@ class Relevance:
         """numbers: the enabled characteristics, in the order of a face's labels."""
         spec, count = manifest.question, len(manifest.characteristics)
         self._graph = Graph(session, spec.file, {"tokens": (None, None)}, {"relevance": (None, count)})
-        self._numbers = numbers
+        self._numbers, self._list_from = numbers, spec.list_from
 
     def __call__(self, tokens: Sequence[int]) -> NDArray[np.int64]:
         """Positions in the face's labels, ascending."""
         (relevance,) = self._graph(tokens=np.array([tokens], np.int64))
         return np.flatnonzero(relevance[0, self._numbers] > 0)
+
+    def findings(self, face: Face, about: NDArray[np.int64]) -> NDArray[np.float32]:
+        """(M,width) the knowledge tokens that the LLM is given. A long list leaves out what was found absent."""
+        if len(about) >= self._list_from:
+            about = np.array([i for i in about if face.labels[i].state != "no"], np.int64)
+        return face.knowledge[about]

@@ -50,6 +50,8 @@ PROMPT = PromptSpec(
 UNSURE = (0.35, 0.65)
 SENSITIVE = ("gender", "age", "race")
 IGNORE = -100
+#: Questions about at least this many characteristics are given only what was not found absent.
+LIST_FROM = 4
 #: Places in a conversation that hold no text token.
 SEEN, KNOWN = -1, -2
 #: How often a question is given a finding that it did not ask for.
@@ -138,11 +140,12 @@ class Dialogues:
         area = self.seen.area[row].numpy()
         keep = np.ones(len(chosen), bool)
         kind = rng.random()
+        hidden = kind > 1 - HIDDEN_SHARE
         if kind < DRILLED:
             states = truth = rng.choice(len(STATES), len(chosen), p=DRILL)
         else:
             states = truth = judge(self.seen.logits[row], area, chosen, self.calibration)
-            if kind > 1 - HIDDEN_SHARE:
+            if hidden:
                 open_to_all = np.array([CHARACTERISTICS[i].group == "" for i in chosen])
                 keep = ~(open_to_all & (rng.random(len(chosen)) < rng.choice([0.5, 1.0])))
                 label = self.labels[self.seen.rows[row], chosen]
@@ -157,6 +160,9 @@ class Dialogues:
         for number in range(1, self.turns + 1):
             question, answer, about = turn(rng, known)
             asked = {place[n] for n in about if n in place}
+            if sum(n in known for n in about) >= LIST_FROM:
+                # A list of what was found: that something is missing from it is then a finding too, so all or nothing.
+                asked = set() if hidden else {n for n in asked if states[n] != NO}
             if rng.random() < STRAY:
                 asked.add(int(rng.choice(list(place.values()))) if place else -1)
                 asked.discard(-1)
