@@ -8,6 +8,7 @@ import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -54,6 +55,8 @@ TOLERANCES = {
     "q5_0": 0.3,
     "q4_0": 0.5,
 }
+#: Answers of the kind the LLM is trained to give: where its 8-bit weights are compared with the reference.
+SPOKEN = ("No, the person is not wearing glasses.", "The person has wavy brown hair and is smiling.")
 CELEBA_TERMS = "non-commercial research: the weights were trained on CelebA-HQ and CelebAMask-HQ"
 
 
@@ -122,7 +125,8 @@ def _write(trained: Trained, work: Path, name: str, progress: Callable[[str], No
         module, work / "knowledge.onnx", inputs, ["knowledge_tokens"], TOLERANCES["knowledge"], device
     )
     with torch.no_grad():
-        rows = module(torch.from_numpy(inputs["characteristics"]), torch.from_numpy(inputs["states"])).numpy()
+        findings = module(torch.tensor([0, 15, 24, 31]), torch.tensor([0, 0, 1, 1]))
+        prompt = _prompt_rows(trained, torch.from_numpy(pixels[:1]), findings)
 
     progress("question")
     module = write_question(trained.question, work / "question.onnx")
@@ -141,29 +145,42 @@ def _write(trained: Trained, work: Path, name: str, progress: Callable[[str], No
     )
     full = work / "llm-f32.gguf"
     write_llama(trained.llm, trained.vocabulary, full, name=name)
-    texts = ["Is she wearing glasses?", "Describe this face. Ünïcode 123 <|im_end|>"]
-    args = (trained.llm, _plain(trained), full, spec, rows, texts, TOLERANCES["f32"], device)
-    stages += [Stage(f"{s.name} f32", s.cosine, s.error, s.tolerance) for s in llm_stages(*args)]
+    # The conversion is exact whatever follows; rounding is judged where the LLM was trained to speak.
+    checks = {
+        "f32": (full, ["Is she wearing glasses?", "Describe this face. Ünïcode 123 <|im_end|>"]),
+        recipe.llm.quantisation: (work / "llm.gguf", list(SPOKEN)),
+    }
     quantise(full, work / "llm.gguf", recipe.llm.quantisation)
+    for precision, (path, texts) in checks.items():
+        stages += [
+            Stage(f"{s.name} {precision}", s.cosine, s.error, s.tolerance)
+            for s in llm_stages(
+                trained.llm, _plain(trained), path, spec, prompt, texts, TOLERANCES[precision], device,
+                mean=precision != "f32",
+            )
+        ]  # fmt: skip
     full.unlink()
-    args = (
-        trained.llm,
-        _plain(trained),
-        work / "llm.gguf",
-        spec,
-        rows,
-        texts,
-        TOLERANCES[recipe.llm.quantisation],
-        device,
-    )
-    stages += [
-        Stage(f"{s.name} {recipe.llm.quantisation}", s.cosine, s.error, s.tolerance)
-        for s in llm_stages(*args, mean=True)
-    ]
 
     progress("manifest")
     (work / MANIFEST).write_text(_manifest(trained, work, name, spec, stages).to_json())
     return stages
+
+
+def _prompt_rows(trained: Trained, pixels: torch.Tensor, findings: torch.Tensor) -> np.ndarray[Any, Any]:
+    """(L,width) embeddings of a whole prompt about a face, laid out as the runtime does."""
+    tokenizer = trained.vocabulary.tokenizer()
+    embed = trained.llm.model.embed_tokens
+    text = lambda *parts: embed(torch.tensor([i for p in parts for i in tokenizer.encode(p).ids]))  # noqa: E731
+    blocks = torch.randint(0, len(MASK_CLASSES), (1, 8, 8), generator=torch.Generator().manual_seed(0))
+    encoder: Any = trained.encoder
+    adapter: Any = trained.adapter
+    features = encoder.features(pixels, blocks.repeat_interleave(8, 1).repeat_interleave(8, 2).to(torch.uint8))
+    face = torch.cat([adapter.image_tokens(features)[0], adapter.region_tokens(features)[0]])
+    parts = [
+        text(PROMPT.before_face), face, text(PROMPT.after_face, "Describe this face."), findings,
+        text(PROMPT.before_answer),
+    ]  # fmt: skip
+    return np.asarray(torch.cat(parts).numpy())
 
 
 class _PlainTokenizer:

@@ -167,15 +167,15 @@ class Turn(NamedTuple):
 def turn(rng: np.random.Generator, states: Mapping[str, int]) -> Turn:
     """A random question and its answer. `states` holds the characteristics that are switched on, and only those."""
     kind = rng.random()
-    if kind < 0.50:
+    if kind < 0.45:
         concept = w.CONCEPTS[rng.integers(len(w.CONCEPTS))]
         state = concept.state(states)
         answer = DECLINE_OFF if state is None else closed_answer(concept, state)
         return Turn(w.closed_question(rng, concept), answer, (concept.name,))
-    if kind < 0.65:
+    if kind < 0.61:
         questions, answer_of, about = _OPEN[rng.integers(len(_OPEN))]
         return Turn(w.say(rng, questions), answer_of(states), about)
-    if kind < 0.87:
+    if kind < 0.89:
         return Turn(w.say(rng, w.DESCRIBE_QUESTIONS), describe(states), DESCRIBED)
     return _declined(rng, states)
 

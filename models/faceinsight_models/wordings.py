@@ -114,18 +114,21 @@ _TEMPLATES = {
         "Is {s} wearing {x}?", "Does {s} wear {x}?", "Can you see {x}?", "Does {s} have {x} on?", "{x}?",
         "Do you see {x} on this face?", "Is there {x} in this picture?", "Please tell me if {s} is wearing {x}.",
         "Is it true that {s} is wearing {x}?", "I want to know if {s} wears {x}.", "Look for {x}.", "{x}, yes or no?",
-        "Are there {x}?", "Does this picture show {x}?", "Is {s} wearing {x} or not?",
+        "Are there {x}?", "Does this picture show {x}?", "Is {s} wearing {x} or not?", "Tell me if {s} has {x} on.",
+        "Tell me whether you can see {x} on {s}.", "Check for {x}.", "Do you think {s} is wearing {x} in this picture?",
     ),
     "have": (
         "Does {s} have {x}?", "Has {s} got {x}?", "Can you see {x}?", "{x}?", "Do you see {x} on this face?",
         "Is there {x}?", "Please tell me if {s} has {x}.", "Would you say {s} has {x}?", "Are there {x}?",
         "Is it true that {s} has {x}?", "I want to know if {s} has {x}.", "Look for {x}.", "{x}, yes or no?",
-        "Does this picture show {x}?", "Does {s} have {x} or not?",
+        "Does this picture show {x}?", "Does {s} have {x} or not?", "Tell me if {s} has {x}.",
+        "Tell me whether {x} can be seen.",
+        "Check for {x}.", "Do you think {s} has {x} in this picture?",
     ),
     "be": (
         "Is {s} {x}?", "Would you say {s} is {x}?", "{x}?", "Please tell me if {s} is {x}.", "Do you think {s} is {x}?",
         "Does {s} look {x}?", "Is {s} {x} here?", "Is it true that {s} is {x}?", "I want to know if {s} is {x}.",
-        "{x}, yes or no?", "Is {s} {x} or not?",
+        "{x}, yes or no?", "Is {s} {x} or not?", "Tell me if {s} is {x}.",
     ),
 }  # fmt: skip
 _HELDOUT_TEMPLATES = {
