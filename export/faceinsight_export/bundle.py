@@ -169,17 +169,16 @@ def _write(trained: Trained, work: Path, name: str, progress: Callable[[str], No
 def _prompt_rows(trained: Trained, pixels: torch.Tensor, findings: torch.Tensor) -> np.ndarray[Any, Any]:
     """(L,width) embeddings of a whole prompt about a face, laid out as the runtime does."""
     tokenizer = trained.vocabulary.tokenizer()
-    embed = trained.llm.model.embed_tokens
-    text = lambda *parts: embed(torch.tensor([i for p in parts for i in tokenizer.encode(p).ids]))  # noqa: E731
+
+    def text(words: str) -> torch.Tensor:
+        return trained.llm.model.embed_tokens(torch.tensor(tokenizer.encode(words).ids))
+
     blocks = torch.randint(0, len(MASK_CLASSES), (1, 8, 8), generator=torch.Generator().manual_seed(0))
-    encoder: Any = trained.encoder
-    adapter: Any = trained.adapter
-    features = encoder.features(pixels, blocks.repeat_interleave(8, 1).repeat_interleave(8, 2).to(torch.uint8))
-    face = torch.cat([adapter.image_tokens(features)[0], adapter.region_tokens(features)[0]])
-    parts = [
-        text(PROMPT.before_face), face, text(PROMPT.after_face, "Describe this face."), findings,
-        text(PROMPT.before_answer),
-    ]  # fmt: skip
+    label_map = blocks.repeat_interleave(8, 1).repeat_interleave(8, 2).to(torch.uint8)
+    features = trained.encoder.features(pixels, label_map)
+    face = [trained.adapter.image_tokens(features)[0], trained.adapter.region_tokens(features)[0]]
+    question = text(PROMPT.after_face + "Describe this face.")
+    parts = [text(PROMPT.before_face), *face, question, findings, text(PROMPT.before_answer)]
     return np.asarray(torch.cat(parts).numpy())
 
 
