@@ -35,9 +35,14 @@ class Concept:
         return 1 - s if self.inverted and s in (NO, YES) else s
 
 
+def _bare(words: str) -> str:
+    """Without the article."""
+    return words.removeprefix("a ").removeprefix("an ").removeprefix("the ")
+
+
 def _has(name: str, words: Sequence[str], heldout: Sequence[str] = (), *, inverted: bool = False) -> Concept:
     plain = words[0]
-    bare = plain.removeprefix("a ").removeprefix("an ")
+    bare = _bare(plain)
     no = f"has no {bare}" if plain != bare else f"does not have {plain}"
     return Concept(name, "have", tuple(words), tuple(heldout), f"has {plain}", no, inverted)
 
@@ -52,7 +57,11 @@ def _is(name: str, words: Sequence[str], heldout: Sequence[str] = ()) -> Concept
 
 
 CONCEPTS = (
-    _has("5_o_Clock_Shadow", ["a five o'clock shadow", "stubble", "a stubbly chin"], ["a shadow of a beard"]),
+    _has(
+        "5_o_Clock_Shadow",
+        ["a five o'clock shadow", "stubble", "a stubbly chin", "a beard shadow", "a dark shadow on the chin"],
+        ["a shadow of a beard"],
+    ),
     _has("Arched_Eyebrows", ["arched eyebrows", "arched brows", "curved eyebrows"], ["eyebrows that are arched"]),
     _has("Bags_Under_Eyes", ["bags under the eyes", "eye bags", "bags under both eyes"], ["bags below the eyes"]),
     _is("Bald", ["bald", "bald headed", "without hair on the head"], ["completely bald"]),
@@ -60,9 +69,17 @@ CONCEPTS = (
     _has("Big_Lips", ["full lips", "big lips", "thick lips"], ["large lips"]),
     _has("Big_Nose", ["a big nose", "a large nose", "a wide nose"], ["quite a big nose"]),
     _has("Black_Hair", ["black hair", "dark black hair", "hair that is black"], ["jet black hair"]),
-    _has("Blond_Hair", ["blond hair", "blonde hair", "fair hair"], ["hair that is blond"]),
+    _has(
+        "Blond_Hair",
+        ["blond hair", "blonde hair", "fair hair", "dark blond hair", "golden hair"],
+        ["hair that is blond"],
+    ),
     _is("Blurry", ["blurry in the picture", "blurred", "out of focus"], ["blurry"]),
-    _has("Brown_Hair", ["brown hair", "brunette hair", "hair that is brown"], ["dark brown hair"]),
+    _has(
+        "Brown_Hair",
+        ["brown hair", "brunette hair", "hair that is brown", "light brown hair", "chestnut hair"],
+        ["dark brown hair"],
+    ),
     _has("Bushy_Eyebrows", ["bushy eyebrows", "thick eyebrows", "bushy brows"], ["heavy bushy eyebrows"]),
     _has("Chubby", ["a chubby face", "chubby cheeks", "a plump face"], ["a face that is chubby"]),
     _has("Double_Chin", ["a double chin", "a second chin"], ["any double chin"]),
@@ -98,8 +115,12 @@ CONCEPTS = (
     _has("Rosy_Cheeks", ["rosy cheeks", "red cheeks", "pink cheeks"], ["cheeks that are rosy"]),
     _has("Sideburns", ["sideburns", "long sideburns"], ["any sideburns"]),
     _is("Smiling", ["smiling", "grinning", "showing a smile", "happy", "laughing"], ["giving a smile"]),
-    _has("Straight_Hair", ["straight hair", "hair that is straight"], ["very straight hair"]),
-    _has("Wavy_Hair", ["wavy hair", "curly hair", "hair with waves"], ["hair that is wavy"]),
+    _has("Straight_Hair", ["straight hair", "hair that is straight", "straight looking hair"], ["very straight hair"]),
+    _has(
+        "Wavy_Hair",
+        ["wavy hair", "curly hair", "hair with waves", "wavy looking hair", "hair falling in waves"],
+        ["hair that is wavy"],
+    ),
     _wears("Wearing_Earrings", ["earrings", "an earring", "a pair of earrings"], ["any earrings"]),
     _wears("Wearing_Hat", ["a hat", "a cap", "something on the head", "a hat or cap"], ["any hat", "a headgear"]),
     _wears("Wearing_Lipstick", ["lipstick", "some lipstick", "lip color"], ["any lipstick"]),
@@ -144,6 +165,9 @@ _HELDOUT_TEMPLATES = {
     ),
     "be": ("Tell me, is {s} {x}?", "Could you check whether {s} is {x}?", "In this photo, is {s} {x}?"),
 }
+
+#: What people put before a noun without meaning anything else by it.
+_MODIFIERS = ("any", "some", "some sort of", "a bit of", "any sort of", "clearly visible")
 
 AGE_QUESTIONS = (
     "How old is {s}?",
@@ -275,4 +299,7 @@ def closed_question(rng: np.random.Generator, concept: Concept, *, heldout: bool
     """One wording of the yes/no question. Held out: template and words that training never uses."""
     if heldout:
         return say(rng, _HELDOUT_TEMPLATES[concept.form], concept.heldout)
-    return say(rng, _TEMPLATES[concept.form], concept.words)
+    words = concept.words
+    if concept.form in ("wear", "have") and rng.random() < 0.2:
+        words = tuple(f"{rng.choice(_MODIFIERS)} {_bare(x)}" for x in words)
+    return say(rng, _TEMPLATES[concept.form], words)
