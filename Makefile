@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PHOTO ?= tests/data/astronaut.png
 
-.PHONY: setup setup-dev demo test lint types bench clean
+.PHONY: setup setup-dev demo test lint types bench model clean
 
 # The runtime alone: enough for the demo.
 setup: $(VENV)/.runtime
@@ -30,7 +30,7 @@ demo: setup
 		"What color is the hair?" "Describe this face."
 	$(BIN)/faceinsight report $(PHOTO)
 	@mkdir -p work
-	$(BIN)/faceinsight draw $(PHOTO) -o work/demo.png
+	$(BIN)/faceinsight draw $(PHOTO) "Is she smiling?" "Describe this face." -o work/demo.png
 
 test: setup-dev
 	$(BIN)/python -m pytest
@@ -44,6 +44,14 @@ types: setup-dev
 
 bench: setup-dev
 	$(BIN)/python benchmarks/latency.py --out work/latency.json
+
+# From labelled faces to a verified bundle: make model DATA=DIR (docs/training.md). Resumes where it was stopped.
+RECIPE ?= nano
+model: setup-dev
+	@test -n "$(DATA)" || { echo "make model DATA=DIR: the folder of labelled faces, see docs/training.md"; exit 2; }
+	$(BIN)/faceinsight-train assets --recipe $(RECIPE) --out work/assets
+	$(BIN)/faceinsight-train all --recipe $(RECIPE) --data "$(DATA)" --assets work/assets --out work/run
+	$(BIN)/faceinsight-export bundle work/run --recipe $(RECIPE) --assets work/assets --out work/bundle
 
 clean:
 	rm -rf $(VENV) work dist build

@@ -1,51 +1,44 @@
-"""How right is a bundle? Validation figures through the runtime, into one JSON.
+"""How right is a bundle? Figures through the runtime, into one JSON and a table.
 
     python benchmarks/accuracy.py --data DIR --out accuracy.json
 
-Every figure is measured on the bundle (ONNX and GGUF), through the runtime's own detector and alignment,
-on validation splits that training never saw. `--data` is a folder in the layout of docs/training.md.
+Every figure is measured on the bundle (ONNX and GGUF), through the runtime's own detector and alignment; a face that is
+not found counts as wrong. `--data` is a folder in one of the layouts of benchmarks/datasets.py.
 """
 
 from __future__ import annotations
 
 import argparse
-import csv
 import dataclasses
 import json
 import time
 import zipfile
-from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import cv2
+import datasets
+import metrics
 import numpy as np
+from datasets import Sample
 from numpy.typing import NDArray
 from tqdm import tqdm
 
 from faceinsight import Face, FaceInsight
 from faceinsight.bundle import Bundle
 from faceinsight.device import Device
+from faceinsight.grounding import Grounding, sentences
 from faceinsight.labels import NO, YES, Labeler
 from faceinsight.manifest import STATES
 from faceinsight.perception import Encoded, Perception
 from faceinsight.rules import RuleSet
 from faceinsight_models.data import read_image
 from faceinsight_models.dialogue import describe
-from faceinsight_models.wordings import CONCEPTS, closed_question
+from faceinsight_models.vocabulary import CHOICES, NAMES
+from faceinsight_models.wordings import CONCEPTS, Concept, closed_question
 
-
-def rows_of(data: Path, name: str, split: str) -> list[dict[str, str]]:
-    with open(data / f"{name}.csv", newline="") as f:
-        return [r for r in csv.DictReader(f) if r["split"] == split]
-
-
-def auc(score: NDArray[Any], label: NDArray[Any]) -> float:
-    """Area under the ROC curve by ranks; ties share theirs."""
-    _, inverse, counts = np.unique(score, return_inverse=True, return_counts=True)
-    rank = (np.cumsum(counts) - (counts - 1) / 2)[inverse]
-    positive = int(label.sum())
-    return float((rank[label > 0].sum() - positive * (positive + 1) / 2) / (positive * (len(label) - positive)))
+Figures = dict[str, Any]
 
 
 class Harness:
@@ -53,9 +46,12 @@ class Harness:
 
     def __init__(self, bundle: Bundle, device: Device) -> None:
         self.bundle, m = bundle, bundle.manifest
-        self.perception = Perception.load(bundle, device, allow=m.sensitive)
+        self.perception = Perception.load(bundle, device, allow=[g for g, on in m.switches.items() if not on])
         self.numbers = np.arange(len(m.characteristics))
         self.names = [c.name for c in m.characteristics]
+        if tuple(self.names) != NAMES:
+            raise SystemExit(f"{bundle.path}: its characteristics are not those of this version; export it again")
+        self.labeler = Labeler(m.characteristics, m.rules, soft_weight=m.soft_weight)
 
     def photo(self, image: NDArray[np.uint8]) -> Encoded | None:
         """The largest face of a whole photo, detector and alignment included."""
@@ -68,95 +64,191 @@ class Harness:
         wide, small = (cv2.resize(image, (s, s), interpolation=cv2.INTER_AREA)[None] for s in sizes)
         return self.perception.encode(wide, small, self.numbers)
 
-    def calibrated(self, logits: NDArray[np.float32]) -> NDArray[np.float64]:
-        slope, shift = np.array([c.calibration for c in self.bundle.manifest.characteristics]).T
-        return np.asarray(slope * logits + shift)
+    def columns(self, names: Sequence[str]) -> list[int]:
+        return [self.names.index(n) for n in names]
 
 
-def attributes(h: Harness, data: Path, limit: int) -> tuple[dict[str, Any], list[Encoded | None]]:
-    """CelebA-HQ validation: accuracy, AUC, rule violations raw and in reports."""
-    rows = rows_of(data, "celebahq", "val")[:limit]
-    labels = np.array([[int(r[n]) for n in h.names] for r in rows])
-    with zipfile.ZipFile(data / "celebahq.zip") as archive:
-        seen = [h.photo(read_image(archive, r["file"])) for r in tqdm(rows, desc="attributes", mininterval=5)]
-    found = np.array([e is not None for e in seen])
-    z = h.calibrated(np.stack([e.logits[0] for e in seen if e is not None]))
-    y = labels[found]
-    right = (z > 0) == (y > 0)
-    p = 1 / (1 + np.exp(-z))
-    m = h.bundle.manifest
-    ruled = RuleSet(h.names, m.rules)
-    kept = [c for c in m.characteristics if c.group == ""]
-    labeler, index = Labeler(kept, m.rules, m.unsure), [m.index(c.name) for c in kept]
-    raw = repaired = 0
-    states: Counter[str] = Counter()
-    for e in (e for e in seen if e is not None):
-        raw += len(ruled.violations({n for n, v in zip(h.names, h.calibrated(e.logits[0]) > 0, strict=True) if v}))
-        report = labeler(e.logits[0][index], dict(zip(m.regions, e.area[0].tolist(), strict=True)))
-        repaired += len(ruled.violations({x.name for x in report if x.state == "yes"}))
-        states.update(x.state for x in report)
-    recall = np.array([(right[y[:, k] > 0, k].mean(), right[y[:, k] == 0, k].mean()) for k in range(len(h.names))])
-    per = {
-        n: {
-            "prevalence": round(float(y[:, k].mean()), 4), "accuracy": round(float(right[:, k].mean()), 4),
-            "balanced": round(float(recall[k].mean()), 4), "auc": round(auc(z[:, k], y[:, k]), 4),
-        }
-        for k, n in enumerate(h.names)
-    }  # fmt: skip
-    figures = {
-        "images": len(rows),
-        "no face found": int((~found).sum()),
-        "mean accuracy": round(float(right.mean()), 4),
-        "mean balanced accuracy": round(float(recall.mean()), 4),
-        "mean AUC": round(float(np.mean([v["auc"] for v in per.values()])), 4),
-        "mean ECE (15 bins)": round(float(np.mean([ece(p[:, k], y[:, k]) for k in range(len(h.names))])), 4),
-        "rule violations before the rules": raw,
-        "rule violations in reports": repaired,
-        "states in reports": dict(states),
-        "per attribute": per,
+@dataclasses.dataclass(frozen=True)
+class Seen:
+    """What the bundle makes of a set: p (M,N) calibrated probabilities and states (M,N), labels (M,N), found (M,),
+    years (M,); of faces that were not found, p is 0 and the states are "no"."""
+
+    p: NDArray[np.float64]
+    states: NDArray[np.int64]
+    labels: NDArray[np.float32]
+    found: NDArray[np.bool_]
+    years: NDArray[np.float64]
+    raw: NDArray[np.bool_]
+
+
+def look(h: Harness, samples: Sequence[Sample], name: str) -> Seen:
+    """Run every picture through the runtime once."""
+    count, width = len(samples), len(NAMES)
+    p, states = np.zeros((count, width)), np.full((count, width), NO)
+    raw, found = np.zeros((count, width), bool), np.zeros(count, bool)
+    for i, sample in enumerate(tqdm(samples, desc=name, mininterval=5)):
+        seen = h.photo(sample.read())
+        if seen is None:
+            continue
+        z, p[i] = h.labeler.calibrated(seen.logits[0])
+        raw[i], found[i] = z > 0, True
+        report = h.labeler(seen.logits[0], dict(zip(h.bundle.manifest.regions, seen.area[0].tolist(), strict=True)))
+        states[i] = [STATES.index(x.state) for x in report]
+    labels = np.array([s.labels for s in samples])
+    years = np.array([np.nan if s.years is None else s.years for s in samples])
+    return Seen(p, states, labels, found, years, raw)
+
+
+def attributes(h: Harness, seen: Seen) -> Figures:
+    """Yes/no characteristics that the set labels: accuracy, balanced accuracy, F1, AUC, mAP, ECE, abstention."""
+    chosen = {n for names in CHOICES.values() for n in names}
+    per: Figures = {}
+    curves: list[dict[str, float]] = []
+    for k, name in enumerate(h.names):
+        y = seen.labels[:, k]
+        if name in chosen or np.isnan(y).all():
+            continue
+        known = ~np.isnan(y)
+        truth, p = y[known] > 0.5, seen.p[known, k]
+        right = ((p > 0.5) == truth) & seen.found[known]
+        claimed = np.isin(seen.states[known, k], (YES, NO)) & seen.found[known]
+        wrong = claimed & ((seen.states[known, k] == YES) != truth)
+        curves.append(metrics.abstention(np.maximum(p, 1 - p), right))
+        per[name] = {
+            "n": int(known.sum()), "prevalence": truth.mean(), "accuracy": right.mean(),
+            "balanced": metrics.balanced(p > 0.5, truth), "F1": metrics.f1(p > 0.5, truth),
+            "AUC": metrics.auc(p, truth), "AP": metrics.average_precision(p, truth),
+            "ECE": metrics.ece(p, truth.astype(float)), "claimed": claimed.mean(),
+            "wrong of claimed": wrong.sum() / max(1, claimed.sum()),
+        }  # fmt: skip
+    mean = lambda key: float(np.nanmean([v[key] for v in per.values()]))  # noqa: E731
+    return {
+        **{f"mean {key}": mean(key) for key in ("accuracy", "balanced", "F1", "AUC", "AP", "ECE", "claimed")},
+        "wrong of claimed": mean("wrong of claimed"),
+        "mean accuracy when only the surest answer": {
+            share: float(np.mean([c[share] for c in curves])) for share in curves[0]
+        },
+        "per characteristic": per,
     }
-    return figures, seen
 
 
-def ece(p: NDArray[Any], y: NDArray[Any], bins: int = 15) -> float:
-    """Expected calibration error of the positive class over equal-width bins."""
-    which = np.minimum((p * bins).astype(int), bins - 1)
-    total = 0.0
-    for b in range(bins):
-        inside = which == b
-        if inside.any():
-            total += inside.mean() * abs(p[inside].mean() - y[inside].mean())
-    return total
+def choice(h: Harness, seen: Seen, task: str) -> Figures | None:
+    """Age, race or expression: accuracy, macro-F1, ECE of the likeliest, per class; age also in years."""
+    columns = h.columns(CHOICES[task])
+    y = seen.labels[:, columns]
+    known = ~np.isnan(y[:, 0])
+    if not known.any():
+        return None
+    y, p, found = y[known], seen.p[known][:, columns], seen.found[known]
+    truth, predicted = y.argmax(1), p.argmax(1)
+    right = (predicted == truth) & found
+    top = p.max(1)
+    claimed = (seen.states[known][:, columns] == YES).any(1) & found
+    out: Figures = {
+        "n": len(truth),
+        "accuracy": right.mean(),
+        "macro F1": metrics.macro_f1(np.where(found, predicted, -1), truth, len(columns)),
+        "ECE": metrics.top_ece(top[found], right[found]),
+        "claimed": claimed.mean(),
+        "wrong of claimed": (claimed & ~right).sum() / max(1, claimed.sum()),
+        "accuracy when only the surest answer": metrics.abstention(top, right),
+        "per class": {
+            n: {"n": int((truth == k).sum()), "recall": float(right[truth == k].mean()) if (truth == k).any() else None}
+            for k, n in enumerate(CHOICES[task])
+        },
+    }
+    if task == "age":
+        out["accuracy within one bin"] = (np.abs(predicted - truth) <= 1)[found].sum() / len(truth)
+        middles = np.array([(low + high) / 2 for low, high in datasets.YEARS])
+        years = seen.years[known]
+        exact = ~np.isnan(years)
+        # Expected age under the probabilities; against the bin's middle where the set gives bins only.
+        goal = np.where(exact, np.nan_to_num(years), middles[truth])
+        out["mean absolute error in years"] = float(np.abs(p @ middles - goal)[found].mean())
+        out["years are"] = "exact" if exact.all() else "middles of bins"
+    return out
 
 
-def whole_photo(h: Harness, data: Path, count: int) -> dict[str, Any]:
-    """The same images through detector and alignment, and taken as crops."""
-    rows = rows_of(data, "celebahq", "val")[:count]
+def fairness(h: Harness, seen: Seen) -> Figures:
+    """Accuracy by gender, age and race of those pictured, each with a 95 % interval; groups of at least 20."""
+    groups: dict[str, NDArray[np.bool_]] = {}
+    male = seen.labels[:, h.names.index("Male")]
+    groups |= {"gender: male": male > 0.5, "gender: female": male <= 0.5}
+    for task in ("age", "race"):
+        for name, column in zip(CHOICES[task], h.columns(CHOICES[task]), strict=True):
+            groups[f"{task}: {name}"] = seen.labels[:, column] > 0.5
+    young = seen.labels[:, h.names.index("Young")]
+    groups |= {"young": young > 0.5, "not young": young <= 0.5}
+    tasks: dict[str, tuple[NDArray[np.bool_], NDArray[np.bool_]]] = {}
+    chosen = {n for names in CHOICES.values() for n in names}
+    binary = [k for k, n in enumerate(h.names) if n not in chosen]
+    y = seen.labels[:, binary]
+    attributes_known = ~np.isnan(y)
+    if attributes_known.any():
+        right = ((seen.p[:, binary] > 0.5) == (y > 0.5)) & seen.found[:, None]
+        tasks["attributes" if attributes_known.sum(1).max() > 1 else "gender"] = right, attributes_known
+    for task, names in CHOICES.items():
+        columns = h.columns(names)
+        known = ~np.isnan(seen.labels[:, columns[0]])
+        if known.any():
+            same = (seen.p[:, columns].argmax(1) == seen.labels[:, columns].argmax(1)) & seen.found
+            tasks[task] = same[:, None], known[:, None]
+    out: Figures = {}
+    for task, (right, known) in tasks.items():
+        rows: Figures = {}
+        for group, members in groups.items():
+            kept = known[members]
+            if members.sum() < 20 or not kept.any():
+                continue
+            n = int(kept.sum())
+            share = int(right[members][kept].sum())
+            rows[group] = {"people": int(members.sum()), "accuracy": share / n, "interval": metrics.wilson(share, n)}
+        if rows:
+            values = [v["accuracy"] for v in rows.values()]
+            out[task] = {"widest gap": max(values) - min(values), "groups": rows}
+    return out
+
+
+def consistency(h: Harness, seen: Seen) -> Figures:
+    """Hard rules broken by the outputs taken one by one, and by the reports."""
+    ruled = RuleSet(h.names, h.bundle.manifest.rules)
+    named = lambda row: {h.names[k] for k in np.flatnonzero(row)}  # noqa: E731
+    rows = np.flatnonzero(seen.found)
+    raw = [ruled.violations(named(seen.raw[i])) for i in rows]
+    # A choice in doubt is still one choice.
+    doubt = np.isin(np.arange(len(h.names)), h.columns([n for names in CHOICES.values() for n in names]))
+    said = (seen.states == YES) | ((seen.states == STATES.index("unsure")) & doubt)
+    repaired = [ruled.violations(named(said[i])) for i in rows]
+    return {
+        "faces": len(rows),
+        "faces whose raw outputs break a rule": sum(bool(v) for v in raw),
+        "raw violations": sum(map(len, raw)),
+        "violations in reports": sum(map(len, repaired)),
+        "states": {s: int((seen.states[rows] == i).sum()) for i, s in enumerate(STATES)},
+    }
+
+
+def whole_photo(h: Harness, samples: Sequence[Sample]) -> Figures:
+    """The same pictures through detector and alignment, and taken as crops."""
     right: dict[str, list[NDArray[Any]]] = {"through the detector": [], "as the crop": []}
-    missed = 0
-    with zipfile.ZipFile(data / "celebahq.zip") as archive:
-        for row in tqdm(rows, desc="whole photo", mininterval=5):
-            image = read_image(archive, row["file"])
-            y = np.array([int(row[n]) for n in h.names]) > 0
-            full = h.photo(image)
-            missed += full is None
-            # A face that is not found answers nothing: every attribute counts as wrong.
-            right["through the detector"].append(
-                (h.calibrated(full.logits[0]) > 0) == y if full else np.zeros(len(y), bool)
-            )
-            right["as the crop"].append((h.calibrated(h.cropped(image).logits[0]) > 0) == y)
-    figures: dict[str, Any] = {k: round(float(np.mean(v)), 4) for k, v in right.items()}
-    return {"images": count, "no face found": missed} | figures
+    for sample in tqdm(samples, desc="whole photo", mininterval=5):
+        image, known = sample.read(), ~np.isnan(sample.labels)
+        y = sample.labels[known] > 0.5
+        full = h.photo(image)
+        # A face that is not found answers nothing: every attribute counts as wrong.
+        z = None if full is None else h.labeler.calibrated(full.logits[0])[0][known]
+        right["through the detector"].append(np.zeros(len(y), bool) if z is None else (z > 0) == y)
+        right["as the crop"].append((h.labeler.calibrated(h.cropped(image).logits[0])[0][known] > 0) == y)
+    return {"images": len(samples)} | {k: float(np.mean(v)) for k, v in right.items()}
 
 
-def parsing(h: Harness, data: Path) -> dict[str, Any]:
-    """CelebAMask-HQ validation pairs at 256 px: F1 per class over all pixels.
-
-    The parser alone, on the pairs as they are.
-    """
+def parsing(h: Harness, data: Path, split: str) -> Figures | None:
+    """CelebAMask-HQ pairs at 256 px: F1 per class over all pixels. The parser alone, on the pairs as they are."""
+    if not (data / "celebamask.csv").is_file():
+        return None
     classes = h.bundle.manifest.parser.classes
     confusion = np.zeros((len(classes), len(classes)), np.int64)
-    rows = rows_of(data, "celebamask", "val")
+    rows = [r for r in datasets.rows(data / "celebamask.csv") if r["split"] == split]
     with zipfile.ZipFile(data / "celebamask.zip") as archive:
         for row in tqdm(rows, desc="parsing", mininterval=5):
             image = read_image(archive, row["file"])
@@ -165,79 +257,115 @@ def parsing(h: Harness, data: Path) -> dict[str, Any]:
             pairs = mask.reshape(-1).astype(np.int64) * len(classes) + found.reshape(-1)
             confusion += np.bincount(pairs, minlength=len(classes) ** 2).reshape(confusion.shape)
     f1 = 2 * np.diag(confusion) / np.maximum(confusion.sum(0) + confusion.sum(1), 1)
+    frequent = [classes.index(n) for n in FREQUENT]
     return {
         "pairs": len(rows),
-        "mean F1, 18 foreground classes": round(float(f1[1:].mean()), 4),
-        "F1": {n: round(float(v), 4) for n, v in zip(classes, f1, strict=True)},
+        "mean F1, 18 foreground classes": float(f1[1:].mean()),
+        "mean F1, 10 frequent classes": float(f1[frequent].mean()),
+        "F1": dict(zip(classes, f1.tolist(), strict=True)),
     }
 
 
-def said(text: str) -> str | None:
-    """State that a closed answer speaks; None where it is no such answer."""
-    starts = {"Yes": "yes", "No": "no", "I am not sure": "unsure", "I cannot tell": "not visible"}
-    return next((s for start, s in starts.items() if text.startswith(start)), None)
+#: The ten classes of CelebAMask-HQ that nearly every mask has.
+FREQUENT = ("skin", "nose", "l_eye", "r_eye", "l_brow", "r_brow", "mouth", "u_lip", "l_lip", "hair")
+OPENINGS = {"Yes": "yes", "No": "no", "I am not sure": "unsure", "I cannot tell": "not visible"}
 
 
-def closed_questions(insight: FaceInsight, data: Path, count: int) -> dict[str, Any]:
+def said(text: str, concept: Concept, grounding: Grounding) -> str | None:
+    """State that an answer to a yes/no question speaks, by its opening or else by what it claims; None: neither."""
+    opening = next((s for start, s in OPENINGS.items() if text.startswith(start)), None)
+    if opening:
+        return opening
+    claims = [c.value != concept.inverted for c in grounding.claims(text) if c.name == concept.name]
+    return ("yes" if claims[0] else "no") if claims else None
+
+
+def own_words(insight: FaceInsight, face: Face, question: str) -> str:
+    """What the LLM says before anything is checked."""
+    ids = insight.language.read(question)
+    findings = insight.relevance.findings(face, insight.relevance(ids))
+    return "".join(map(str, insight.language.stream([face], ids, [findings]))).strip()
+
+
+def contradictions(grounding: Grounding, text: str, face: Face) -> int:
+    """Sentences that say what the report does not."""
+    return sum(bool(grounding.contradicts(s, [face.labels]) or grounding.torn(s)) for s in sentences(text))
+
+
+def closed_questions(insight: FaceInsight, samples: Sequence[Sample], count: int) -> Figures:
     """Yes/no questions in wordings that training never saw: does the LLM agree with the head, and is it right?"""
-    rng = np.random.default_rng(11)
-    rows = rows_of(data, "celebahq", "val")
+    rng, grounding = np.random.default_rng(11), Grounding(insight.perception.specs)
     agree: dict[str, list[bool]] = {s: [] for s in STATES}
-    llm_right, head_right, wrong = [], [], []
-    with zipfile.ZipFile(data / "celebahq.zip") as archive, tqdm(total=count, desc="questions", mininterval=5) as bar:
-        asked = 0
-        while asked < count:
-            row = rows[rng.integers(len(rows))]
-            faces = insight.perceive(read_image(archive, row["file"]))
+    right: dict[str, list[bool]] = {"head": [], "LLM": [], "LLM's own words": []}
+    own_agree: list[bool] = []
+    own_contradict = contradict = 0
+    wrong: list[Figures] = []
+    with tqdm(total=count, desc="questions", mininterval=5) as bar:
+        while bar.n < count:
+            sample = samples[rng.integers(len(samples))]
+            faces = insight.perceive(sample.read())
             if not faces:
                 continue
-            states = {x.name: STATES.index(x.state) for x in faces[0].labels}
+            face = faces[0]
+            states = {x.name: STATES.index(x.state) for x in face.labels}
             for _ in range(5):
                 concept = CONCEPTS[rng.integers(len(CONCEPTS))]
                 state = concept.state(states)
                 # Two thirds of all states are "no": without the second draw a parrot would score well.
-                if state is None or (state == NO and rng.random() < 0.6) or asked >= count:
+                if state is None or (state == NO and rng.random() < 0.6) or bar.n >= count:
                     continue
-                question = closed_question(rng, concept, heldout=True)
-                text = insight.ask(faces[0], question).text
-                spoken, expected = said(text), STATES[state]
-                agree[expected].append(spoken == expected)
-                if spoken != expected and len(wrong) < 40:
-                    wrong.append({"question": question, "head": expected, "answer": text})
-                truth = "yes" if (int(row[concept.name]) > 0) != concept.inverted else "no"
-                if state in (YES, NO):
-                    llm_right.append(spoken == truth)
-                    head_right.append(expected == truth)
-                asked += 1
+                question, expected = closed_question(rng, concept, heldout=True), STATES[state]
+                free, text = own_words(insight, face, question), insight.ask(face, question).text
+                own_contradict += bool(contradictions(grounding, free, face))
+                contradict += bool(contradictions(grounding, text, face))
+                own_agree.append(said(free, concept, grounding) == expected)
+                agree[expected].append(said(text, concept, grounding) == expected)
+                if said(free, concept, grounding) != expected and len(wrong) < 40:
+                    wrong.append({"question": question, "head": expected, "own words": free, "answer": text})
+                label = sample.labels[NAMES.index(concept.name)]
+                if state in (YES, NO) and not np.isnan(label):
+                    truth = "yes" if (label > 0.5) != concept.inverted else "no"
+                    spoken = {
+                        "head": expected,
+                        "LLM": said(text, concept, grounding),
+                        "LLM's own words": said(free, concept, grounding),
+                    }
+                    for who, answer in spoken.items():
+                        right[who].append(answer == truth)
                 bar.update()
     every = [v for values in agree.values() for v in values]
     return {
         "questions": len(every),
-        "agreement with the head": round(float(np.mean(every)), 4),
-        "agreement by state": {
-            s: {"n": len(v), "agreement": round(float(np.mean(v)), 4)} for s, v in agree.items() if v
-        },
-        "accuracy against labels, head (yes and no)": round(float(np.mean(head_right)), 4),
-        "accuracy against labels, LLM": round(float(np.mean(llm_right)), 4),
+        "agreement with the head": float(np.mean(every)),
+        "agreement of the LLM's own words": float(np.mean(own_agree)),
+        "own words that contradict the report": own_contradict / len(every),
+        "answers that contradict the report": contradict,
+        "agreement by state": {s: {"n": len(v), "agreement": float(np.mean(v))} for s, v in agree.items() if v},
+        "accuracy against labels (where the head says yes or no)": {k: float(np.mean(v)) for k, v in right.items()},
         "disagreements": wrong,
     }
 
 
-def ablation(insight: FaceInsight, data: Path, count: int) -> dict[str, Any]:
-    """What each kind of token tells the LLM: accuracy against labels on yes/no questions, half of them yes."""
-    rng = np.random.default_rng(12)
-    rows = rows_of(data, "celebahq", "val")
-    cases: list[tuple[Face, str, bool]] = []
-    with zipfile.ZipFile(data / "celebahq.zip") as archive:
-        while len(cases) < count:
-            row = rows[rng.integers(len(rows))]
-            faces = insight.perceive(read_image(archive, row["file"]))
-            concepts = [c for c in CONCEPTS if faces and faces[0].label(c.name)]
-            wanted = len(cases) % 2 == 0
-            fitting = [c for c in concepts if ((int(row[c.name]) > 0) != c.inverted) == wanted]
-            if fitting:
-                concept = fitting[rng.integers(len(fitting))]
-                cases.append((faces[0], closed_question(rng, concept, heldout=True), wanted))
+def ablation(insight: FaceInsight, samples: Sequence[Sample], count: int) -> Figures:
+    """What each kind of token tells the LLM: accuracy against labels on yes/no questions. Each characteristic is asked
+    of as many faces that have it as of such that do not, so whoever does not look is right half of the time."""
+    rng, grounding = np.random.default_rng(12), Grounding(insight.perception.specs)
+    on = {c.name for c in insight.perception.specs}
+    labels = np.stack([s.labels for s in samples])
+    rows: dict[tuple[int, bool], NDArray[np.int64]] = {}
+    for n, c in enumerate(CONCEPTS):
+        column = labels[:, NAMES.index(c.name)]
+        if c.name in on:
+            there, stated = (column > 0.5) != c.inverted, ~np.isnan(column)
+            rows |= {(n, yes): np.flatnonzero(stated & (there == yes)) for yes in (True, False)}
+    known = [n for n in range(len(CONCEPTS)) if all(len(rows.get((n, yes), ())) for yes in (True, False))]
+    cases: list[tuple[Face, Concept, str, bool]] = []
+    while len(cases) < count:
+        number, wanted = int(rng.choice(known)), len(cases) % 2 == 0
+        faces = insight.perceive(samples[int(rng.choice(rows[number, wanted]))].read())
+        if faces:
+            concept = CONCEPTS[number]
+            cases.append((faces[0], concept, closed_question(rng, concept, heldout=True), wanted))
     image = insight.perception.image_tokens
     arms = {
         "image, region and knowledge tokens": "irk",
@@ -249,68 +377,126 @@ def ablation(insight: FaceInsight, data: Path, count: int) -> dict[str, Any]:
         "knowledge tokens alone": "k",
         "no face tokens": "",
     }
-    out: dict[str, Any] = {"questions": count}
+    out: Figures = {"questions": count}
     for arm, kept in arms.items():
         right = []
-        for face, question, wanted in tqdm(cases, desc=arm, mininterval=5):
+        for face, concept, question, wanted in tqdm(cases, desc=arm, mininterval=5):
             tokens = np.concatenate([face.tokens[:image] if "i" in kept else face.tokens[:0],
                                      face.tokens[image:] if "r" in kept else face.tokens[:0]])  # fmt: skip
             ids = insight.language.read(question)
             about = insight.relevance(ids) if "k" in kept else np.empty(0, np.int64)
             other = dataclasses.replace(face, tokens=tokens, key=face.key + arm)
             findings = insight.relevance.findings(other, about)
-            text = "".join(map(str, insight.language.stream(other, ids, findings))).strip()
-            right.append(said(text) == ("yes" if wanted else "no"))
-        out[arm] = round(float(np.mean(right)), 4)
+            text = "".join(map(str, insight.language.stream([other], ids, [findings]))).strip()
+            right.append(said(text, concept, grounding) == ("yes" if wanted else "no"))
+        out[arm] = float(np.mean(right))
     return out
 
 
-def descriptions(insight: FaceInsight, data: Path, count: int) -> dict[str, Any]:
-    """Free descriptions: how often the text is exactly what the head's states support."""
-    rows = rows_of(data, "celebahq", "val")[:count]
-    same, examples = [], []
-    with zipfile.ZipFile(data / "celebahq.zip") as archive:
-        for row in tqdm(rows, desc="descriptions", mininterval=5):
-            for face in insight.perceive(read_image(archive, row["file"]))[:1]:
-                text = insight.ask(face, "Describe this face.").text
-                expected = describe({x.name: STATES.index(x.state) for x in face.labels})
-                same.append(text == expected)
-                if text != expected and len(examples) < 10:
-                    examples.append({"expected": expected, "answer": text})
+def descriptions(insight: FaceInsight, samples: Sequence[Sample]) -> Figures:
+    """Free descriptions: what the LLM's own words claim against the head, and what is let out against the labels."""
+    grounding, question = Grounding(insight.perception.specs), "Describe this face."
+    count = exact = own_contradict = contradict = claims = denied = 0
+    examples: list[Figures] = []
+    for sample in tqdm(samples, desc="descriptions", mininterval=5):
+        for face in insight.perceive(sample.read())[:1]:
+            free, text = own_words(insight, face, question), insight.ask(face, question).text
+            expected = describe({x.name: STATES.index(x.state) for x in face.labels})
+            count, exact = count + 1, exact + (free == expected)
+            own_contradict += bool(contradictions(grounding, free, face))
+            contradict += bool(contradictions(grounding, text, face))
+            if free != expected and len(examples) < 10:
+                examples.append({"expected": expected, "own words": free, "answer": text})
+            for claim in (c for s in sentences(text) for c in grounding.claims(s)):
+                label = sample.labels[NAMES.index(claim.name)]
+                if not np.isnan(label):
+                    claims, denied = claims + 1, denied + ((label > 0.5) != claim.value)
     return {
-        "descriptions": len(same),
-        "exactly as the states support": round(float(np.mean(same)), 4),
+        "descriptions": count,
+        "own words exactly as the findings support": exact / max(1, count),
+        "own words that contradict the report": own_contradict / max(1, count),
+        "descriptions that contradict the report": contradict,
+        "claims checked against labels": claims,
+        "claims that the labels contradict": denied / max(1, claims),
         "others": examples,
     }
+
+
+def rounded(value: Any) -> Any:
+    """Four decimals, plain Python types."""
+    if isinstance(value, dict):
+        return {k: rounded(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [rounded(v) for v in value]
+    if isinstance(value, (float, np.floating)):
+        return round(float(value), 4)
+    return int(value) if isinstance(value, np.integer) else value
+
+
+def table(result: Figures) -> str:
+    """The main figures as Markdown."""
+    lines = ["| | n | figure |", "| --- | --- | --- |"]
+
+    def line(what: str, count: int, *figures: float) -> None:
+        lines.append(f"| {what} | {count} | {' / '.join(f'{x:.3f}' for x in figures)} |")
+
+    for name, own in result["sets"].items():
+        if a := own.get("attributes"):
+            per = a["per characteristic"]
+            what = "attributes" if len(per) > 1 else "gender"
+            count = next(iter(per.values()))["n"]
+            line(f"{name}: {what}, accuracy / AUC / ECE", count, a["mean accuracy"], a["mean AUC"], a["mean ECE"])
+        for task in CHOICES:
+            if c := own.get(task):
+                line(f"{name}: {task}, accuracy / macro F1 / ECE", c["n"], c["accuracy"], c["macro F1"], c["ECE"])
+                if task == "age":
+                    what = f"{name}: age, mean absolute error in years ({c['years are']})"
+                    line(what, c["n"], c["mean absolute error in years"])
+    if p := result.get("parsing (CelebAMask-HQ)"):
+        figures = p["mean F1, 18 foreground classes"], p["mean F1, 10 frequent classes"]
+        line("parsing, mean F1, 18 / 10 frequent classes", p["pairs"], *figures)
+    if q := result.get("closed questions"):
+        line("closed questions, agreement with the head", q["questions"], q["agreement with the head"])
+    return "\n".join(lines)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--split", default="val", choices=("train", "val", "test"))
     parser.add_argument("--bundle", default="nano")
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--images", type=int, default=10**9, help="validation images for the attributes (default: all)")
+    parser.add_argument("--images", type=int, default=10**9, help="at most this many pictures per set (default: all)")
     parser.add_argument("--questions", type=int, default=1000)
+    parser.add_argument("--no-llm", action="store_true", help="leave the questions out")
     args = parser.parse_args()
     bundle, device = Bundle.open(args.bundle), Device.resolve("cpu")
     harness = Harness(bundle, device)
     began = time.time()
-    result: dict[str, Any] = {"bundle": bundle.manifest.name, "bundle sha256": bundle.sha256, "split": "val"}
-    result["attributes (CelebA-HQ)"] = attributes(harness, args.data, args.images)[0]
-    result["whole photo against crop (CelebA-HQ)"] = whole_photo(harness, args.data, 300)
-    result["parsing (CelebAMask-HQ)"] = parsing(harness, args.data)
-    with FaceInsight.load(args.bundle, device="cpu") as insight:
-        result["closed questions"] = closed_questions(insight, args.data, args.questions)
-        result["descriptions"] = descriptions(insight, args.data, max(1, args.questions // 5))
-        result["token ablation"] = ablation(insight, args.data, max(2, args.questions // 2))
-    result["minutes"] = round((time.time() - began) / 60, 1)
+    sets = {name: samples[: args.images] for name, samples in datasets.find(args.data, args.split).items()}
+    result: Figures = {"bundle": bundle.manifest.name, "bundle sha256": bundle.sha256, "split": args.split, "sets": {}}
+    for name, samples in sets.items():
+        seen = look(harness, samples, name)
+        own: Figures = {"images": len(samples), "no face found": int((~seen.found).sum())}
+        if not np.isnan(seen.labels[:, harness.names.index("Male")]).all():
+            own["attributes"] = attributes(harness, seen)
+        own |= {task: figures for task in CHOICES if (figures := choice(harness, seen, task))}
+        own |= {"rules": consistency(harness, seen), "fairness": fairness(harness, seen)}
+        result["sets"][name] = own
+    if mask := parsing(harness, args.data, args.split):
+        result["parsing (CelebAMask-HQ)"] = mask
+    if "celeba" in sets:
+        result["whole photo against crop (CelebA-HQ)"] = whole_photo(harness, sets["celeba"][:300])
+    if "celeba" in sets and not args.no_llm:
+        with FaceInsight.load(args.bundle, device="cpu") as insight:
+            result["closed questions"] = closed_questions(insight, sets["celeba"], args.questions)
+            result["what the LLM sees"] = ablation(insight, sets["celeba"], min(600, args.questions))
+            result["free descriptions"] = descriptions(insight, sets["celeba"][:300])
+    result["seconds"] = time.time() - began
+    result = rounded(result)
     args.out.parent.mkdir(parents=True, exist_ok=True)
     args.out.write_text(json.dumps(result, indent=1) + "\n")
-    brief = json.loads(json.dumps(result))
-    brief["attributes (CelebA-HQ)"].pop("per attribute")
-    brief["closed questions"].pop("disagreements")
-    brief["descriptions"].pop("others")
-    print(json.dumps(brief, indent=1))
+    print(table(result))
 
 
 if __name__ == "__main__":

@@ -118,7 +118,7 @@ def test_file_names_cannot_leave_the_folder(small, manifest, name):
         ({"encoder.width": 577}, "encoder.width 577 does not fit llm.width 576"),
         ({"encoder.size": "128"}, "encoder.size: expected int, found str '128'"),
         ({"colour": 1}, "unknown field 'colour'"),
-        ({"unsure": [0.6, 0.7]}, "unsure"),
+        ({"soft_weight": -1}, "soft_weight"),
         ({"crop.template": [[0, 0]] * 4}, "expected 5 items, found 4"),
     ],
 )

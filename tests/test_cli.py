@@ -34,6 +34,16 @@ def test_ask_json(capsys):
     assert answer["labels"][0]["state"] == "yes"
 
 
+def test_ask_follow_ups_and_comparison(tmp_path: Path, capsys):
+    assert main(["ask", str(PHOTO), "Is she smiling?", "Are you sure?", "--follow"]) == 0
+    assert capsys.readouterr().out.splitlines()[3].startswith("Yes")
+    photo = cv2.imread(str(PHOTO))
+    cv2.imwrite(str(tmp_path / "two.png"), cv2.hconcat([photo, photo]))
+    assert main(["ask", str(tmp_path / "two.png"), "Who is smiling?", "--face", "1,2"]) == 0
+    out = capsys.readouterr().out.strip()
+    assert out in ("Each of them is smiling.", "The first person is smiling. The second person is smiling.")
+
+
 def test_report(capsys):
     assert main(["report", str(PHOTO)]) == 0
     out = capsys.readouterr().out
@@ -41,13 +51,17 @@ def test_report(capsys):
     assert "Male" not in out
     assert main(["report", str(PHOTO), "--json", "--allow", "gender,age"]) == 0
     (report,) = json.loads(capsys.readouterr().out)
-    assert {"Male", "Young"} <= {x["name"] for x in report["labels"]}
+    assert {"Male", "Young", "Age_40_49", "Happiness"} <= {x["name"] for x in report["labels"]}
+    assert main(["report", str(PHOTO), "--deny", "expression"]) == 0
+    assert "Happiness" not in capsys.readouterr().out
 
 
 def test_draw(tmp_path: Path, capsys):
     out = tmp_path / "out.png"
     assert main(["draw", str(PHOTO), "-o", str(out)]) == 0
     assert cv2.imread(str(out)).shape == (640, 1060, 3)
+    assert main(["draw", str(PHOTO), "Is she smiling?", "Describe this face.", "-o", str(out)]) == 0
+    assert cv2.imread(str(out)).shape[0] > 640
 
 
 def test_info(capsys):
@@ -63,8 +77,11 @@ def test_info(capsys):
         (["ask", "nowhere.jpg", "Is she smiling?"], 1, "nowhere.jpg: no such file"),
         (["ask", __file__, "Is she smiling?"], 1, "is not a JPEG, PNG or WebP"),
         (["ask", str(PHOTO), "Is she smiling?", "--face", "2"], 1, "has 1 face"),
+        (["ask", str(PHOTO), "Who is smiling?", "--face", "1,2"], 1, "has 1 face"),
+        (["ask", str(PHOTO), "Who is smiling?", "--face", "1,2,3"], 2, "expected a face's number"),
+        (["report", str(PHOTO), "--allow", "age", "--deny", "age"], 1, "both allowed and denied"),
         (["ask", str(PHOTO), ""], 1, "the question is empty"),
-        (["report", str(PHOTO), "--allow", "soul"], 1, "cannot allow 'soul'"),
+        (["report", str(PHOTO), "--allow", "soul"], 1, "cannot switch 'soul'"),
         (["report", str(PHOTO), "--bundle", "pico"], 1, "no bundle 'pico'"),
         (["draw", str(PHOTO), "-o", "x.gif"], 1, "expected a name that ends in"),
         (["draw", str(PHOTO), "-o", "/nowhere/x.png"], 1, "cannot be written"),

@@ -23,6 +23,7 @@ from faceinsight_models.question import QuestionEncoder
 from faceinsight_models.recipe import Recipe
 from faceinsight_models.train.encoder import build_adapter, build_encoder
 from faceinsight_models.train.llm import PROMPT
+from faceinsight_models.vocabulary import NAMES
 
 CPU = Device("cpu", False, 2)
 SPEC = LlmSpec("llm.gguf", 64, 256, PROMPT, 64, 64)
@@ -105,14 +106,14 @@ def test_prune_keeps_what_it_keeps(llm, vocabulary):
 @pytest.fixture(scope="module")
 def parts():
     torch.manual_seed(0)
-    encoder = build_encoder(F.normalize(torch.randn(40, 16)), torch.eye(40)).eval()
+    encoder = build_encoder(F.normalize(torch.randn(len(NAMES), 16)), torch.eye(len(NAMES))).eval()
     return FaceParser(19).eval(), encoder, build_adapter(states=4, width=64).eval()
 
 
 @pytest.fixture(scope="module")
 def question(vocabulary):
     torch.manual_seed(0)
-    return QuestionEncoder(torch.randn(len(vocabulary.tokens), 64), torch.randn(40, 256), width=32).eval()
+    return QuestionEncoder(torch.randn(len(vocabulary.tokens), 64), torch.randn(len(NAMES), 256), width=32).eval()
 
 
 @pytest.mark.slow
@@ -180,7 +181,16 @@ def trained(parts, question, llm, vocabulary, tmp_path: Path) -> Trained:
     recipe = Recipe.load("nano")
     recipe = dataclasses.replace(recipe, llm=dataclasses.replace(recipe.llm, context=256, quantisation="f16"))
     detector = locate("nano") / "detector.onnx"
-    return Trained(recipe, *parts, question, llm, vocabulary, np.tile([1.0, 0.0], (40, 1)), detector)
+    return Trained(
+        recipe,
+        *parts,
+        question,
+        llm,
+        vocabulary,
+        np.tile([1.0, 0.0, 0.4, 0.6], (len(NAMES), 1)),
+        detector,
+        {"celebahq": 5},
+    )
 
 
 @pytest.mark.slow
@@ -194,9 +204,14 @@ def test_export_is_atomic_and_the_runtime_runs_it(trained, tmp_path: Path):
     assert all(s.passed for s in export_bundle(trained, out, progress=messages.append))
     assert messages[0] == "detector"
     assert [p.name for p in out.parent.iterdir()] == ["tiny"]
+    assert "CelebA-HQ and CelebAMask-HQ (non-commercial research)" in (out / "model-card.md").read_text()
     with FaceInsight.load(out, device="cpu") as insight:
         (face,) = insight.perceive(PHOTO)
-        assert insight.ask(face, "Is she smiling?", max_tokens=5).timings.tokens >= 1
+        first = insight.ask(face, "Is she smiling?", max_tokens=5)
+        assert first.timings.tokens >= 1
+        assert insight.ask(face, "Are you sure?", after="Is she smiling?", max_tokens=5).timings.tokens >= 1
+        both = insight.ask((face, face), "Who is smiling?", max_tokens=5)
+        assert len(both.labels) % 2 == 0
     with pytest.raises(FileExistsError, match="exists already"):
         export_bundle(trained, out)
 

@@ -10,46 +10,67 @@ import pytest
 from faceinsight import BundleError
 from faceinsight.labels import Labeler
 from faceinsight.manifest import CharacteristicSpec, RegionLimit, RuleSpec
-from faceinsight.rules import RuleSet, violates
+from faceinsight.rules import RuleSet
 
-NAMES = ("a", "b", "c", "d", "e")
+NAMES = ("a", "b", "c", "d", "e", "f", "g")
 RULES = (
     RuleSpec("at_most_one", ("a", "b", "c"), True),
     RuleSpec("excludes", ("c", "d"), True),
     RuleSpec("at_least_one", ("d", "e"), True),
     RuleSpec("at_most_one", ("a", "e"), False),
+    RuleSpec("exactly_one", ("e", "f", "g"), True),
+    RuleSpec("implies", ("g", "a", "d"), False),
+    RuleSpec("implies", ("b", "d"), True),
 )
 
 
-def brute_force(logits):
-    """The best of all assignments that obey the hard rules."""
-    feasible = [
-        bits
-        for bits in product((False, True), repeat=len(NAMES))
-        if not any(violates(r, {n for n, b in zip(NAMES, bits, strict=True) if b}) for r in RULES if r.hard)
-    ]
-    return max(feasible, key=lambda bits: float(np.dot(bits, logits)))
+def clauses(rule, on):
+    """How often a set of true characteristics breaks the rule, written out."""
+    count = sum(n in on for n in rule.of)
+    first, others = rule.of[0] in on, rule.of[1:]
+    return {
+        "at_most_one": count * (count - 1) // 2,
+        "at_least_one": int(count == 0),
+        "exactly_one": int(count != 1),
+        "excludes": sum(n in on for n in others) * first,
+        "implies": sum(n not in on for n in others) * first,
+    }[rule.kind]
 
 
-def test_map_equals_brute_force():
+def brute_force(logits, soft_weight):
+    """The best of all assignments that obey the hard rules, soft rules costing their weight."""
+
+    def score(bits):
+        on = {n for n, b in zip(NAMES, bits, strict=True) if b}
+        if any(clauses(r, on) for r in RULES if r.hard):
+            return -np.inf
+        return float(np.dot(bits, logits)) - soft_weight * sum(clauses(r, on) for r in RULES if not r.hard)
+
+    return max(product((False, True), repeat=len(NAMES)), key=score)
+
+
+@pytest.mark.parametrize("soft_weight", [0.0, 0.7])
+def test_map_equals_brute_force(soft_weight):
     rng = np.random.default_rng(0)
-    rules = RuleSet(NAMES, RULES)
+    rules = RuleSet(NAMES, RULES, soft_weight=soft_weight)
     for _ in range(300):
-        logits = rng.normal(0, 2, 5)
+        logits = rng.normal(0, 2, len(NAMES))
         labels, changes = rules.apply(logits)
-        assert tuple(labels) == brute_force(logits)
-        assert {c.name for c in changes} == {n for n, v, z in zip(NAMES, labels, logits, strict=True) if v != (z > 0)}
+        assert tuple(labels) == brute_force(logits, soft_weight)
+        alone = {n for n, z in zip(NAMES[:4], logits, strict=False) if z > 0} | {"efg"[int(np.argmax(logits[4:]))]}
+        assert {c.name for c in changes} == {n for n, v in zip(NAMES, labels, strict=True) if v != (n in alone)}
+        assert all(c.rule in map(str, RULES) or c.rule == "the rules together" for c in changes)
         assert not rules.violations({n for n, v in zip(NAMES, labels, strict=True) if v})
 
 
 def test_receipt_names_the_rule():
-    labels, changes = RuleSet(NAMES, RULES).apply(np.array([2.0, 1.0, -3, 1, -1]))
-    assert labels.tolist() == [True, False, False, True, False]
+    labels, changes = RuleSet(NAMES, RULES).apply(np.array([2.0, 1.0, -3, 1, -1, 3, -2]))
+    assert labels.tolist() == [True, False, False, True, False, True, False]
     assert [(c.name, c.value, c.rule) for c in changes] == [("b", False, "at most one of a, b, c")]
 
 
 def test_rules_over_switched_off_characteristics_do_not_apply():
-    labels, changes = RuleSet(("b", "d"), RULES).apply(np.array([1.0, -1.0]))
+    labels, changes = RuleSet(("b", "e"), RULES).apply(np.array([1.0, -1.0]))
     assert labels.tolist() == [True, False]
     assert changes == ()
 
@@ -64,13 +85,17 @@ def test_contradicting_rules_are_refused():
         RuleSet(("a", "b"), rules)
 
 
-def labeler(unsure=(0.35, 0.65)):
+def labeler():
+    unsure = (0.35, 0.65)
+    hat, hair = RegionLimit("hat", 0.05), RegionLimit("hair", 0.01)
     specs = [
-        CharacteristicSpec("bangs", "has bangs", "hair", "", (1.0, 0.0), (), hidden_by=RegionLimit("hat", 0.05)),
-        CharacteristicSpec("wavy", "has wavy hair", "hair", "", (2.0, -1.0), (), needs=RegionLimit("hair", 0.01)),
-        CharacteristicSpec("bald", "is bald", "hair", "", (1.0, 0.0), ()),
+        CharacteristicSpec("bangs", "has bangs", "has no bangs", "hair", "", (1.0, 0.0), unsure, (), hidden_by=hat),
+        CharacteristicSpec(
+            "wavy", "has wavy hair", "has straight hair", "hair", "", (2.0, -1.0), unsure, (), needs=hair
+        ),
+        CharacteristicSpec("bald", "is bald", "is not bald", "hair", "", (1.0, 0.0), unsure, ()),
     ]
-    return Labeler(specs, [RuleSpec("excludes", ("bald", "bangs"), True)], unsure)
+    return Labeler(specs, [RuleSpec("excludes", ("bald", "bangs"), True)])
 
 
 def test_calibration_and_abstention():
@@ -91,3 +116,16 @@ def test_rule_decides_between_two_likely_labels():
     bangs, _, bald = labeler()(np.array([3.0, 0.0, 2.0], np.float32), {"hair": 0.3, "hat": 0.0})
     assert (bangs.state, bald.state) == ("yes", "no")
     assert bald.rule == "bald excludes bangs"
+
+
+def test_of_a_choice_one_is_claimed_or_in_doubt():
+    names = ("young", "middle", "old")
+    specs = [CharacteristicSpec(n, f"is {n}", f"is not {n}", "face", "age", (1.0, 0.0), (0.0, 0.6), ()) for n in names]
+    judge = Labeler(specs, [RuleSpec("exactly_one", names, True)])
+    sure = judge(np.array([-4.0, -1.0, -3.5], np.float32), {"face": 0.5})
+    assert [x.state for x in sure] == ["no", "yes", "no"]
+    assert sum(x.probability for x in sure) == pytest.approx(1, abs=1e-3)
+    # One must hold: that is the choice itself, no rule turned it round.
+    assert sure[1].rule is None
+    unsure = judge(np.array([2.0, 2.2, -3.5], np.float32), {"face": 0.5})
+    assert [x.state for x in unsure] == ["no", "unsure", "no"]

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from conftest import PHOTO
 
-from faceinsight import DeviceError, FaceInsight, PolicyError, QuestionError, RequestError
+from faceinsight import DeviceError, Face, FaceInsight, Piece, PolicyError, QuestionError, RequestError
 from faceinsight.bundle import Bundle
 from faceinsight.draw import draw
 
@@ -113,7 +113,7 @@ def test_image_and_region_tokens_reach_the_answer(insight, face):
     def look(tokens, key):
         other = dataclasses.replace(face, tokens=tokens, key=key)
         ids = insight.language.read("Is she smiling?")
-        return [p.probability for p in insight.language.stream(other, ids, face.knowledge[:0], max_tokens=1)]
+        return [p.probability for p in insight.language.stream([other], ids, [face.knowledge[:0]], max_tokens=1)]
 
     images = insight.perception.image_tokens
     seen = look(face.tokens, "seen")
@@ -174,7 +174,7 @@ def test_tiny_huge_bordered_grey_and_upscaled_faces(insight, photo):
 
 
 def test_sensitive_groups_are_off_and_not_computed(insight, face):
-    assert {x.group for x in face.labels} == {""}
+    assert {x.group for x in face.labels} == {"", "expression"}
     off = {"Male", "Young", "Narrow_Eyes", "Pale_Skin", "Attractive"}
     assert not off & {x.name for x in face.labels}
     for question in (
@@ -195,21 +195,149 @@ def test_allowed_groups_are_computed():
         spoken = {"yes": "is a man.", "no": "is a woman.", "unsure": "not sure"}[found.label("Male").state]
         assert found.label("Young") is None
         assert spoken in allowed.ask(found, "Is this a man or a woman?").text
-    with pytest.raises(PolicyError, match=r"cannot allow 'attractive'; this bundle knows gender, age, race"):
+    with pytest.raises(
+        PolicyError, match=r"cannot switch 'attractive'; this bundle knows gender, age, race, expression"
+    ):
         FaceInsight.load("nano", allow=["attractive"])
 
 
-def test_withheld_words_never_leave(insight, face):
-    """Whatever the LLM says, a word of a switched-off characteristic stops the stream before it."""
-    from faceinsight import Piece
+def pieces(*texts):
+    """What an LLM might say, token by token."""
+    return iter([*(Piece(t, i + 1, 0.9, 1.0) for i, t in enumerate(texts)), Piece("", 99, 0.9, 1.0, "stop")])
 
-    said = [
-        Piece(t, i + 1, 1.0, 0.0, None)
-        for i, t in enumerate([" The per", "son is", " a wo", "man", " who smiles", "."])
-    ]
-    out = list(insight._guard(iter([*said, Piece("", 7, 1.0, 0.0, "stop")])))
-    assert "".join(p.text for p in out) == " The person is a"
-    assert out[-1].finish == "withheld"
+
+def guarded(insight, face, *texts, asked=()):
+    faces = [face] if isinstance(face, Face) else face
+    out = list(insight._guard(pieces(*texts), faces, [[f.label(n) for n in asked] for f in faces]))
+    return "".join(map(str, out)).strip(), out[-1].finish
+
+
+def test_withheld_words_never_leave(insight, face):
+    """Whatever the LLM says, a sentence that speaks of a switched-off characteristic does not leave."""
+    text, finish = guarded(insight, face, "The per", "son is smiling", ".", " It is a wo", "man", " who laughs", ".")
+    assert (text, finish) == ("The person is smiling.", "withheld")
+    assert guarded(insight, face, "A manner of", " speaking.") == ("A manner of speaking.", "stop")
+
+
+def test_the_llm_goes_back_and_says_it_otherwise(insight, face):
+    """At each word to which there is an objection it takes another plausible one, and no trace of the first stays."""
+    language, question = insight.language, "Describe this face."
+    ids = language.read(question)
+    findings = [insight.relevance.findings(face, insight.relevance(ids))]
+
+    def spoken(objection=None):
+        out = list(language.stream([face], ids, findings, objection=objection))
+        return "".join(map(str, out)), out[-1].finish
+
+    plain, finish = spoken()
+    assert finish == "stop"
+    assert spoken(lambda text: None) == (plain, "stop")
+    # Object to whatever the first doubtful word is.
+    doubtful = next(p for p in language.stream([face], ids, findings) if p.probability < 0.8 and p.text.strip())
+    at = plain.index(doubtful.text)
+    changed, finish = spoken(lambda text: at if text[at:].startswith(doubtful.text) else None)
+    assert finish == "repaired"
+    assert changed[:at] == plain[:at]
+    assert not changed[at:].startswith(doubtful.text)
+    assert spoken() == (plain, "stop")
+    # An objection to everything ends too.
+    assert spoken(lambda text: 0)[1] in ("stop", "repaired", "length")
+
+
+def test_findings_against_labels_end_in_what_the_labels_say(insight, face):
+    """Its findings say that she smiles, the labels do not: whatever the LLM says, the labels stand."""
+    other = tuple(dataclasses.replace(x, state="no") if x.name == "Smiling" else x for x in face.labels)
+    changed = dataclasses.replace(face, labels=other)
+    assert insight.ask(face, "Is she smiling?").text == "Yes, the person is smiling."
+    answer = insight.ask(changed, "Is she smiling?")
+    assert answer.text.endswith("the person is not smiling.") or answer.text == "The person is not smiling."
+    assert answer.finish == "repaired"
+    assert "smiling" not in insight.ask(changed, "Describe this face.").text.replace("not smiling", "")
+
+
+def test_where_a_growing_answer_goes_wrong(insight, face):
+    def wrong(text):
+        at = insight._guard.objection([face])(text)
+        return None if at is None else text[at:]
+
+    assert wrong("The person is smil") is None
+    assert wrong("The person is wearing a hat") is None  # it may still become a "hatpin"
+    assert wrong("The person is wearing a hat and") == "hat and"
+    assert wrong("The person is smiling. The person is wearing glasses.") == "glasses."
+    # Where the decision itself is wrong, another word does not help.
+    assert wrong("Yes, the person is wearing glasses.") is None
+    assert wrong("No, the person is smiling.") is None
+    assert wrong("Yes, the person is smiling. ") is None
+    assert wrong("") is None
+
+
+def test_contradictions_never_leave(insight, face):
+    """A sentence that denies what was found is left out; where nothing is left, the finding is said instead."""
+    good, bad = "The person is smiling.", "The person is wearing a hat."
+    assert guarded(insight, face, good, " ", bad) == (good, "repaired")
+    assert guarded(insight, face, "Yes, the person", " is wearing a hat.", asked=["Wearing_Hat"]) == (
+        "No, the person is not wearing a hat.",
+        "repaired",
+    )
+    assert guarded(insight, face, "Yes, the person has a beard.", asked=["No_Beard"]) == (
+        "No, the person has no beard.",
+        "repaired",
+    )
+    # Nothing asked that was understood: what the LLM spoke of is stated.
+    assert guarded(insight, face, "Yes, the person is wearing a hat.") == (
+        "No, the person is not wearing a hat.",
+        "repaired",
+    )
+    torn = "No, the person is smiling."
+    assert guarded(insight, face, torn, asked=["Smiling"]) == ("Yes, the person is smiling.", "repaired")
+    assert guarded(insight, face, bad, asked=["Smiling"]) == (good, "repaired")
+    assert guarded(insight, face, good) == (good, "stop")
+    assert guarded(insight, face, "I looked at", " the hair.", asked=["Smiling"]) == (
+        "I looked at the mouth.",
+        "repaired",
+    )
+    assert guarded(insight, face, "I looked at the mouth.", asked=["Smiling"]) == ("I looked at the mouth.", "stop")
+    doubtful = tuple(dataclasses.replace(x, state="unsure") if x.name == "Smiling" else x for x in face.labels)
+    other = dataclasses.replace(face, labels=doubtful)
+    assert guarded(insight, other, good, asked=["Smiling"]) == (
+        "I am not sure whether the person is smiling.",
+        "repaired",
+    )
+    text, finish = guarded(insight, [face, other], "Neither person is smiling.", asked=["Smiling"])
+    assert finish == "repaired"
+    assert text == "The first person is smiling. I am not sure whether the second person is smiling."
+
+
+def test_two_faces_are_compared(insight, face):
+    serious = tuple(dataclasses.replace(x, state="no") if x.name == "Smiling" else x for x in face.labels)
+    known = insight.perception.knowledge_tokens(serious)
+    other = dataclasses.replace(face, labels=serious, knowledge=known)
+    answer = insight.ask((face, other), "Who is smiling?")
+    assert answer.text == "Only the first person is smiling."
+    assert [x.state for x in answer.labels] == ["yes", "no"]
+    assert insight.ask((other, face), "Who is smiling?").text == "Only the second person is smiling."
+
+
+def test_questions_that_follow(insight, face):
+    first = "Is she smiling?"
+    assert insight.ask(face, "And a hat?", after=first).text.startswith("No")
+    sure = insight.ask(face, "Are you sure?", after=first)
+    assert [x.name for x in sure.labels] == ["Smiling"]
+    assert sure.text.startswith("Yes")
+    assert insight.ask(face, "How do you know?", after=first).text == "I looked at the mouth."
+    with pytest.raises(QuestionError, match="tokens"):
+        insight.ask(face, "Why?", after="Is she smiling? " * 60)
+
+
+def test_expression_can_be_switched_off(insight, face):
+    assert face.label("Happiness").state == "yes"
+    assert "happy" in insight.ask(face, "What is the expression?").text
+    with FaceInsight.load("nano", device="cpu", deny=["expression"]) as quiet:
+        (found,) = quiet.perceive(PHOTO)
+        assert found.label("Happiness") is None
+        assert "happy" not in quiet.ask(found, "What is the expression?").text
+    with pytest.raises(PolicyError, match="both allowed and denied"):
+        FaceInsight.load("nano", allow=["age"], deny=["age"])
 
 
 def test_control_tokens_in_a_question_stay_text(insight, face):
@@ -234,6 +362,8 @@ def test_bad_questions(insight, face, question):
 def test_bad_arguments(insight, face):
     with pytest.raises(RequestError, match="expected a Face"):
         insight.ask("face", "Is she smiling?")
+    with pytest.raises(RequestError, match="or two, found Face, Face, Face"):
+        insight.ask([face] * 3, "Is she smiling?")
     with pytest.raises(RequestError, match="max_tokens"):
         insight.ask(face, "Is she smiling?", max_tokens=0)
     with pytest.raises(RequestError, match="device"):
@@ -267,6 +397,15 @@ def test_draw_shows_photo_and_panel(insight, photo, face):
     assert picture.shape[1] == 640 + 420
     assert np.abs(picture[:, :640].astype(int) - cv2.resize(photo, (640, 640))).mean() > 2
     assert draw(photo, []).shape == picture.shape
+
+
+def test_draw_wraps_questions_and_answers(photo, face):
+    bare = draw(photo, [face])
+    short, long = (draw(photo, [face], talk=[("Why?", "word " * n)]) for n in (3, 300))
+    assert (short[: len(bare)] == bare).all()
+    assert len(bare) < len(short) < len(long)
+    # Nothing is cut at the right edge.
+    assert (long[len(bare) :, -20:] == long[-1, -1]).all()
 
 
 def test_import_is_light_and_slim():

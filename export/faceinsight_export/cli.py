@@ -17,6 +17,10 @@ def main(argv: list[str] | None = None) -> int:
     bundle.add_argument(
         "--assets", type=Path, required=True, metavar="DIR", help="folder made by faceinsight-train assets"
     )
+    bundle.add_argument(
+        "--training-free", type=Path, metavar="DATA",
+        help="instead: graph, rules and segmentation prompts on parts that saw no face label; needs the labelled faces",
+    )  # fmt: skip
     bundle.add_argument("--out", type=Path, required=True, metavar="DIR", help="the bundle's folder; must not exist")
     verify = commands.add_parser("verify", help="check a bundle's manifest and files")
     verify.add_argument("bundle", help="a folder or a shipped name")
@@ -29,12 +33,17 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _bundle(args: argparse.Namespace) -> int:
-    from faceinsight_models.pipeline import load_trained
+    from faceinsight_models.pipeline import Pipeline, load_trained
     from faceinsight_models.recipe import Recipe
+    from faceinsight_models.training_free import training_free
 
     from .bundle import export_bundle
 
-    trained = load_trained(Recipe.load(args.recipe), args.run, args.assets)
+    recipe = Recipe.load(args.recipe)
+    if args.training_free:
+        trained = training_free(Pipeline(recipe, data=args.training_free, run=args.run, asset_folder=args.assets))
+    else:
+        trained = load_trained(recipe, args.run, args.assets)
     stages = export_bundle(trained, args.out, progress=lambda text: print(f"exporting {text} ...", flush=True))
     print("\n".join(map(str, stages)))
     size = sum(p.stat().st_size for p in args.out.iterdir())

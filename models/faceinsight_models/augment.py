@@ -8,12 +8,15 @@ from numpy.typing import NDArray
 
 from faceinsight.align import BORDER
 
+from .data import Faces
 from .vocabulary import FLIP_CLASSES
 
 #: EfficientNet-Lite's own scaling of RGB; the exporter writes it into the manifest.
 MEAN, STD = 127.0, 128.0
 
-_FLIP = np.array(FLIP_CLASSES, np.uint8)
+#: Swaps left and right classes; every other value (a pixel that teaches nothing) stays.
+_FLIP = np.arange(256, dtype=np.uint8)
+_FLIP[: len(FLIP_CLASSES)] = FLIP_CLASSES
 
 
 def jitter_matrix(rng: np.random.Generator, source: int, target: int, *, strength: float = 1.0) -> NDArray[np.float64]:
@@ -28,27 +31,38 @@ def jitter_matrix(rng: np.random.Generator, source: int, target: int, *, strengt
 
 
 def degrade(rng: np.random.Generator, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Light, colour, blur, low resolution, JPEG; each at random."""
+    """Light, colour, something before the face, blur, low resolution, noise, JPEG; each at random."""
     x = image
     if rng.random() < 0.7:
         gain = np.exp(rng.normal(0, 0.12)) * np.exp(rng.normal(0, 0.04, 3))
         table = np.clip((np.arange(256)[:, None] - 127) * gain + 127 + rng.normal(0, 12), 0, 255).astype(np.uint8)
         x = cv2.LUT(x, table[None])
-    if rng.random() < 0.04:
+    if rng.random() < 0.08:
+        # Something before the face: a rectangle of one colour, at most a seventh of the crop.
+        side = x.shape[0]
+        w, h = (int(side * rng.uniform(0.1, 0.38)) for _ in range(2))
+        left, top = int(rng.uniform(0, side - w)), int(rng.uniform(0, side - h))
+        x = x.copy()
+        x[top : top + h, left : left + w] = rng.integers(0, 256, 3)
+    if rng.random() < 0.1:
         x = np.repeat(x.mean(2, keepdims=True).astype(np.uint8), 3, 2)
     if rng.random() < 0.12:
         size = x.shape[0]
-        low = int(size * rng.uniform(0.35, 0.8))
+        low = int(size * rng.uniform(0.25, 0.8))
         x = cv2.resize(cv2.resize(x, (low, low), interpolation=cv2.INTER_AREA), (size, size))
+    if rng.random() < 0.08:
+        x = cv2.GaussianBlur(x, (0, 0), rng.uniform(0.6, 1.8))
+    if rng.random() < 0.08:
+        x = np.clip(x + rng.normal(0, rng.uniform(3, 12), x.shape), 0, 255).astype(np.uint8)
     if rng.random() < 0.12:
         ok, code = cv2.imencode(".jpg", x, [cv2.IMWRITE_JPEG_QUALITY, int(rng.uniform(25, 80))])
         x = cv2.imdecode(code, cv2.IMREAD_COLOR) if ok else x
     return np.asarray(x, np.uint8)
 
 
-def augment_face(rng: np.random.Generator, crop: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
-    """One training view (size,size,3) of a crop, flipped half of the time (no attribute knows left from right)."""
-    x = cv2.warpAffine(crop, jitter_matrix(rng, crop.shape[0], size), (size, size), borderValue=BORDER)
+def augment_face(rng: np.random.Generator, faces: Faces, row: int, size: int) -> NDArray[np.uint8]:
+    """One training view (size,size,3) of a face, flipped half of the time (no attribute knows left from right)."""
+    x = faces.crop(row, size, jitter_matrix(rng, size, size))
     if rng.random() < 0.5:
         x = x[:, ::-1]
     return degrade(rng, np.ascontiguousarray(x))

@@ -11,15 +11,23 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 
-def cooccurrence(labels: NDArray[np.uint8]) -> NDArray[np.float64]:
-    """p[i, j] = P(y_j = 1 | y_i = 1) from 0/1 labels (images, N): asymmetric, rows are conditions."""
+def complete(labels: NDArray[np.float32], guesses: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Labels (images,N) with NaN where a set does not say -> the guessed probabilities there.
+
+    Sets with different labels share no pair to count: without this, no edge would join an expression to a smile.
+    """
+    return np.where(np.isnan(labels), guesses, labels)
+
+
+def cooccurrence(labels: NDArray[np.floating]) -> NDArray[np.float64]:
+    """p[i, j] = P(y_j = 1 | y_i = 1) from labels 0..1 (images,N): asymmetric, rows are conditions."""
     y = labels.astype(np.float64)
     counts = y.T @ y
     return np.asarray(counts / np.maximum(np.diag(counts), 1)[:, None])
 
 
 def correlation_graph(
-    labels: NDArray[np.uint8], *, tau: float = 0.4, lift: float = 1.2, keep: float = 0.8
+    labels: NDArray[np.floating], *, tau: float = 0.4, lift: float = 1.2, keep: float = 0.8
 ) -> NDArray[np.float32]:
     """C_hat (N,N), rows summing to 1: what characteristic i hears from its neighbours j.
 

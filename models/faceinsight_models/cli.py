@@ -7,7 +7,7 @@ import logging
 import sys
 from pathlib import Path
 
-STEPS = ("trunk", "parser", "encoder", "question", "llm")
+STEPS = ("trunk", "parser", "encoder", "question", "align", "llm")
 
 
 def main(argv: list[str] | None = None) -> int:

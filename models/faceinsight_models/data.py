@@ -1,15 +1,18 @@
-"""Labelled faces as arrays of canonical crops.
+"""Labelled faces of several sets, seen as the runtime would see them.
 
-Every image goes through the runtime's own detector and alignment, so that training sees what use will see.
-Crops are cached once as .npy and opened memory-mapped.
+Every picture goes through the runtime's own detector and alignment, so that training sees what use will see. Only the
+landmarks are cached: pictures are read from their archives when they are wanted.
 """
 
 from __future__ import annotations
 
 import csv
 import json
+import logging
+import threading
 import zipfile
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import cv2
@@ -17,28 +20,55 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from faceinsight.align import crop_matrix, similarity, warp
+from faceinsight.align import crop_matrix, warp
 from faceinsight.detect import FaceDetector
 
-from .vocabulary import NAMES
+from .vocabulary import AGES, CELEBA, EXPRESSIONS, NAMES, RACES
+
+log = logging.getLogger(__name__)
+
+#: Label columns by name; unknown is NaN.
+UNKNOWN = np.nan
 
 
 @dataclass(frozen=True)
 class Faces:
-    """Aligned CelebA-HQ faces: crops (N,S,S,3) uint8 RGB, labels (N,40) 0/1, index (N,) hq_idx.
+    """Faces of all sets.
 
-    The training split is cut again: one face in twenty is kept out of training to calibrate on.
-    part (N,): "train", "calibration" or "val".
+    archives: one per set; source (N,): which set; files (N,); landmarks (N,5,2) in picture pixels.
+    labels (N,K) float32: 0 or 1, a share of votes (expression), or NaN where the set does not say.
+    part (N,): "train", "calibration" (one training picture in twenty) or "val".
     """
 
-    crops: NDArray[np.uint8]
-    labels: NDArray[np.uint8]
+    archives: tuple[Path, ...]
+    source: NDArray[np.int64]
+    files: tuple[str, ...]
+    landmarks: NDArray[np.float32]
+    labels: NDArray[np.float32]
     part: NDArray[np.str_]
-    index: NDArray[np.int64]
+    template: NDArray[np.float32]
+    _open: threading.local = field(default_factory=threading.local, repr=False, compare=False)
 
-    def rows(self, part: str) -> NDArray[np.int64]:
-        """Row numbers of one part."""
-        return np.flatnonzero(self.part == part)
+    def rows(self, part: str, source: int | None = None) -> NDArray[np.int64]:
+        """Row numbers of one part, of one set or all."""
+        return np.flatnonzero((self.part == part) & ((source is None) | (self.source == source)))
+
+    def counts(self) -> dict[str, int]:
+        """Set -> training faces."""
+        return {a.stem: len(self.rows("train", i)) for i, a in enumerate(self.archives)}
+
+    def picture(self, row: int) -> NDArray[np.uint8]:
+        """RGB (H,W,3). An archive is opened once per thread."""
+        if not hasattr(self._open, "zips"):
+            self._open.zips = [zipfile.ZipFile(a) for a in self.archives]
+        return read_image(self._open.zips[self.source[row]], self.files[row])
+
+    def crop(self, row: int, size: int, motion: NDArray[np.float64] | None = None) -> NDArray[np.uint8]:
+        """The canonical crop (size,size,3), moved by a (2,3) matrix in its own pixels if one is given."""
+        matrix = crop_matrix(self.landmarks[row], self.template, size)
+        if motion is not None:
+            matrix = (motion @ np.vstack([matrix, [0, 0, 1]])).astype(np.float32)
+        return warp(self.picture(row), matrix, size)
 
 
 @dataclass(frozen=True)
@@ -51,20 +81,26 @@ class Masks:
     index: NDArray[np.int64]
 
 
+class Mixture:
+    """Draws training rows: each set has its share of a batch, whatever its size."""
+
+    def __init__(self, faces: Faces, shares: Mapping[str, float]) -> None:
+        """shares: set name -> weight. Raises KeyError for a set of the data without a share."""
+        self.rows = [faces.rows("train", i) for i in range(len(faces.archives))]
+        weight = np.array([shares[a.stem] for a in faces.archives])
+        self.share = weight / weight.sum()
+        #: Faces drawn so that the best represented set is seen once.
+        self.epoch = int(max(len(r) / s for r, s in zip(self.rows, self.share, strict=True)))
+
+    def draw(self, count: int, rng: np.random.Generator) -> NDArray[np.int64]:
+        """`count` rows, with replacement."""
+        which = rng.choice(len(self.rows), count, p=self.share)
+        return np.array([rng.choice(self.rows[i]) for i in which])
+
+
 def _rows(path: Path) -> list[dict[str, str]]:
     with open(path, newline="") as f:
         return list(csv.DictReader(f))
-
-
-def _matrix(
-    detector: FaceDetector, image: NDArray[np.uint8], template: NDArray[np.float32], size: int
-) -> NDArray[np.float32]:
-    faces = detector(image)
-    if faces:
-        return crop_matrix(faces[0].landmarks, template, size)
-    # The set is aligned by its makers: where the detector sees nothing, the whole picture is the crop.
-    unit = np.array([[0, 0], [1, 0], [1, 1], [0, 1]], np.float32)
-    return similarity(unit * image.shape[0] - 0.5, unit * size - 0.5)
 
 
 def read_image(archive: zipfile.ZipFile, name: str) -> NDArray[np.uint8]:
@@ -75,21 +111,112 @@ def read_image(archive: zipfile.ZipFile, name: str) -> NDArray[np.uint8]:
     return np.ascontiguousarray(bgr[:, :, ::-1])
 
 
-def load_faces(data: Path, cache: Path, detector: FaceDetector, template: NDArray[np.float32], size: int) -> Faces:
-    """CelebA-HQ attributes; builds the cache on the first call."""
-    rows = _rows(data / "celebahq.csv")
-    target = cache / f"celebahq_{size}.npy"
-    _build(
-        target,
-        cache / f"celebahq_{size}.json",
-        template,
-        lambda out: _write_faces(out, data, rows, detector, template, size),
+def _blank(count: int) -> NDArray[np.float32]:
+    return np.full((count, len(NAMES)), UNKNOWN, np.float32)
+
+
+def _one_of(labels: NDArray[np.float32], names: Sequence[str], chosen: Sequence[int]) -> None:
+    """Write one choice into the label table: 1 for the chosen name, 0 for the others."""
+    columns = [NAMES.index(n) for n in names]
+    labels[:, columns] = np.eye(len(names), dtype=np.float32)[list(chosen)]
+
+
+def celebahq_labels(rows: Sequence[dict[str, str]]) -> NDArray[np.float32]:
+    """CelebA's 40 attributes."""
+    labels = _blank(len(rows))
+    labels[:, [NAMES.index(n) for n in CELEBA]] = [[int(r[n]) for n in CELEBA] for r in rows]
+    return labels
+
+
+#: FairFace's words in the order of our names.
+FAIRFACE_AGES = ("0-2", "3-9", "10-19", "20-29", "30-39", "40-49", "50-59", "60-69", "more than 70")
+FAIRFACE_RACES = ("White", "Black", "Latino_Hispanic", "East Asian", "Southeast Asian", "Indian", "Middle Eastern")
+
+
+def fairface_labels(rows: Sequence[dict[str, str]]) -> NDArray[np.float32]:
+    """Age, race, and gender as CelebA's Male."""
+    labels = _blank(len(rows))
+    _one_of(labels, tuple(AGES), [FAIRFACE_AGES.index(r["age"]) for r in rows])
+    _one_of(labels, tuple(RACES), [FAIRFACE_RACES.index(r["race"]) for r in rows])
+    labels[:, NAMES.index("Male")] = [r["gender"] == "Male" for r in rows]
+    return labels
+
+
+def ferplus_labels(rows: Sequence[dict[str, str]]) -> NDArray[np.float32]:
+    """Shares of the ten annotators' votes for the eight expressions."""
+    votes = np.array([[float(r[f"votes_{n.lower()}"]) for n in EXPRESSIONS] for r in rows], np.float32)
+    labels = _blank(len(rows))
+    labels[:, [NAMES.index(n) for n in EXPRESSIONS]] = votes / np.maximum(votes.sum(1, keepdims=True), 1)
+    return labels
+
+
+#: Set -> how its CSV rows become labels. A set that is not in the data folder is left out.
+SETS: dict[str, Callable[[Sequence[dict[str, str]]], NDArray[np.float32]]] = {
+    "celebahq": celebahq_labels,
+    "fairface": fairface_labels,
+    "ferplus": ferplus_labels,
+}
+
+
+#: Terms of the sets, for the licence ledger of what is trained on them.
+TERMS = {
+    "celebahq": "CelebA-HQ and CelebAMask-HQ (non-commercial research)",
+    "fairface": "FairFace (CC BY 4.0)",
+    "ferplus": "FER2013 images (research) with FER+ labels (MIT)",
+}
+
+
+def set_rows(data: Path, name: str) -> list[dict[str, str]]:
+    """The usable rows of a set's CSV: of FER+ those on whose expression a strict majority agrees."""
+    return [r for r in _rows(data / f"{name}.csv") if r.get("ferplus_usable", "1") == "1"]
+
+
+def load_faces(data: Path, cache: Path, detector: FaceDetector, template: NDArray[np.float32]) -> Faces:
+    """All sets of the data folder; finds and caches their landmarks on the first call."""
+    found = [n for n in SETS if (data / f"{n}.csv").is_file()]
+    if not found:
+        raise FileNotFoundError(f"{data} holds none of {', '.join(f'{n}.csv' for n in SETS)}: see docs/training.md")
+    rows = [set_rows(data, n) for n in found]
+    part = [_parts([r["split"] for r in own]) for own in rows]
+    return Faces(
+        tuple(data / f"{n}.zip" for n in found),
+        np.repeat(np.arange(len(found)), [len(r) for r in rows]),
+        tuple(r["file"] for own in rows for r in own),
+        np.concatenate([_landmarks(data, n, own, cache, detector) for n, own in zip(found, rows, strict=True)]),
+        np.concatenate([SETS[n](own) for n, own in zip(found, rows, strict=True)]),
+        np.concatenate(part),
+        np.asarray(template, np.float32),
     )
-    labels = np.array([[int(r[n]) for n in NAMES] for r in rows], np.uint8)
-    index = np.array([int(r["hq_idx"]) for r in rows])
-    split = np.array([r["split"] for r in rows])
-    part = np.where((split == "train") & (index % 20 == 0), "calibration", split)
-    return Faces(np.load(target, mmap_mode="r"), labels, part, index)
+
+
+def _parts(splits: Sequence[str]) -> NDArray[np.str_]:
+    """One training picture in twenty is kept out of training to calibrate on."""
+    part = np.array(splits, dtype="<U11")
+    part[np.flatnonzero(part == "train")[::20]] = "calibration"
+    return part
+
+
+def _landmarks(
+    data: Path, name: str, rows: Sequence[dict[str, str]], cache: Path, detector: FaceDetector
+) -> NDArray[np.float32]:
+    """(N,5,2) of the largest face in each picture; where there is none, the mean of its set."""
+    target = cache / f"{name}_landmarks.npy"
+    if target.exists():
+        known = np.asarray(np.load(target))
+        if len(known) == len(rows):
+            return known
+    out = np.full((len(rows), 5, 2), np.nan, np.float32)
+    with zipfile.ZipFile(data / f"{name}.zip") as archive:
+        for i, row in enumerate(tqdm(rows, desc=f"finding faces: {name}", unit="face", mininterval=5)):
+            faces = detector(read_image(archive, row["file"]))
+            if faces:
+                out[i] = faces[0].landmarks
+    missing = np.isnan(out[:, 0, 0])
+    out[missing] = out[~missing].mean(0)
+    log.info("%s: no face found in %d of %d pictures", name, missing.sum(), len(rows))
+    target.parent.mkdir(parents=True, exist_ok=True)
+    np.save(target, out)
+    return out
 
 
 def load_masks(data: Path, cache: Path, detector: FaceDetector, template: NDArray[np.float32], size: int) -> Masks:
@@ -124,17 +251,6 @@ def _build(target: Path, sidecar: Path, template: NDArray[np.float32], write: ob
     sidecar.write_text(json.dumps(key))
 
 
-def _write_faces(
-    out: Path, data: Path, rows: list[dict[str, str]], detector: FaceDetector, template: NDArray[np.float32], size: int
-) -> None:
-    crops = np.lib.format.open_memmap(out, "w+", np.uint8, (len(rows), size, size, 3))
-    with zipfile.ZipFile(data / "celebahq.zip") as archive:
-        for i, row in enumerate(tqdm(rows, desc="aligning CelebA-HQ", unit="face")):
-            image = read_image(archive, row["file"])
-            crops[i] = warp(image, _matrix(detector, image, template, size), size)
-    crops.flush()
-
-
 def _write_masks(
     out: Path, data: Path, rows: list[dict[str, str]], detector: FaceDetector, template: NDArray[np.float32], size: int
 ) -> None:
@@ -143,7 +259,11 @@ def _write_masks(
         for i, row in enumerate(tqdm(rows, desc="aligning CelebAMask-HQ", unit="pair")):
             image = read_image(archive, row["file"])
             mask = cv2.imdecode(np.frombuffer(archive.read(row["mask"]), np.uint8), cv2.IMREAD_GRAYSCALE)
-            matrix = _matrix(detector, image, template, size)
+            faces = detector(image)
+            # These pictures are aligned by their makers: one in which no face is found says the crop is at fault.
+            if not faces:
+                raise ValueError(f"celebamask: no face found in {row['file']}")
+            matrix = crop_matrix(faces[0].landmarks, template, size)
             both[i, ..., :3] = warp(image, matrix, size)
             both[i, ..., 3] = cv2.warpAffine(mask, matrix, (size, size), flags=cv2.INTER_NEAREST, borderValue=0)
     both.flush()

@@ -7,6 +7,7 @@ hidden), never from anything else: this module is the training set's ground trut
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from itertools import islice
 from typing import NamedTuple
 
 import numpy as np
@@ -14,11 +15,23 @@ import numpy as np
 from faceinsight.labels import HIDDEN, NO, UNSURE, YES
 
 from . import wordings as w
+from .vocabulary import AGES, CHARACTERISTICS, EXPRESSIONS, RACES
 
 DECLINE_SCOPE = "I can only answer questions about the face in the picture."
 DECLINE_OFF = "That is switched off here, so I do not answer it."
 DECLINE_NEVER = "I do not judge how people look."
 DECLINE_IDENTITY = "I do not identify people."
+HIDDEN_ANSWER = "I cannot tell, that part of the face is not visible."
+#: How a region is spoken of.
+LOOKED = "I looked at {place}."
+REGION_WORDS = {
+    "face": "the whole face", "skin": "the skin", "nose": "the nose", "glasses": "the eyes", "eyes": "the eyes",
+    "brows": "the eyebrows", "ears": "the ears", "mouth": "the mouth", "hair": "the hair", "hat": "the head",
+    "earring": "the ears", "necklace": "the neck", "neck": "the neck", "clothes": "the clothes",
+}  # fmt: skip
+_REGION = {c.name: c.region for c in CHARACTERISTICS}
+_PHRASE = {c.name: c.phrase for c in CHARACTERISTICS}
+_NUMBERS = ("None", "One", "Two", "Three", "Four", "Five", "Six")
 
 
 def closed_answer(concept: w.Concept, state: int) -> str:
@@ -29,7 +42,7 @@ def closed_answer(concept: w.Concept, state: int) -> str:
         return f"No, the person {concept.no}."
     if state == UNSURE:
         return f"I am not sure whether the person {concept.yes}."
-    return "I cannot tell, that part of the face is not visible."
+    return HIDDEN_ANSWER
 
 
 def join(parts: Sequence[str], word: str = "and") -> str:
@@ -67,6 +80,7 @@ def describe(states: Mapping[str, int]) -> str:
     facial = _present(states, w.FACIAL_NAMES)
     if facial and states.get("No_Beard") != YES:
         first.append(f"has {join(facial)}")
+    first += [f"looks {word}" for name, word in EXPRESSIONS.items() if states.get(name) == YES and name != "Neutral"]
     worn = _present(states, w.WORN_NAMES)
     absent = [t for n, t in {"Eyeglasses": "glasses", "Wearing_Hat": "a hat"}.items() if states.get(n) == NO]
     second = []
@@ -136,70 +150,248 @@ def _worn_answer(states: Mapping[str, int]) -> str:
     )
 
 
-def _mood_answer(states: Mapping[str, int]) -> str:
-    return {YES: "The person is smiling.", NO: "The person is not smiling."}.get(
-        states.get("Smiling", UNSURE), "I am not sure about the expression."
-    )
+def _choice_answer(names: Sequence[str]) -> Callable[[Mapping[str, int]], str]:
+    """The one that holds, claimed or in doubt."""
+
+    def answer(states: Mapping[str, int]) -> str:
+        for name in names:
+            if states.get(name) == YES:
+                return f"The person {w.BY_NAME[name].yes}."
+            if states.get(name) == UNSURE:
+                return f"I am not sure, but the person probably {w.BY_NAME[name].yes}."
+        return DECLINE_OFF
+
+    return answer
+
+
+def _gate(name: str) -> Callable[[Mapping[str, int]], str]:
+    def answer(states: Mapping[str, int]) -> str:
+        concept, state = w.BY_NAME[name], states.get(name)
+        if state is None:
+            return DECLINE_OFF
+        if state in (YES, NO):
+            return f"The person {concept.yes if state == YES else concept.no}."
+        return "I am not sure about that."
+
+    return answer
+
+
+def which_answer(states: Mapping[str, int], concepts: Sequence[w.Concept]) -> str:
+    """Which of several of one form hold."""
+    known = [c.state(states) for c in concepts]
+    if None in known:
+        return DECLINE_OFF
+    present = [c for c, s in zip(concepts, known, strict=True) if s == YES]
+    if present:
+        verb = {"wear": "is wearing", "have": "has", "look": "looks", "be": "is"}[present[0].form]
+        return f"The person {verb} {join([c.words[0] for c in present])}."
+    if all(s == HIDDEN for s in known):
+        return HIDDEN_ANSWER
+    if UNSURE in known or HIDDEN in known:
+        return "I am not sure."
+    return "Neither of them." if len(concepts) == 2 else "None of these."
+
+
+def count_answer(states: Mapping[str, int], concepts: Sequence[w.Concept]) -> str:
+    """How many hold, which, and about which nothing is certain."""
+    known = [c.state(states) for c in concepts]
+    if None in known:
+        return DECLINE_OFF
+    present = [c.words[0] for c, s in zip(concepts, known, strict=True) if s == YES]
+    doubtful = [c.words[0] for c, s in zip(concepts, known, strict=True) if s in (UNSURE, HIDDEN)]
+    text = f"{_NUMBERS[len(present)]}: {join(present)}." if present else "None of these."
+    return f"{text} I am not sure about {join(doubtful, 'or')}." if doubtful else text
 
 
 _HAIR = ("Bald", "Bangs", *w.STYLES, *w.COLORS)
 _FACIAL = ("No_Beard", *w.FACIAL_NAMES)
 #: What a description speaks of.
-DESCRIBED = (*_HAIR, "Smiling", "Mouth_Slightly_Open", *_FACIAL, *w.WORN_NAMES)
-_OPEN: tuple[tuple[tuple[str, ...], Callable[[Mapping[str, int]], str], tuple[str, ...]], ...] = (
+DESCRIBED = (*_HAIR, "Smiling", "Mouth_Slightly_Open", *_FACIAL, *w.WORN_NAMES, *EXPRESSIONS)
+
+Open = tuple[tuple[str, ...], Callable[[Mapping[str, int]], str], tuple[str, ...]]
+_OPEN: tuple[Open, ...] = (
     (w.COLOR_QUESTIONS, _color_answer, ("Bald", *w.COLORS)),
     (w.HAIR_QUESTIONS, _hair_answer, _HAIR),
     (w.STYLE_QUESTIONS, _style_answer, tuple(w.STYLES)),
     (w.FACIAL_QUESTIONS, _facial_answer, _FACIAL),
     (w.WORN_QUESTIONS, _worn_answer, tuple(w.WORN_NAMES)),
-    (w.MOOD_QUESTIONS, _mood_answer, ("Smiling",)),
+    (w.MOOD_QUESTIONS, _choice_answer(tuple(EXPRESSIONS)), tuple(EXPRESSIONS)),
+)
+_GATED: tuple[Open, ...] = (
+    (w.AGE_QUESTIONS, _choice_answer(tuple(AGES)), tuple(AGES)),
+    (w.GENDER_QUESTIONS, _gate("Male"), ("Male",)),
+    (w.RACE_QUESTIONS, _choice_answer(tuple(RACES)), tuple(RACES)),
 )
 
 
 class Turn(NamedTuple):
-    """A question, its answer, and the characteristics that it asks about."""
+    """A question, its answer, and the characteristics that it asks about; `after` is the question before it, if any."""
 
     question: str
     answer: str
     about: tuple[str, ...] = ()
+    after: str = ""
 
 
 def turn(rng: np.random.Generator, states: Mapping[str, int]) -> Turn:
     """A random question and its answer. `states` holds the characteristics that are switched on, and only those."""
     kind = rng.random()
-    if kind < 0.45:
-        concept = w.CONCEPTS[rng.integers(len(w.CONCEPTS))]
-        state = concept.state(states)
-        answer = DECLINE_OFF if state is None else closed_answer(concept, state)
-        return Turn(w.closed_question(rng, concept), answer, (concept.name,))
-    if kind < 0.61:
-        questions, answer_of, about = _OPEN[rng.integers(len(_OPEN))]
-        return Turn(w.say(rng, questions), answer_of(states), about)
-    if kind < 0.89:
+    if kind < 0.36:
+        return _closed(rng, states)
+    if kind < 0.50:
+        return _open(rng, _OPEN, states)
+    if kind < 0.57:
+        return _open(rng, _GATED, states)
+    if kind < 0.76:
         return Turn(w.say(rng, w.DESCRIBE_QUESTIONS), describe(states), DESCRIBED)
-    return _declined(rng, states)
+    if kind < 0.83:
+        return _several(rng, states)
+    if kind < 0.92:
+        return _follow(rng, states)
+    return _declined(rng)
 
 
-def _declined(rng: np.random.Generator, states: Mapping[str, int]) -> Turn:
-    kind = rng.integers(8)
+def look_turn(rng: np.random.Generator, states: Mapping[str, int], rates: Mapping[str, float]) -> Turn:
+    """A yes/no question that only the face can answer. rates: how often each characteristic holds.
+
+    What is rare is asked the more where it holds: over many faces, each characteristic is answered with yes as often as
+    with no, and whoever knows how common it is knows nothing.
+    """
+    known = [c for c in w.CONCEPTS if c.name in states and c.name in rates and c.state(states) in (YES, NO)]
+    usual = np.array([rates[c.name] for c in known])
+    holds = np.array([states[c.name] == YES for c in known])
+    weights = 1 / np.where(holds, usual, 1 - usual).clip(0.005)
+    return _answered(rng, known[rng.choice(len(known), p=weights / weights.sum())], states)
+
+
+def _concept(rng: np.random.Generator, states: Mapping[str, int]) -> w.Concept:
+    """Any concept, but seldom one that is switched off."""
+    while True:
+        concept = w.CONCEPTS[rng.integers(len(w.CONCEPTS))]
+        if concept.name in states or rng.random() < 0.15:
+            return concept
+
+
+def _closed(rng: np.random.Generator, states: Mapping[str, int]) -> Turn:
+    return _answered(rng, _concept(rng, states), states)
+
+
+def _answered(rng: np.random.Generator, concept: w.Concept, states: Mapping[str, int]) -> Turn:
+    state = concept.state(states)
+    answer = DECLINE_OFF if state is None else closed_answer(concept, state)
+    return Turn(w.closed_question(rng, concept), answer, (concept.name,))
+
+
+def _open(rng: np.random.Generator, kinds: Sequence[Open], states: Mapping[str, int]) -> Turn:
+    questions, answer_of, about = kinds[rng.integers(len(kinds))]
+    return Turn(w.say(rng, questions), answer_of(states), about)
+
+
+def _several(rng: np.random.Generator, states: Mapping[str, int]) -> Turn:
+    """Which of these, how many of these."""
+    family = [w.BY_NAME[n] for n in w.FAMILIES[rng.integers(len(w.FAMILIES))]]
+    count = int(rng.integers(2, min(4, len(family)) + 1))
+    concepts = [family[i] for i in rng.permutation(len(family))[:count]]
+    form = concepts[0].form
+    if form != "look" and rng.random() < 0.4:
+        words, templates, answer = "and", w.COUNT_TEMPLATES[form], count_answer(states, concepts)
+    else:
+        words, templates, answer = "or", w.WHICH_TEMPLATES[form], which_answer(states, concepts)
+    options = join([str(rng.choice(c.words[:2])) for c in concepts], words)
+    return Turn(w.say(rng, templates, o=options), answer, tuple(c.name for c in concepts))
+
+
+def _follow(rng: np.random.Generator, states: Mapping[str, int]) -> Turn:
+    """A question behind another one: some make sense only there, some have nothing to do with it."""
+    first = _closed(rng, states)
+    concept = w.BY_NAME[first.about[0]]
+    state = concept.state(states)
+    kind = rng.integers(5)
     if kind == 0:
-        return Turn(w.say(rng, w.AGE_QUESTIONS), _gate("Young", states), ("Young",))
+        answer = "Yes, as far as I can see." if state in (YES, NO) else "No, I am not sure."
+        answer = {None: DECLINE_OFF, HIDDEN: HIDDEN_ANSWER}.get(state, answer)
+        return Turn(w.say(rng, w.SURE_QUESTIONS), answer, first.about, first.question)
     if kind == 1:
-        return Turn(w.say(rng, w.GENDER_QUESTIONS), _gate("Male", states), ("Male",))
+        answer = DECLINE_OFF if state is None else LOOKED.format(place=REGION_WORDS[_REGION[concept.name]])
+        return Turn(w.say(rng, w.WHERE_QUESTIONS), answer, first.about, first.question)
     if kind == 2:
-        return Turn(w.say(rng, w.RACE_QUESTIONS), DECLINE_OFF)
-    if kind == 3:
+        return turn(rng, states)._replace(after=first.question)
+    other = _concept(rng, states)
+    state = other.state(states)
+    answer = DECLINE_OFF if state is None else closed_answer(other, state)
+    return Turn(w.say(rng, w.ELLIPSES, other.words), answer, (other.name,), first.question)
+
+
+def _declined(rng: np.random.Generator) -> Turn:
+    kind = rng.integers(6)
+    if kind == 0:
         return Turn(w.say(rng, w.ATTRACTIVE_QUESTIONS), DECLINE_NEVER)
-    if kind == 4:
+    if kind == 1:
         return Turn(w.say(rng, w.IDENTITY_QUESTIONS), DECLINE_IDENTITY)
     return Turn(w.say(rng, w.SCOPE_QUESTIONS), DECLINE_SCOPE)
 
 
-def _gate(name: str, states: Mapping[str, int]) -> str:
-    concept = next(c for c in w.CONCEPTS if c.name == name)
-    state = states.get(name)
-    if state is None:
+def pair_turn(rng: np.random.Generator, first: Mapping[str, int], second: Mapping[str, int]) -> Turn:
+    """A question about two faces."""
+    kind = rng.random()
+    if kind < 0.7:
+        concept = _concept(rng, first)
+        templates, answer_of = (w.WHO_TEMPLATES, who_answer) if kind < 0.4 else (w.BOTH_TEMPLATES, both_answer)
+        question = w.say(rng, templates[concept.form], concept.words)
+        return Turn(question, answer_of(concept, first, second), (concept.name,))
+    if kind < 0.83:
+        return Turn(w.say(rng, w.COMMON_QUESTIONS), common_answer(first, second), DESCRIBED)
+    if kind < 0.96:
+        return Turn(w.say(rng, w.DIFFERENT_QUESTIONS), different_answer(first, second), DESCRIBED)
+    return _declined(rng)
+
+
+def who_answer(concept: w.Concept, first: Mapping[str, int], second: Mapping[str, int]) -> str:
+    """Which of the two."""
+    a, b = concept.state(first), concept.state(second)
+    if a is None or b is None:
         return DECLINE_OFF
-    if state in (YES, NO):
-        return f"The person {concept.yes if state == YES else concept.no}."
-    return "I am not sure about that."
+    if (a, b) == (YES, YES):
+        return f"Each of them {concept.yes}."
+    if (a, b) == (NO, NO):
+        return f"Neither person {concept.yes}."
+    if (a, b) in ((YES, NO), (NO, YES)):
+        return f"Only the {'first' if a == YES else 'second'} person {concept.yes}."
+    if a not in (YES, NO) and b not in (YES, NO):
+        return "I am not sure about either of them."
+    sure, doubtful, state = ("first", "second", a) if a in (YES, NO) else ("second", "first", b)
+    return f"The {sure} person {concept.yes if state == YES else concept.no}, I am not sure about the {doubtful} one."
+
+
+def both_answer(concept: w.Concept, first: Mapping[str, int], second: Mapping[str, int]) -> str:
+    """Both or not."""
+    a, b = concept.state(first), concept.state(second)
+    if a is None or b is None:
+        return DECLINE_OFF
+    if (a, b) == (YES, YES):
+        return f"Yes, each of them {concept.yes}."
+    if (a, b) == (NO, NO):
+        return f"No, neither person {concept.yes}."
+    if NO in (a, b):
+        return f"No, the {'first' if a == NO else 'second'} person {concept.no}."
+    return "I am not sure."
+
+
+def _first_sure(names: Sequence[str], limit: int = 4) -> list[str]:
+    return [_PHRASE[n] for n in islice(names, limit)]
+
+
+def common_answer(first: Mapping[str, int], second: Mapping[str, int]) -> str:
+    """What is certain of both, at most four things."""
+    shared = _first_sure([n for n in DESCRIBED if first.get(n) == second.get(n) == YES])
+    return f"Each of them {join(shared)}." if shared else "Nothing that I am sure of."
+
+
+def different_answer(first: Mapping[str, int], second: Mapping[str, int]) -> str:
+    """What is certain of one and certainly not so of the other, at most four things each."""
+    only = [
+        _first_sure([n for n in DESCRIBED if one.get(n) == YES and other.get(n) == NO])
+        for one, other in ((first, second), (second, first))
+    ]
+    texts = [f"Only the {who} person {join(o)}." for who, o in zip(("first", "second"), only, strict=True) if o]
+    return " ".join(texts) or "I see no clear difference."

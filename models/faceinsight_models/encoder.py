@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from .ccm import CorrelationModule
 from .efficientnet import PYRAMID, EfficientNetLite0
 from .segmentation import RegionPool, SegmentationEncoder, coarse
+from .vocabulary import FLIP_CLASSES
 
 IMAGE_CHANNELS = 1280
 
@@ -28,6 +29,11 @@ class Features:
     area: Tensor
 
 
+def region_mlp(region_width: int, width: int) -> nn.Sequential:
+    """From a region's feature to the text features' space."""
+    return nn.Sequential(nn.Linear(region_width, width), nn.GELU(), nn.Linear(width, width))
+
+
 class KnowledgeHead(nn.Module):
     """z_k = s cos(P_image v + P_region r_{region(k)}, T_k) + b_k.
 
@@ -39,7 +45,7 @@ class KnowledgeHead(nn.Module):
         super().__init__()
         self.ccm = ccm
         self.image = nn.Linear(IMAGE_CHANNELS, width)
-        self.region = nn.Sequential(nn.Linear(region_width, width), nn.GELU(), nn.Linear(width, width))
+        self.region = region_mlp(region_width, width)
         self.scale = nn.Parameter(torch.tensor(12.0))
         self.bias = nn.Parameter(torch.zeros(len(regions)))
         self.register_buffer("region_of", torch.tensor(list(regions)), persistent=False)
@@ -47,6 +53,10 @@ class KnowledgeHead(nn.Module):
     def forward(self, features: Features) -> Tensor:
         """-> logits (B,N)."""
         return self.score(features, self.ccm(), self.region_of, self.bias)
+
+    def rows(self) -> Tensor:
+        """(N,d): the text features that `score` compares with."""
+        return F.normalize(self.ccm(), dim=-1)
 
     def score(self, features: Features, text: Tensor, region_of: Tensor, bias: Tensor) -> Tensor:
         """Logits of the characteristics whose text (N,d), region (N,) and bias (N,) are given."""
@@ -63,17 +73,38 @@ class FaceEncoder(nn.Module):
         self.segmentation = segmentation
         self.pool = pool
         self.head = head
+        self.register_buffer("mirror_classes", torch.tensor(FLIP_CLASSES), persistent=False)
 
     def features(self, pixels: Tensor, label_map: Tensor) -> Features:
         """pixels (B,3,S,S) scaled RGB, label_map (B,64,64)."""
         pyramid = self.trunk(pixels)
-        patches = torch.cat([_tokens(pyramid[16]), self.segmentation(label_map)], 2)
+        return self.fuse(pyramid[16], pyramid[32], label_map)
+
+    def fuse(self, fine: Tensor, deep: Tensor, label_map: Tensor) -> Features:
+        """The trunk's maps at stride 16 and 32, and the label map (B,64,64)."""
+        patches = torch.cat([_tokens(fine), self.segmentation(label_map)], 2)
         regions, area = self.pool(label_map, patches)
-        return Features(_tokens(pyramid[32]), regions, area)
+        return Features(_tokens(deep), regions, area)
 
     def forward(self, pixels: Tensor, label_map: Tensor) -> Tensor:
         """-> logits (B,N)."""
         return self.head(self.features(pixels, label_map))
+
+    def both_ways(self, pixels: Tensor, label_map: Tensor) -> tuple[Features, Features]:
+        """Features of the pictures, and of their mirror images: what is found is the mean of both (`judge`)."""
+        size, cells = pixels.shape[-1], label_map.shape[-1]
+        # Indexing, not flip: a negative step is what few ONNX runtimes take.
+        turned = pixels[..., torch.arange(size - 1, -1, -1)]
+        mirrored = self.mirror_classes[label_map.long()][..., torch.arange(cells - 1, -1, -1)]
+        f = self.features(torch.cat([pixels, turned]), torch.cat([label_map.long(), mirrored]))
+        count = pixels.shape[0]
+        one = Features(f.image[:count], f.regions[:count], f.area[:count])
+        return one, Features(f.image[count:], f.regions[count:], f.area[count:])
+
+    def judge(self, pixels: Tensor, label_map: Tensor) -> tuple[Features, Tensor]:
+        """Features of the pictures, and logits (B,N) as the bundle computes them."""
+        features, mirrored = self.both_ways(pixels, label_map)
+        return features, (self.head(features) + self.head(mirrored)) / 2
 
 
 def _tokens(x: Tensor) -> Tensor:
@@ -91,17 +122,30 @@ def _mlp(cin: int, cout: int) -> nn.Sequential:
     return nn.Sequential(nn.Linear(cin, cout), nn.GELU(), nn.Linear(cout, cout))
 
 
+class Projector(nn.Module):
+    """Features -> the text features' space (unit length times `length`) -> the LLM's embedding space."""
+
+    def __init__(self, into: nn.Module, text_width: int, width: int) -> None:
+        super().__init__()
+        self.into, self.out = into, _mlp(text_width, width)
+        self.register_buffer("length", torch.tensor(1.0))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.out(F.normalize(self.into(x), dim=-1) * self.length)
+
+
 class Adapter(nn.Module):
     """From features to the LLM's embedding space: image, region and knowledge tokens.
 
-    A knowledge token says which characteristic it is (its refined text feature) and what the head found
-    (one of `states` learned vectors).
+    A knowledge token says which characteristic it is (its refined text feature) and what the head found (one of
+    `states` learned vectors). Image and region tokens come by way of the text features' space too, where the head has
+    learned to bring faces near to what can be said of them: that way the LLM finds what it is asked about.
     """
 
     def __init__(self, *, region_width: int, text_width: int, regions: int, states: int, width: int) -> None:
         super().__init__()
-        self.image = _mlp(IMAGE_CHANNELS, width)
-        self.region = _mlp(region_width, width)
+        self.image = Projector(nn.Linear(IMAGE_CHANNELS, text_width), text_width, width)
+        self.region = Projector(region_mlp(region_width, text_width), text_width, width)
         self.text = _mlp(text_width, width)
         self.region_name = nn.Embedding(regions, width)
         self.state = nn.Embedding(states, width)
@@ -126,7 +170,7 @@ class EncoderGraph(nn.Module):
         super().__init__()
         self.encoder, self.adapter = encoder, adapter
         with torch.no_grad():
-            self.register_buffer("text", F.normalize(encoder.head.ccm(), dim=-1))
+            self.register_buffer("text", encoder.head.rows())
 
     def forward(
         self, pixels: Tensor, label_map: Tensor, characteristics: Tensor
@@ -136,10 +180,9 @@ class EncoderGraph(nn.Module):
         Returns logits (B,K), image_tokens (B,P,d), region_tokens (B,R,d), region_area (B,R).
         """
         head = self.encoder.head
-        features = self.encoder.features(pixels, coarse(label_map))
-        logits = head.score(
-            features, self.text[characteristics], head.region_of[characteristics], head.bias[characteristics]
-        )
+        features, mirrored = self.encoder.both_ways(pixels, coarse(label_map))
+        chosen = self.text[characteristics], head.region_of[characteristics], head.bias[characteristics]
+        logits = (head.score(features, *chosen) + head.score(mirrored, *chosen)) / 2
         return logits, self.adapter.image_tokens(features), self.adapter.region_tokens(features), features.area
 
 

@@ -7,11 +7,13 @@ The semantic loss of "exactly one" is Xu et al. 2018 (arXiv 1711.11157).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import combinations
 
 import torch
 from torch import Tensor, nn
+
+from faceinsight.manifest import KINDS
 
 from .vocabulary import Rule
 
@@ -46,27 +48,29 @@ class LogicalConstraint(nn.Module):
     def __init__(self, names: Sequence[str], rules: Sequence[Rule], *, soft: float = 0.2) -> None:
         super().__init__()
         index = {n: i for i, n in enumerate(names)}
-        pairs: list[tuple[int, int, float]] = []
-        self.groups: list[tuple[list[int], list[bool], float]] = []
+        # An implication i => j is the exclusion of i and not j: one table of pairs holds both.
+        pairs: list[tuple[int, int, float, float]] = []
+        self.groups: list[tuple[Callable[[Tensor], Tensor], list[int], float]] = []
         for rule in rules:
-            weight = 1.0 if rule.hard else soft
+            weight, of = 1.0 if rule.hard else soft, [index[n] for n in rule.of]
             if rule.kind == "at_most_one":
-                pairs += [(index[a], index[b], weight) for a, b in combinations(rule.of, 2)]
-            elif rule.kind == "excludes":
-                pairs += [(index[rule.of[0]], index[b], weight) for b in rule.of[1:]]
-            elif rule.kind == "at_least_one":
-                bare = [n.removeprefix("!") for n in rule.of]
-                self.groups.append(([index[n] for n in bare], [n.startswith("!") for n in rule.of], weight))
+                pairs += [(a, b, 0.0, weight) for a, b in combinations(of, 2)]
+            elif rule.kind in ("excludes", "implies"):
+                pairs += [(of[0], b, float(rule.kind == "implies"), weight) for b in of[1:]]
+            elif rule.kind in ("at_least_one", "exactly_one"):
+                self.groups.append((at_least_one if rule.kind == "at_least_one" else exactly_one, of, weight))
             else:
-                raise ValueError(f"rule kind {rule.kind!r}: expected at_most_one, excludes or at_least_one")
-        self.register_buffer("left", torch.tensor([a for a, _, _ in pairs]), persistent=False)
-        self.register_buffer("right", torch.tensor([b for _, b, _ in pairs]), persistent=False)
-        self.register_buffer("weight", torch.tensor([w for _, _, w in pairs]), persistent=False)
+                raise ValueError(f"rule kind {rule.kind!r}: expected {', '.join(KINDS)}")
+        left, right, negated, weights = zip(*pairs, strict=True) if pairs else ((), (), (), ())
+        self.register_buffer("left", torch.tensor(left, dtype=torch.int64), persistent=False)
+        self.register_buffer("right", torch.tensor(right, dtype=torch.int64), persistent=False)
+        self.register_buffer("negated", torch.tensor(negated), persistent=False)
+        self.register_buffer("weight", torch.tensor(weights), persistent=False)
 
     def forward(self, p: Tensor) -> Tensor:
         """Probabilities (B,N) -> scalar."""
-        total = (exclusion(p[:, self.left], p[:, self.right]) * self.weight).sum(1)
-        for members, negated, weight in self.groups:
-            q = p[:, members]
-            total = total + weight * at_least_one(torch.where(torch.tensor(negated), 1 - q, q))
+        q = (self.negated - p[:, self.right]).abs()
+        total = (exclusion(p[:, self.left], q) * self.weight).sum(1)
+        for loss, members, weight in self.groups:
+            total = total + weight * loss(p[:, members])
         return total.mean()

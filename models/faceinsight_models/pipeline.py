@@ -19,15 +19,15 @@ from faceinsight.manifest import STATES
 
 from . import assets, calibration
 from .data import Faces, Masks, load_faces, load_masks
-from .efficientnet import EfficientNetLite0
 from .encoder import Adapter, FaceEncoder
 from .llm import BpeVocabulary, load_gguf, prune, text_features
 from .parser import FaceParser
 from .question import QuestionEncoder
 from .recipe import Recipe
-from .train.encoder import build_adapter, build_encoder, label_maps, predict, train_encoder
-from .train.llm import FaceLlm, look, train_llm
-from .train.parser import train_parser
+from .train.align import align
+from .train.encoder import build_adapter, build_encoder, fingerprint, label_maps, predict, train_base, train_encoder
+from .train.llm import FaceLlm, Judge, Seen, look, train_llm
+from .train.parser import train_parser, train_teacher
 from .train.question import train_question
 from .train.trunk import TrunkClassifier, train_trunk
 from .vocabulary import CHARACTERISTICS, MASK_CLASSES, NAMES
@@ -57,6 +57,7 @@ class Trained:
     vocabulary: BpeVocabulary
     calibration: NDArray[np.float64]
     detector: Path
+    sets: dict[str, int]
 
 
 class Pipeline:
@@ -75,58 +76,86 @@ class Pipeline:
 
     @cached_property
     def faces(self) -> Faces:
-        crop = self.recipe.crop
-        return load_faces(self.data, self.run / "cache", self.detector, crop.points(), crop.stored)
+        faces = load_faces(self.data, self.run / "cache", self.detector, self.recipe.crop.points())
+        # What the weights in this folder were trained on, for the bundle's licence ledger.
+        (self.run / "sets.json").write_text(json.dumps(faces.counts()))
+        return faces
 
     @cached_property
     def masks(self) -> Masks:
         crop = self.recipe.crop
         return load_masks(self.data, self.run / "cache", self.detector, crop.points(), crop.parser)
 
-    def trunk(self) -> EfficientNetLite0:
-        """Step 1: the image encoder."""
+    def trunk(self) -> TrunkClassifier:
+        """Step 1: the image encoder, with a plain classifier on it."""
         if (self.run / "trunk.pt").exists():
             return load_trunk(self.run)
         schedule = self.recipe.train["trunk"]
         return train_trunk(
-            self.faces, imagenet=self.assets[TRUNK], out=self.run, size=self.recipe.crop.encoder, schedule=schedule
+            self.faces,
+            shares=self.recipe.mix,
+            imagenet=self.assets[TRUNK],
+            out=self.run,
+            size=self.recipe.crop.encoder,
+            schedule=schedule,
         )
 
     def parser(self) -> FaceParser:
-        """Step 2: the parser, from the trunk."""
+        """Step 2: the parser, from the trunk, in two rounds."""
         if (self.run / "parser.pt").exists():
             return load_parser(self.run)
-        schedule = self.recipe.train["parser"]
-        return train_parser(
-            self.masks, trunk=self.trunk(), out=self.run, size=self.recipe.crop.parser, schedule=schedule
+        size, schedules = self.recipe.crop.parser, self.recipe.train
+        teacher = train_teacher(
+            self.masks, trunk=self.trunk().trunk, out=self.run, size=size, schedule=schedules["teacher"]
         )
+        return train_parser(
+            teacher, self.masks, self.faces, out=self.run, size=size, schedule=schedules["parser"],
+            unlabelled=self.recipe.crop.unlabelled,
+        )  # fmt: skip
 
     def maps(self) -> NDArray[np.uint8]:
         """Label maps of all faces, by the parser."""
         return label_maps(self.parser(), self.faces, self.run, self.recipe.crop.parser)
 
     def text(self) -> Tensor:
-        """T^0, from the uncut LLM."""
-        path = self.run / "text.pt"
-        if not path.exists():
+        """T^0, from the uncut LLM; cached for these phrases."""
+        path, phrases = self.run / "text.pt", [c.phrase for c in CHARACTERISTICS]
+        saved = torch.load(path, weights_only=True) if path.exists() else {}
+        if saved.get("phrases") != phrases:
             source = self.assets[LLM]
-            phrases = [c.phrase for c in CHARACTERISTICS]
-            torch.save(text_features(load_gguf(source), BpeVocabulary.from_gguf(source).tokenizer(), phrases), path)
-        return torch.load(path, weights_only=True)  # type: ignore[no-any-return]
+            features = text_features(load_gguf(source), BpeVocabulary.from_gguf(source).tokenizer(), phrases)
+            saved = {"phrases": phrases, "features": features}
+            torch.save(saved, path)
+        return saved["features"]  # type: ignore[no-any-return]
+
+    def base(self) -> FaceEncoder:
+        """Step 3, first round: encoder with CCM and LCM."""
+        if (self.run / "base.pt").exists():
+            return load_encoder(self.run, self.recipe, "base.pt")
+        return train_base(
+            self.faces, self.maps(), shares=self.recipe.mix, classifier=self.trunk(), text=self.text(), out=self.run,
+            size=self.recipe.crop.encoder, schedule=self.recipe.train["base"],
+        )  # fmt: skip
 
     def encoder(self) -> FaceEncoder:
-        """Step 3: encoder with CCM and LCM, and its calibration."""
+        """Step 3: both rounds, and the calibration."""
         crop = self.recipe.crop
         if (self.run / "encoder.pt").exists() and (self.run / "calibration.json").exists():
             return load_encoder(self.run, self.recipe)
         model = train_encoder(
-            self.faces, self.maps(), trunk=self.trunk(), text=self.text(), out=self.run, size=crop.encoder,
+            self.base(), self.faces, self.maps(), shares=self.recipe.mix, out=self.run, size=crop.encoder,
             schedule=self.recipe.train["encoder"],
         )  # fmt: skip
         rows = self.faces.rows("calibration")
-        logits = predict(model, self.faces, self.maps(), rows, crop.encoder)
-        fitted = calibration.fit(logits.astype(np.float64), self.faces.labels[rows])
-        (self.run / "calibration.json").write_text(json.dumps(dict(zip(NAMES, fitted.round(5).tolist(), strict=True))))
+        logits, labels = predict(model, self.faces, self.maps(), rows, crop.encoder), self.faces.labels[rows]
+        scaling = calibration.fit(logits, labels)
+        judgement = self.recipe.judgement
+        bands = calibration.bands(
+            calibration.probabilities(logits, scaling), labels,
+            risk=judgement.risk, choice_risk=judgement.choice_risk,
+        )  # fmt: skip
+        table = np.hstack([scaling, bands]).round(5).tolist()
+        (self.run / "calibration.json").write_text(json.dumps(dict(zip(NAMES, table, strict=True))))
         return model
 
     def vocabulary(self) -> BpeVocabulary:
@@ -156,20 +185,40 @@ class Pipeline:
         tokenizer, schedule = self.vocabulary().tokenizer(), self.recipe.train["question"]
         return train_question(table, self.refined(), tokenizer, out=self.run, schedule=schedule)
 
-    def llm(self) -> FaceLlm:
-        """Step 5: LLM and adapter."""
-        settings = self.recipe.llm
-        small = self.small()
+    @cached_property
+    def seen(self) -> Seen:
+        """What the encoder sees of the faces that the dialogues are about; cached for this encoder and these faces."""
+        path, encoder = self.run / "seen.pt", self.encoder()
+        rows = np.sort(np.random.default_rng(7).permutation(self.faces.rows("train"))[: self.recipe.llm.faces])
+        seen = Seen.load(path, fingerprint(encoder), rows)
+        if seen is None:
+            seen = look(encoder, self.faces, self.maps(), rows, self.recipe.crop.encoder)
+            seen.save(path, fingerprint(encoder))
+        return seen
+
+    def align(self) -> Adapter:
+        """Step 5: face tokens near words."""
+        small, sizes = self.small(), self.recipe.encoder
         adapter = build_adapter(
-            text_width=self.recipe.encoder.text_width, segmentation=self.recipe.encoder.segmentation_width,
+            text_width=sizes.text_width, segmentation=sizes.segmentation_width,
             states=len(STATES), width=small.config.hidden_size,
         )  # fmt: skip
-        rows = np.random.default_rng(7).permutation(self.faces.rows("train"))[: settings.faces]
-        seen = look(self.encoder(), self.faces, self.maps(), np.sort(rows), self.recipe.crop.encoder)
+        if (self.run / "align.pt").exists():
+            adapter.load_state_dict(_state(self.run / "align.pt"))
+            return adapter
+        return align(
+            adapter, self.seen, self.faces.labels[self.seen.rows], llm=small, head=self.encoder().head,
+            text=self.refined(), tokenizer=self.vocabulary().tokenizer(), out=self.run,
+            schedule=self.recipe.train["align"],
+        )  # fmt: skip
+
+    def llm(self) -> FaceLlm:
+        """Step 6: LLM and adapter."""
+        judge = Judge(load_calibration(self.run), self.recipe.judgement.soft_weight)
         return train_llm(
-            seen, self.faces, load_calibration(self.run), llm=small, adapter=adapter, text=self.refined(),
+            self.seen, self.faces, judge, llm=self.small(), adapter=self.align(), text=self.refined(),
             tokenizer=self.vocabulary().tokenizer(), out=self.run,
-            schedule=self.recipe.train["llm"], turns=settings.turns,
+            schedule=self.recipe.train["llm"], turns=self.recipe.llm.turns,
         )  # fmt: skip
 
 
@@ -183,11 +232,11 @@ def _part(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
 
 
-def load_trunk(run: Path) -> EfficientNetLite0:
+def load_trunk(run: Path) -> TrunkClassifier:
     """The trained image encoder of step 1."""
     model = TrunkClassifier(len(NAMES))
     model.load_state_dict(_state(run / "trunk.pt"))
-    return model.trunk.eval()
+    return model.eval()
 
 
 def load_parser(run: Path) -> FaceParser:
@@ -197,9 +246,9 @@ def load_parser(run: Path) -> FaceParser:
     return model.eval()
 
 
-def load_encoder(run: Path, recipe: Recipe) -> FaceEncoder:
+def load_encoder(run: Path, recipe: Recipe, file: str = "encoder.pt") -> FaceEncoder:
     """The trained encoder, its graph and text features included."""
-    state = _state(run / "encoder.pt")
+    state = _state(run / file)
     model = build_encoder(
         state["head.ccm.features"], state["head.ccm.graph"],
         width=recipe.encoder.text_width, segmentation=recipe.encoder.segmentation_width,
@@ -219,7 +268,7 @@ def load_question(run: Path) -> QuestionEncoder:
 
 
 def load_calibration(run: Path) -> NDArray[np.float64]:
-    """(N,2) slope and shift, in the vocabulary's order."""
+    """(N,4) slope, shift and the bounds of the unsure band, in the vocabulary's order."""
     table: dict[str, Any] = json.loads((run / "calibration.json").read_text())
     return np.array([table[n] for n in NAMES], np.float64)
 
@@ -239,5 +288,5 @@ def load_trained(recipe: Recipe, run: Path, asset_folder: Path) -> Trained:
     return Trained(
         recipe, load_parser(run), load_encoder(run, recipe), adapter.eval(), load_question(run), llm.eval(),
         BpeVocabulary.load(run / "vocabulary.json"), load_calibration(run),
-        assets.check(recipe, asset_folder)[DETECTOR],
+        assets.check(recipe, asset_folder)[DETECTOR], json.loads((run / "sets.json").read_text()),
     )  # fmt: skip

@@ -20,9 +20,9 @@ else:
 @dataclass(frozen=True)
 class Crop:
     template: tuple[tuple[float, float], ...]
-    stored: int
     encoder: int
     parser: int
+    unlabelled: int
 
     def points(self) -> NDArray[np.float32]:
         """The template as (5,2)."""
@@ -33,6 +33,16 @@ class Crop:
 class EncoderSizes:
     text_width: int
     segmentation_width: int
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """From logits to labels: what a broken soft rule costs (logits), and the share of claims that may be wrong
+    (of an attribute, of a choice) before the answer is "unsure"."""
+
+    soft_weight: float
+    risk: float
+    choice_risk: float
 
 
 @dataclass(frozen=True)
@@ -76,6 +86,8 @@ class Recipe:
     crop: Crop
     encoder: EncoderSizes
     llm: LlmSizes
+    mix: dict[str, float]
+    judgement: Judgement
     train: dict[str, Schedule] = field(default_factory=dict)
     assets: dict[str, Asset] = field(default_factory=dict)
 

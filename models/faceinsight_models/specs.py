@@ -8,11 +8,11 @@ from numpy.typing import NDArray
 from faceinsight.manifest import CharacteristicSpec, RegionLimit, RuleSpec
 
 from .vocabulary import CHARACTERISTICS, HIDDEN_BY, NEEDS, REGIONS, RULES
-from .wordings import mentions
+from .wordings import absent, denials, mentions
 
 
 def characteristic_specs(calibration: NDArray[np.float64]) -> tuple[CharacteristicSpec, ...]:
-    """calibration (N,2): slope and shift of each characteristic's logit."""
+    """calibration (N,4): slope and shift of each characteristic's logit, bounds of the unsure band."""
 
     def limit(table: dict[str, tuple[str, float]], name: str) -> RegionLimit | None:
         return RegionLimit(*table[name]) if name in table else None
@@ -21,14 +21,18 @@ def characteristic_specs(calibration: NDArray[np.float64]) -> tuple[Characterist
         CharacteristicSpec(
             c.name,
             c.phrase,
+            absent(c.name),
             c.region,
             c.group,
             (float(a), float(b)),
+            (float(low), float(high)),
             mentions(c.name),
+            denials(c.name),
+            c.name == "No_Beard",
             limit(NEEDS, c.name),
             limit(HIDDEN_BY, c.name),
         )
-        for c, (a, b) in zip(CHARACTERISTICS, calibration, strict=True)
+        for c, (a, b, low, high) in zip(CHARACTERISTICS, calibration, strict=True)
     )
 
 

@@ -1,7 +1,8 @@
 """Characteristics, regions and rules of the recipe `nano`: the one place where their names and orders are written.
 
-Sources: CelebA's 40 attributes (Liu et al. 2015), CelebAMask-HQ's 19 classes (Lee et al. 2020); which region shows
-an attribute and which rules hold are ours.
+Sources: CelebA's 40 attributes (Liu et al. 2015), FairFace's age bins and races in its repository's order (Karkkainen
+and Joo 2021), FER+'s eight expressions in its CSV's order (Barsoum et al. 2016), CelebAMask-HQ's 19 classes (Lee et al.
+2020); which region shows an attribute and which rules hold are ours.
 """
 
 from __future__ import annotations
@@ -37,9 +38,9 @@ REGIONS: dict[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True)
 class Characteristic:
-    """One attribute: its CelebA name, the text that describes it, the region that shows it, its policy group.
+    """One characteristic: its name, the text that describes it, the region that shows it, its policy group.
 
-    `group`: "" is on by default; "gender", "age", "race" are off until allowed; "never" is never answered.
+    `group`: "" is always on, "never" is never answered, the others are switches (`SWITCHES`).
     `phrase` completes "The person ...": used for the text features and in answers.
     """
 
@@ -49,7 +50,10 @@ class Characteristic:
     group: str = ""
 
 
-CHARACTERISTICS = (
+#: Switches a user can turn, and whether they are on by default.
+SWITCHES = {"gender": False, "age": False, "race": False, "expression": True}
+
+_ATTRIBUTES = (
     Characteristic("5_o_Clock_Shadow", "has a five o'clock shadow", "skin"),
     Characteristic("Arched_Eyebrows", "has arched eyebrows", "brows"),
     Characteristic("Attractive", "is attractive", "face", "never"),
@@ -91,15 +95,38 @@ CHARACTERISTICS = (
     Characteristic("Wearing_Necktie", "is wearing a necktie", "clothes"),
     Characteristic("Young", "is young", "face", "age"),
 )
+AGES = {
+    "Age_0_2": "up to 2", "Age_3_9": "3 to 9", "Age_10_19": "10 to 19", "Age_20_29": "20 to 29",
+    "Age_30_39": "30 to 39", "Age_40_49": "40 to 49", "Age_50_59": "50 to 59", "Age_60_69": "60 to 69",
+    "Age_70": "70 or more",
+}  # fmt: skip
+RACES = {
+    "White": "White", "Black": "Black", "Latino_Hispanic": "Latino or Hispanic", "East_Asian": "East Asian",
+    "Southeast_Asian": "Southeast Asian", "Indian": "Indian", "Middle_Eastern": "Middle Eastern",
+}  # fmt: skip
+EXPRESSIONS = {
+    "Neutral": "neutral", "Happiness": "happy", "Surprise": "surprised", "Sadness": "sad", "Anger": "angry",
+    "Disgust": "disgusted", "Fear": "afraid", "Contempt": "contemptuous",
+}  # fmt: skip
+#: Exactly one of each holds.
+CHOICES: dict[str, tuple[str, ...]] = {"age": tuple(AGES), "race": tuple(RACES), "expression": tuple(EXPRESSIONS)}
+CHARACTERISTICS = (
+    *_ATTRIBUTES,
+    *(Characteristic(n, f"is {years} years old", "face", "age") for n, years in AGES.items()),
+    *(Characteristic(n, f"looks {race}", "face", "race") for n, race in RACES.items()),
+    *(Characteristic(n, f"looks {word}", "face", "expression") for n, word in EXPRESSIONS.items()),
+)
 NAMES = tuple(c.name for c in CHARACTERISTICS)
+CELEBA = tuple(c.name for c in _ATTRIBUTES)
 
 
 @dataclass(frozen=True)
 class Rule:
     """A logical rule over characteristics.
 
-    kind: "at_most_one" over `of`; "excludes": of[0] true forbids each of of[1:]; "at_least_one" over `of`,
-    where a name with a leading "!" stands for its negation. Hard rules hold in every report; soft rules shape the loss.
+    kind: "at_most_one", "at_least_one", "exactly_one" over `of`; "excludes": of[0] forbids each of the others;
+    "implies": of[0] demands each of the others. Hard rules hold in every report; soft rules shape the loss and cost
+    `SOFT_WEIGHT` at inference.
     """
 
     kind: str
@@ -116,6 +143,13 @@ RULES = (
     Rule("excludes", ("No_Beard", "Sideburns", "5_o_Clock_Shadow"), False),
     Rule("excludes", ("Bald", "Sideburns", "Black_Hair", "Blond_Hair", "Brown_Hair", "Gray_Hair"), False),
     Rule("at_least_one", ("No_Beard", "5_o_Clock_Shadow", "Goatee", "Mustache", "Sideburns"), False),
+    *(Rule("exactly_one", names, True) for names in CHOICES.values()),
+    Rule("implies", ("Happiness", "Smiling"), False),
+    Rule("excludes", ("Neutral", "Smiling"), False),
+    Rule("excludes", ("Age_60_69", "Young"), False),
+    Rule("excludes", ("Age_70", "Young"), False),
+    Rule("implies", ("Age_0_2", "Young", "No_Beard"), False),
+    Rule("implies", ("Age_3_9", "Young", "No_Beard"), False),
 )
 
 #: A characteristic is "not visible" while its region covers less of the crop than this.

@@ -12,12 +12,15 @@ import numpy as np
 
 from faceinsight.labels import NO, YES
 
+from .vocabulary import AGES, EXPRESSIONS, RACES
+
 
 @dataclass(frozen=True)
 class Concept:
     """One thing to ask about: its characteristic, how it is said, and the two statements that answer it.
 
-    form: "wear" (is wearing X), "have" (has X), "be" (is X). `words` are said in training, `heldout` only in tests.
+    form: "wear" (is wearing X), "have" (has X), "be" (is X), "look" (looks X).
+    `words` are said in training, `heldout` only in tests.
     `inverted`: the concept is present when the characteristic is absent (a beard, by CelebA's No_Beard).
     """
 
@@ -54,6 +57,15 @@ def _wears(name: str, words: Sequence[str], heldout: Sequence[str] = ()) -> Conc
 
 def _is(name: str, words: Sequence[str], heldout: Sequence[str] = ()) -> Concept:
     return Concept(name, "be", tuple(words), tuple(heldout), f"is {words[0]}", f"is not {words[0]}")
+
+
+def _looks(name: str, words: Sequence[str], heldout: Sequence[str] = ()) -> Concept:
+    return Concept(name, "look", tuple(words), tuple(heldout), f"looks {words[0]}", f"does not look {words[0]}")
+
+
+def _aged(name: str, words: Sequence[str], heldout: Sequence[str] = ()) -> Concept:
+    years = f"{AGES[name]} years old"
+    return Concept(name, "be", tuple(words), tuple(heldout), f"is {years}", f"is not {years}")
 
 
 CONCEPTS = (
@@ -114,7 +126,7 @@ CONCEPTS = (
     ),
     _has("Rosy_Cheeks", ["rosy cheeks", "red cheeks", "pink cheeks"], ["cheeks that are rosy"]),
     _has("Sideburns", ["sideburns", "long sideburns"], ["any sideburns"]),
-    _is("Smiling", ["smiling", "grinning", "showing a smile", "happy", "laughing"], ["giving a smile"]),
+    _is("Smiling", ["smiling", "grinning", "showing a smile", "laughing"], ["giving a smile"]),
     _has("Straight_Hair", ["straight hair", "hair that is straight", "straight looking hair"], ["very straight hair"]),
     _has(
         "Wavy_Hair",
@@ -127,7 +139,26 @@ CONCEPTS = (
     _wears("Wearing_Necklace", ["a necklace", "a chain around the neck"], ["any necklace"]),
     _wears("Wearing_Necktie", ["a necktie", "a tie"], ["any tie"]),
     _is("Young", ["young", "a young person"], ["still young"]),
+    _looks("Neutral", ["neutral", "expressionless", "without any expression"], ["emotionless"]),
+    _looks("Happiness", ["happy", "cheerful", "joyful", "glad"], ["very happy"]),
+    _looks("Surprise", ["surprised", "astonished", "amazed"], ["really surprised"]),
+    _looks("Sadness", ["sad", "unhappy", "sorrowful"], ["a bit sad"]),
+    _looks("Anger", ["angry", "furious", "annoyed"], ["very angry"]),
+    _looks("Disgust", ["disgusted", "full of disgust"], ["rather disgusted"]),
+    _looks("Fear", ["afraid", "scared", "frightened"], ["a little scared"]),
+    _looks("Contempt", ["contemptuous", "full of contempt"], ["somewhat contemptuous"]),
+    _aged("Age_0_2", ["a baby", "a toddler", "up to 2 years old"], ["an infant"]),
+    _aged("Age_3_9", ["3 to 9 years old", "a small child", "a little kid"], ["a young kid"]),
+    _aged("Age_10_19", ["10 to 19 years old", "a teenager", "a teen"], ["still a teenager"]),
+    _aged("Age_20_29", ["20 to 29 years old", "in the twenties"], ["somewhere in the twenties"]),
+    _aged("Age_30_39", ["30 to 39 years old", "in the thirties"], ["somewhere in the thirties"]),
+    _aged("Age_40_49", ["40 to 49 years old", "in the forties"], ["somewhere in the forties"]),
+    _aged("Age_50_59", ["50 to 59 years old", "in the fifties"], ["somewhere in the fifties"]),
+    _aged("Age_60_69", ["60 to 69 years old", "in the sixties"], ["somewhere in the sixties"]),
+    _aged("Age_70", ["70 or more years old", "over seventy", "older than 70"], ["at least seventy"]),
+    *(_looks(n, [race], [f"rather {race}"]) for n, race in RACES.items()),
 )
+BY_NAME = {c.name: c for c in CONCEPTS}
 
 _SUBJECTS = ("the person", "this person", "she", "he", "the woman", "the man", "this face", "the one in the picture")
 _TEMPLATES = {
@@ -152,7 +183,13 @@ _TEMPLATES = {
         "{x}, yes or no?", "Is {s} {x} or not?", "Tell me if {s} is {x}.",
     ),
 }  # fmt: skip
+_TEMPLATES["look"] = (
+    "Does {s} look {x}?", "Is {s} {x}?", "{x}?", "Would you say {s} looks {x}?", "Tell me if {s} looks {x}.",
+    "Do you think {s} is {x}?", "Does {s} seem {x}?", "Is {s} {x} or not?", "{x}, yes or no?",
+    "I want to know if {s} looks {x}.", "Is it true that {s} is {x}?", "Does this face look {x}?",
+)  # fmt: skip
 _HELDOUT_TEMPLATES = {
+    "look": ("Tell me, does {s} look {x}?", "Could you check whether {s} looks {x}?", "In this photo, is {s} {x}?"),
     "wear": (
         "Tell me, is {s} wearing {x} in this photo?",
         "Could you check whether {s} has {x} on?",
@@ -173,8 +210,8 @@ AGE_QUESTIONS = (
     "How old is {s}?",
     "What age is {s}?",
     "Guess the age of {s}.",
-    "Is {s} a child or an adult?",
-    "Is {s} old?",
+    "Which age group is {s} in?",
+    "How many years old is {s}?",
 )
 GENDER_QUESTIONS = (
     "What is the gender of {s}?",
@@ -185,8 +222,7 @@ GENDER_QUESTIONS = (
 )
 RACE_QUESTIONS = (
     "What race is {s}?", "What is the ethnicity of {s}?", "Where is {s} from?", "What is the skin color?",
-    "Is {s} Asian?",
-    "Is {s} white or black?", "Which country does {s} come from?",
+    "Which ethnic group does {s} look like?", "Which country does {s} come from?",
 )  # fmt: skip
 ATTRACTIVE_QUESTIONS = (
     "Is {s} attractive?", "Is {s} pretty?", "Is {s} handsome?", "How beautiful is {s}?", "Is {s} ugly?",
@@ -243,10 +279,64 @@ WORN_QUESTIONS = (
 MOOD_QUESTIONS = (
     "What is the expression?",
     "What expression does {s} have?",
-    "Does {s} look happy?",
     "How is the mood?",
     "Describe the expression.",
+    "How does {s} feel?",
+    "Which emotion does {s} show?",
+    "What is the mood of {s}?",
 )
+#: One of several: {o} is "a, b or c".
+WHICH_TEMPLATES = {
+    "wear": (
+        "Is {s} wearing {o}?", "Which of these is {s} wearing: {o}?", "{o}?", "Does {s} have {o} on?",
+        "Which one can you see on {s}: {o}?",
+    ),
+    "have": ("Does {s} have {o}?", "Which of these does {s} have: {o}?", "{o}?", "Which one is it: {o}?"),
+    "look": ("Does {s} look {o}?", "Which one is it: {o}?", "Is {s} {o}?", "{o}?"),
+}  # fmt: skip
+COUNT_TEMPLATES = {
+    "wear": (
+        "How many of these is {s} wearing: {o}?", "How many of these can you see on {s}: {o}?",
+        "Count what {s} is wearing of these: {o}.",
+    ),
+    "have": ("How many of these does {s} have: {o}?", "Count what {s} has of these: {o}."),
+}  # fmt: skip
+#: Characteristics that people ask for together.
+FAMILIES = (
+    ("Black_Hair", "Blond_Hair", "Brown_Hair", "Gray_Hair"),
+    ("Straight_Hair", "Wavy_Hair"),
+    ("Eyeglasses", "Wearing_Hat", "Wearing_Earrings", "Wearing_Necklace", "Wearing_Necktie", "Wearing_Lipstick"),
+    ("Mustache", "Goatee", "Sideburns", "5_o_Clock_Shadow"),
+    ("Arched_Eyebrows", "Bushy_Eyebrows"),
+    ("Bangs", "Receding_Hairline", "Wavy_Hair", "Straight_Hair"),
+    ("Big_Nose", "Big_Lips", "High_Cheekbones", "Double_Chin", "Bags_Under_Eyes", "Rosy_Cheeks"),
+    tuple(EXPRESSIONS),
+)
+#: Behind an earlier question.
+ELLIPSES = ("And {x}?", "What about {x}?", "How about {x}?", "{x} too?", "And {x}, too?", "Any sign of {x}?")
+SURE_QUESTIONS = ("Are you sure?", "Is that certain?", "Really?", "How sure are you?", "Are you certain about that?")
+WHERE_QUESTIONS = ("How do you know?", "Where do you see that?", "What makes you think so?", "Why?", "Where?")
+#: About two faces.
+WHO_TEMPLATES = {
+    "wear": ("Who is wearing {x}?", "Which of the two is wearing {x}?", "Who has {x} on?", "Who wears {x}?"),
+    "have": ("Who has {x}?", "Which of the two has {x}?", "Which one has {x}?", "Who of them has {x}?"),
+    "be": ("Who is {x}?", "Which of the two is {x}?", "Which one is {x}?", "Who of them is {x}?"),
+    "look": ("Who looks {x}?", "Which of the two looks {x}?", "Which one seems {x}?", "Who of them looks {x}?"),
+}
+BOTH_TEMPLATES = {
+    "wear": ("Are both wearing {x}?", "Do both wear {x}?", "Do they both have {x} on?"),
+    "have": ("Do both have {x}?", "Do they both have {x}?", "Has each of them {x}?"),
+    "be": ("Are both {x}?", "Are they both {x}?", "Is each of them {x}?"),
+    "look": ("Do both look {x}?", "Do they both look {x}?", "Are both {x}?"),
+}
+COMMON_QUESTIONS = (
+    "What do they have in common?", "What is the same?", "How are they alike?", "What do the two share?",
+    "In what way are the two faces similar?",
+)  # fmt: skip
+DIFFERENT_QUESTIONS = (
+    "What is different?", "How do they differ?", "Compare the two faces.", "What is the difference between them?",
+    "Compare them.",
+)  # fmt: skip
 
 STYLES = {"Straight_Hair": "straight", "Wavy_Hair": "wavy"}
 COLORS = {"Black_Hair": "black", "Blond_Hair": "blond", "Brown_Hair": "brown", "Gray_Hair": "gray"}
@@ -256,8 +346,8 @@ WORN_NAMES = {
 }  # fmt: skip
 _MENTIONS = {
     "Attractive": ("attractive", "beautiful", "pretty", "handsome", "ugly"),
-    "Male": ("man", "woman", "men", "women", "male", "female", "boy", "girl"),
-    "Young": ("young", "old", "elderly", "child", "adult"),
+    "Male": ("man", "men", "male", "boy"),
+    "Young": ("young", "child"),
     "5_o_Clock_Shadow": ("five o'clock shadow", "stubble"),
     "Heavy_Makeup": ("makeup",),
     "Mouth_Slightly_Open": ("mouth",),
@@ -273,10 +363,38 @@ FACIAL_NAMES = {
 }
 
 
+_DENIALS = {
+    "Male": ("woman", "women", "female", "girl"),
+    "Young": ("old", "elderly", "adult"),
+    "Mouth_Slightly_Open": ("mouth closed",),
+}
+
+
+def denials(name: str) -> tuple[str, ...]:
+    """Words that say by themselves that a characteristic is absent."""
+    return _DENIALS.get(name, ())
+
+
+def absent(name: str) -> str:
+    """Completes "The person ..." where the characteristic is absent."""
+    if name not in BY_NAME:
+        return "is not attractive"
+    concept = BY_NAME[name]
+    return concept.yes if concept.inverted else concept.no
+
+
 def mentions(name: str) -> tuple[str, ...]:
     """Words of an answer that speak of a characteristic."""
     if name in _MENTIONS:
         return _MENTIONS[name]
+    if name in AGES:
+        return (f"{AGES[name]} years old",)
+    if name in RACES:
+        # Hair is black and teeth are white: these two count only where they speak of the person.
+        bare = () if name in ("White", "Black") else (RACES[name],)
+        return (f"looks {RACES[name]}", f"look {RACES[name]}", f"person is {RACES[name]}", *bare)
+    if name in EXPRESSIONS:
+        return (EXPRESSIONS[name],)
     concept = next(c for c in CONCEPTS if c.name == name)
     bare = concept.words[0].removeprefix("a ").removeprefix("an ")
     if name in COLORS:
@@ -284,8 +402,9 @@ def mentions(name: str) -> tuple[str, ...]:
     return (bare,)
 
 
-def say(rng: np.random.Generator, templates: Sequence[str], words: Sequence[str] = ("",)) -> str:
-    text = str(rng.choice(list(templates))).format(s=rng.choice(_SUBJECTS), x=rng.choice(list(words)))
+def say(rng: np.random.Generator, templates: Sequence[str], words: Sequence[str] = ("",), *, o: str = "") -> str:
+    """One of the templates with a subject, one of the words, the options; at times in lower case, or unpunctuated."""
+    text = str(rng.choice(list(templates))).format(s=rng.choice(_SUBJECTS), x=rng.choice(list(words)), o=o)
     text = text[0].upper() + text[1:]
     style = rng.random()
     if style < 0.12:

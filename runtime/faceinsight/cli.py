@@ -8,6 +8,7 @@ import logging
 import os
 import platform
 import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from . import FaceInsight, __version__
 from .bundle import Bundle
 from .device import DEVICES, Device, import_llama, import_onnxruntime
 from .errors import FaceInsightError, RequestError
-from .types import Answer, Face, Report
+from .types import Answer, Face, Piece, Report
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -45,7 +46,10 @@ def _parser() -> argparse.ArgumentParser:
     ask = commands.add_parser("ask", help="ask one or more questions about a face")
     ask.add_argument("image")
     ask.add_argument("question", nargs="+", help="each in its own quotes")
-    ask.add_argument("--face", type=int, default=1, metavar="N", help="which face, 1 is the largest (default: 1)")
+    ask.add_argument(
+        "--face", type=_numbers, default=(1,), metavar="N[,N]", help="which face, 1 is the largest; two to compare them"
+    )
+    ask.add_argument("--follow", action="store_true", help="each question follows the one before")
     ask.set_defaults(run=_ask)
 
     report = commands.add_parser("report", help="all enabled characteristics of every face")
@@ -54,6 +58,7 @@ def _parser() -> argparse.ArgumentParser:
 
     draw = commands.add_parser("draw", help="a picture of boxes, parsing and labels")
     draw.add_argument("image")
+    draw.add_argument("question", nargs="*", help="asked about the largest face, answered in the picture")
     draw.add_argument("-o", "--out", type=Path, required=True, metavar="OUT.png")
     draw.set_defaults(run=_draw)
 
@@ -68,49 +73,55 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--threads", type=int, metavar="N", help="thread budget (default: all cores)")
         command.add_argument("-v", "--verbose", action="store_true", help="log device choices")
         if command is not info:
-            command.add_argument(
-                "--allow", default="", metavar="G,...", help="sensitive groups to switch on: gender,age,race"
-            )
+            command.add_argument("--allow", default="", metavar="G,...", help="groups to switch on: gender,age,race")
+            command.add_argument("--deny", default="", metavar="G,...", help="groups to switch off: expression")
         if command is not draw:
             command.add_argument("--json", action="store_true", help="machine-readable output")
     return parser
 
 
 def _load(args: argparse.Namespace) -> FaceInsight:
-    allow = [g.strip() for g in args.allow.split(",") if g.strip()]
-    return FaceInsight.load(args.bundle, device=args.device, allow=allow, threads=args.threads)
+    allow, deny = ([g.strip() for g in given.split(",") if g.strip()] for given in (args.allow, args.deny))
+    return FaceInsight.load(args.bundle, device=args.device, allow=allow, deny=deny, threads=args.threads)
 
 
 def _ask(args: argparse.Namespace) -> int:
     with _load(args) as insight:
-        face = _choose(insight.perceive(args.image), args.face, args.image)
+        faces = _choose(insight.perceive(args.image), args.face, args.image)
         answers = []
-        for question in args.question:
+        for question, before in zip(args.question, (None, *args.question), strict=False):
+            after = before if args.follow else None
             if args.json:
-                answers.append(insight.ask(face, question))
+                answers.append(insight.ask(faces, question, after=after))
                 continue
             if len(args.question) > 1:
                 print(f"> {question}")
-            _print_stream(insight, face, question)
+            _print_stream(insight.stream(faces, question, after=after))
         if args.json:
             _print_json([_answer(q, a) for q, a in zip(args.question, answers, strict=True)])
     return 0
 
 
-def _print_stream(insight: FaceInsight, face: Face, question: str) -> None:
-    for piece in insight.stream(face, question):
+def _print_stream(pieces: Iterator[Piece]) -> None:
+    for piece in pieces:
         print(piece.text, end="", flush=True)
-        if piece.finish == "withheld":
-            print("[withheld: the answer would mention something switched off]", end="")
     print()
 
 
-def _choose(faces: tuple[Face, ...], number: int, image: str) -> Face:
+def _numbers(text: str) -> tuple[int, ...]:
+    numbers = text.split(",")
+    if len(numbers) > 2 or not all(n.strip().isdigit() for n in numbers):
+        raise argparse.ArgumentTypeError(f"expected a face's number, or two with a comma, found {text!r}")
+    return tuple(map(int, numbers))
+
+
+def _choose(faces: tuple[Face, ...], numbers: Sequence[int], image: str) -> tuple[Face, ...]:
     if not faces:
         raise RequestError(f"{image}: no face found")
-    if not 1 <= number <= len(faces):
-        raise RequestError(f"--face {number}: {image} has {len(faces)} face{'s' if len(faces) > 1 else ''}")
-    return faces[number - 1]
+    for number in numbers:
+        if not 1 <= number <= len(faces):
+            raise RequestError(f"--face {number}: {image} has {len(faces)} face{'s' if len(faces) > 1 else ''}")
+    return tuple(faces[n - 1] for n in numbers)
 
 
 def _report(args: argparse.Namespace) -> int:
@@ -145,7 +156,9 @@ def _draw(args: argparse.Namespace) -> int:
         raise RequestError(f"{args.out}: expected a name that ends in .png, .jpg or .webp")
     image = load_image(args.image)
     with _load(args) as insight:
-        picture = draw(image, insight.perceive(image))
+        faces = insight.perceive(image)
+        talk = [(q, insight.ask(_choose(faces, (1,), args.image), q).text) for q in args.question]
+        picture = draw(image, faces, talk=talk)
     data = cv2.imencode(args.out.suffix, picture[:, :, ::-1])[1]
     try:
         args.out.write_bytes(data.tobytes())
@@ -180,7 +193,7 @@ def _info(args: argparse.Namespace) -> int:
         "bundle size MB": round(bundle.bytes / 1e6, 1),
         "files MB": {name: round(f.bytes / 1e6, 2) for name, f in bundle.manifest.files.items()},
         "characteristics": len(bundle.manifest.characteristics),
-        "off by default": list(bundle.manifest.sensitive),
+        "switches": bundle.manifest.switches,
         "licences": {x.component: x.licence for x in bundle.manifest.licences},
     }
     if args.json:

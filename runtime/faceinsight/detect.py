@@ -10,7 +10,11 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from .align import BORDER
 from .errors import BundleError
+
+#: Longer side of the picture in the last look.
+CLOSER = 192
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +35,7 @@ class Detection:
 class FaceDetector:
     """YuNet on an image pyramid: it finds faces of roughly 10 to 300 pixels, so a large photo is looked at
     small first (a face that fills it) and large only where the first look found nothing (a small face far away).
+    The last look is closer and past the border: a thumbnail, or a face that the frame cuts.
     """
 
     def __init__(
@@ -66,7 +71,32 @@ class FaceDetector:
                 return tuple(
                     sorted((_detection(r, w / size[0], h / size[1]) for r in rows), key=lambda d: -d.box[2] * d.box[3])
                 )
-        return ()
+        return self._closer(bgr)
+
+    def _closer(self, bgr: NDArray[np.uint8]) -> tuple[Detection, ...]:
+        h, w = bgr.shape[:2]
+        factor = CLOSER / max(h, w)
+        size = (max(8, round(w * factor)), max(8, round(h * factor)))
+        shrink = cv2.INTER_AREA if factor < 1 else cv2.INTER_CUBIC
+        margin = CLOSER // 4
+        framed = cv2.copyMakeBorder(
+            cv2.resize(bgr, size, interpolation=shrink),
+            margin,
+            margin,
+            margin,
+            margin,
+            cv2.BORDER_CONSTANT,
+            value=BORDER,
+        )
+        self._net.setInputSize((framed.shape[1], framed.shape[0]))
+        rows = self._net.detect(framed)[1]
+        if rows is None:
+            return ()
+        # Boxes and landmarks come in the frame's pixels.
+        rows[:, [0, 1, *range(4, 14)]] -= margin
+        return tuple(
+            sorted((_detection(r, w / size[0], h / size[1]) for r in rows), key=lambda d: -d.box[2] * d.box[3])
+        )
 
 
 def _detection(row: NDArray[np.float32], sx: float, sy: float) -> Detection:

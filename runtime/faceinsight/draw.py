@@ -1,4 +1,4 @@
-"""A picture of what was seen: the photo with boxes and parsing, beside it the labels of each face."""
+"""A picture of what was seen: the photo with boxes and parsing, the labels of each face, questions and answers."""
 
 from __future__ import annotations
 
@@ -26,10 +26,14 @@ _ACCENTS = ((64, 200, 255), (255, 170, 60), (120, 230, 120), (255, 110, 160), (1
 _STATE = {"yes": (104, 211, 145), "unsure": (240, 200, 90), "no": (110, 116, 130)}
 _PANEL = 420
 _MIN_HEIGHT = 640
+_MARGIN, _TALK = 28, 0.55
 
 
-def draw(image: NDArray[np.uint8], faces: Sequence[Face], *, labels: int = 12) -> NDArray[np.uint8]:
-    """RGB photo (H,W,3) and its faces -> RGB picture: overlay on the left, up to `labels` labels per face on the right.
+def draw(
+    image: NDArray[np.uint8], faces: Sequence[Face], *, labels: int = 12, talk: Sequence[tuple[str, str]] = ()
+) -> NDArray[np.uint8]:
+    """RGB photo (H,W,3) and its faces -> RGB picture: overlay on the left, up to `labels` labels per face on the right,
+    questions and answers (`talk`) below.
 
     Panels are drawn for the three largest faces; a small photo is enlarged so that the text has room.
     """
@@ -41,7 +45,35 @@ def draw(image: NDArray[np.uint8], faces: Sequence[Face], *, labels: int = 12) -
     panels = [_panel(face, i, canvas.shape[0], labels) for i, face in enumerate(faces[:3])]
     if not panels:
         panels = [_empty(canvas.shape[0])]
-    return np.concatenate([canvas, *panels], 1)
+    picture = np.concatenate([canvas, *panels], 1)
+    return np.concatenate([picture, _talk(talk, picture.shape[1])]) if talk else picture
+
+
+def _talk(talk: Sequence[tuple[str, str]], width: int) -> NDArray[np.uint8]:
+    """A strip with each question and its answer, wrapped."""
+    lines: list[tuple[str, tuple[int, int, int], int]] = []
+    for question, answer in talk:
+        lines += [(line, _DIM, 30) for line in _wrapped(question, width)]
+        lines += [(line, _INK, 26) for line in _wrapped(answer, width)]
+    strip = np.full((sum(step for *_, step in lines) + 26, width, 3), _PAPER, np.uint8)
+    y = 0
+    for text, colour, step in lines:
+        y += step
+        _text(strip, text, (_MARGIN, y), _TALK, colour)
+    return strip
+
+
+def _wrapped(text: str, width: int) -> list[str]:
+    """Lines that fit, broken between words."""
+    lines = [""]
+    for word in text.split():
+        longer = f"{lines[-1]} {word}".strip()
+        wide = cv2.getTextSize(longer, cv2.FONT_HERSHEY_SIMPLEX, _TALK, 1)[0][0]
+        if lines[-1] and wide > width - 2 * _MARGIN:
+            lines.append(word)
+        else:
+            lines[-1] = longer
+    return lines
 
 
 def _overlay(canvas: NDArray[np.uint8], face: Face, zoom: float) -> None:

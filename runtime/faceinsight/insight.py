@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import re
 import time
 from collections.abc import Iterator, Sequence
 from types import TracebackType
@@ -12,6 +11,7 @@ from types import TracebackType
 from .bundle import Bundle
 from .device import Device
 from .errors import RequestError
+from .guard import Guard
 from .imaging import ImageSource, load_image
 from .labels import Label
 from .language import Language
@@ -35,10 +35,7 @@ class FaceInsight:
         self.perception = perception
         self.relevance = relevance
         self.language = language
-        self._off = _words(
-            [m for c in manifest.characteristics if c.name not in perception.enabled for m in c.mentions]
-        )
-        self._withheld = manifest.llm.prompt.withheld
+        self._guard = Guard(manifest, perception.enabled)
 
     @classmethod
     def load(
@@ -47,6 +44,7 @@ class FaceInsight:
         *,
         device: str = "auto",
         allow: Sequence[str] = (),
+        deny: Sequence[str] = (),
         threads: int | None = None,
     ) -> FaceInsight:
         """Open and verify a bundle.
@@ -54,13 +52,14 @@ class FaceInsight:
         Args:
             bundle: name of a shipped bundle, or a folder.
             device: "auto", "cpu", "cuda" or "tensorrt". Anything but "auto" raises DeviceError if it is not there.
-            allow: sensitive groups to switch on ("gender", "age", "race"). Off means not computed and not answered.
+            allow: groups to switch on that are off by default ("gender", "age", "race").
+            deny: groups to switch off that are on by default ("expression"). Off means not computed and not answered.
             threads: the budget all engines share; by default every core this process may use.
         """
         opened = Bundle.open(bundle)
         where = Device.resolve(device, threads=threads)
         manifest = opened.manifest
-        perception = Perception.load(opened, where, allow=allow)
+        perception = Perception.load(opened, where, allow=allow, deny=deny)
         relevance = Relevance(manifest, where.session(opened.file(manifest.question.file)), perception.numbers)
         return cls(manifest, perception, relevance, Language(opened.file(manifest.llm.file), manifest.llm, where))
 
@@ -75,23 +74,34 @@ class FaceInsight:
         """Every enabled characteristic with probability, state, region and the rule that decided it. No LLM."""
         return Report(face.box, face.score, face.labels, face.areas)
 
-    def stream(self, face: Face, question: str, *, max_tokens: int | None = None) -> Iterator[Piece]:
-        """The answer, piece by piece.
+    def stream(
+        self, face: Face | Sequence[Face], question: str, *, after: str | None = None, max_tokens: int | None = None
+    ) -> Iterator[Piece]:
+        """The answer, piece by piece; the arguments are those of `ask`.
 
-        Text leaves word by word, so that an answer is stopped before a word that speaks of something switched off.
-        Raises QuestionError.
+        A sentence leaves when it is complete and agrees with what was found. Raises QuestionError.
         """
-        return self._answer(face, question, max_tokens)[1]
+        return self._answer(face, question, after, max_tokens)[1]
 
-    def ask(self, face: Face, question: str, *, max_tokens: int | None = None) -> Answer:
-        """The whole answer, with the findings it rests on and the regions that show them. Raises QuestionError."""
+    def ask(
+        self, face: Face | Sequence[Face], question: str, *, after: str | None = None, max_tokens: int | None = None
+    ) -> Answer:
+        """The whole answer, with the findings it rests on and the regions that show them.
+
+        Args:
+            face: whom the question is about; two faces to compare them.
+            question: in everyday English.
+            after: the question before, for one that follows it ("And a hat?", "Are you sure?").
+            max_tokens: an answer is cut here; never longer than the bundle allows.
+        Raises QuestionError for a question that is empty or too long.
+        """
         began = time.perf_counter()
-        labels, stream = self._answer(face, question, max_tokens)
+        labels, stream = self._answer(face, question, after, max_tokens)
         pieces = list(stream)
         last = pieces[-1]
         logs = [math.log(max(p.probability, 1e-9)) for p in pieces]
         return Answer(
-            text=self._withheld if last.finish == "withheld" else "".join(p.text for p in pieces).strip(),
+            text="".join(p.text for p in pieces).strip(),
             labels=labels,
             confidence=round(math.exp(sum(logs) / len(logs)), 4),
             evidence=tuple(dict.fromkeys(x.region for x in labels)),
@@ -99,33 +109,25 @@ class FaceInsight:
             timings=Timings(pieces[0].elapsed_ms, (time.perf_counter() - began) * 1e3, last.tokens),
         )
 
-    def _answer(self, face: Face, question: str, max_tokens: int | None) -> tuple[tuple[Label, ...], Iterator[Piece]]:
+    def _answer(
+        self, face: Face | Sequence[Face], question: str, after: str | None, max_tokens: int | None
+    ) -> tuple[tuple[Label, ...], Iterator[Piece]]:
         """What the question asks about, and the stream of its answer."""
-        if not isinstance(face, Face):
-            raise RequestError(f"expected a Face from perceive(), found {type(face).__name__}")
-        tokens = self.language.read(question)
+        faces = tuple(face) if isinstance(face, (tuple, list)) else (face,)
+        if not 1 <= len(faces) <= 2 or not all(isinstance(f, Face) for f in faces):
+            found = ", ".join(type(f).__name__ for f in faces) or "nothing"
+            raise RequestError(f"expected a Face from perceive(), or two, found {found}")
+        tokens = self.language.read(question, after)
         about = self.relevance(tokens)
-        findings = self.relevance.findings(face, about)
-        pieces = self.language.stream(face, tokens, findings, max_tokens=max_tokens)
-        return tuple(face.labels[i] for i in about), self._guard(pieces)
+        findings = [self.relevance.findings(f, about) for f in faces]
+        objection = self._guard.objection(faces)
+        pieces = self.language.stream(faces, tokens, findings, max_tokens=max_tokens, objection=objection)
+        asked = [tuple(f.labels[i] for i in about) for f in faces]
+        return tuple(x for labels in asked for x in labels), self._guard(pieces, faces, asked)
 
     def forget(self) -> None:
         """Wipe what the LLM's cache holds of faces. A Face that the caller keeps is the caller's."""
         self.language.forget()
-
-    def _guard(self, pieces: Iterator[Piece]) -> Iterator[Piece]:
-        """Pass pieces on; hold back the word that is not finished, stop before one that is switched off."""
-        said, held = "", ""
-        for piece in pieces:
-            held += piece.text
-            # A word is complete once something that cannot belong to it follows.
-            end = len(held) if piece.finish else max(held.rfind(" "), held.rfind("\n"))
-            if self._off.search(said + held[: max(end, 0)]):
-                yield Piece("", piece.tokens, piece.probability, piece.elapsed_ms, "withheld")
-                return
-            ready, held = (held[:end], held[end:]) if end > 0 else ("", held)
-            said += ready
-            yield Piece(ready, piece.tokens, piece.probability, piece.elapsed_ms, piece.finish)
 
     def close(self) -> None:
         """Wipe the caches and free the models."""
@@ -138,8 +140,3 @@ class FaceInsight:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-
-def _words(mentions: Sequence[str]) -> re.Pattern[str]:
-    """Finds any of the words; nothing where there are none."""
-    return re.compile(r"\b(?:" + ("|".join(map(re.escape, mentions)) or r"(?!)") + r")\b", re.IGNORECASE)

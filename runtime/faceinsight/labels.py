@@ -41,20 +41,27 @@ class Labeler:
     """Calibration, visibility, rules and abstention over a fixed choice of characteristics."""
 
     def __init__(
-        self,
-        characteristics: Sequence[CharacteristicSpec],
-        rules: Sequence[RuleSpec],
-        unsure: tuple[float, float],
+        self, characteristics: Sequence[CharacteristicSpec], rules: Sequence[RuleSpec], *, soft_weight: float = 0.0
     ) -> None:
         self._specs = tuple(characteristics)
+        names = [c.name for c in self._specs]
         self._slope, self._shift = np.array([c.calibration for c in self._specs]).reshape(-1, 2).T
-        self._rules = RuleSet([c.name for c in self._specs], rules)
-        self._unsure = unsure
+        self._rules = RuleSet(names, rules, soft_weight=soft_weight)
+        self._choices = [np.array([names.index(n) for n in choice]) for choice in self._rules.choices]
+        self._chosen_from = {int(i) for choice in self._choices for i in choice}
+
+    def calibrated(self, logits: NDArray[np.float32]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Raw logits (...,K) -> calibrated logits and probabilities; of a choice's members, given that one holds."""
+        z = np.clip(self._slope * logits + self._shift, -30, 30)
+        probability = 1 / (1 + np.exp(-z))
+        for choice in self._choices:
+            e = np.exp(z[..., choice] - z[..., choice].max(-1, keepdims=True))
+            probability[..., choice] = e / e.sum(-1, keepdims=True)
+        return z, probability
 
     def __call__(self, logits: NDArray[np.float32], area: Mapping[str, float]) -> tuple[Label, ...]:
         """Raw logits (K,) in the order of the characteristics; area: region -> share of the crop."""
-        z = np.clip(self._slope * logits + self._shift, -30, 30)
-        probability = 1 / (1 + np.exp(-z))
+        z, probability = self.calibrated(logits)
         hidden = np.array([self._hidden(c, area) for c in self._specs], bool)
         # What cannot be seen takes no part in the rules: a strong "no" keeps it from excluding anything.
         values, changes = self._rules.apply(np.where(hidden, -30.0, z))
@@ -62,16 +69,20 @@ class Labeler:
         return tuple(
             Label(
                 c.name, c.phrase, c.group, None if hidden[i] else round(float(probability[i]), 4),
-                STATES[self._state(bool(values[i]), float(probability[i]), bool(hidden[i]), c.name in changed)],
+                STATES[self._state(i, bool(values[i]), float(probability[i]), bool(hidden[i]), c.name in changed)],
                 c.region, changed.get(c.name),
             )
             for i, c in enumerate(self._specs)
         )  # fmt: skip
 
-    def _state(self, value: bool, probability: float, hidden: bool, changed: bool) -> int:
+    def _state(self, i: int, value: bool, probability: float, hidden: bool, changed: bool) -> int:
         if hidden:
             return HIDDEN
-        if self._unsure[0] < probability < self._unsure[1] and not changed:
+        low, high = self._specs[i].unsure
+        if i in self._chosen_from:
+            # One holds: the likeliest is claimed or in doubt, the others are not it.
+            return (YES if probability >= high else UNSURE) if value else NO
+        if low < probability < high and not changed:
             return UNSURE
         return YES if value else NO
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import codecs
 import ctypes
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
@@ -19,6 +20,24 @@ from .manifest import LlmSpec
 from .types import Face, Piece
 
 Self = TypeVar("Self", bound="Language")
+
+#: How many next tokens are remembered, should the first one have to be taken back; and how often an answer may be.
+CANDIDATES, TAKEN_BACK = 8, 12
+#: A token less likely than this is not taken instead: it leads to what no one would say.
+PLAUSIBLE = 0.05
+#: Takes an answer that grows; where it begins to say what it must not, or None.
+Objection = Callable[[str], "int | None"]
+
+
+@dataclass(slots=True)
+class _Step:
+    """A chosen token that may still be taken back: its place in the context, the likeliest tokens and their
+    probabilities there (the first is the chosen one), its text, and when it was chosen."""
+
+    at: int
+    candidates: list[tuple[int, float]]
+    text: str
+    elapsed_ms: float
 
 
 class Language:
@@ -62,56 +81,69 @@ class Language:
         self._memory = self._c.llama_get_memory(self._context)
         prompt = spec.prompt
         self._before, self._after = self._tokenize(prompt.before_face, True), self._tokenize(prompt.after_face, True)
-        self._answer = self._tokenize(prompt.before_answer, True)
+        self._answer, self._between = self._tokenize(prompt.before_answer, True), self._tokenize(prompt.between, True)
+        self._follow = self._tokenize(prompt.follow, True)
         self._stop = set(self._tokenize(prompt.stop, True)[:1])
-        self._known: str | None = None
+        self._known: tuple[str, ...] | None = None
         self._prefix = 0
         self._question_number = 0
 
-    def read(self, question: str) -> list[int]:
-        """Tokens of a question. Raises QuestionError for an empty or too long one."""
+    def read(self, question: str, after: str | None = None) -> list[int]:
+        """Tokens of a question, behind an earlier one if given. Raises QuestionError for an empty or too long one."""
         self._require_open()
         text = " ".join(question.split())
         if not text:
             raise QuestionError("the question is empty")
         tokens = self._tokenize(text, False)
+        if after is not None:
+            tokens = [*self._tokenize(" ".join(after.split()), False), *self._follow, *tokens]
         if len(tokens) > self._spec.max_question:
             raise QuestionError(f"the question has {len(tokens)} tokens; at most {self._spec.max_question}")
         return tokens
 
     def stream(
-        self, face: Face, question: list[int], knowledge: NDArray[np.float32], *, max_tokens: int | None = None
+        self,
+        faces: Sequence[Face],
+        question: list[int],
+        findings: Sequence[NDArray[np.float32]],
+        *,
+        max_tokens: int | None = None,
+        objection: Objection | None = None,
     ) -> Iterator[Piece]:
-        """Greedy answer, token by token.
+        """Greedy answer, token by token; with an objection, sentence by sentence.
 
         Args:
-            face: whose image and region tokens come first.
+            faces: one, or two to compare; their image and region tokens come first.
             question: tokens, as `read` gives them.
-            knowledge: (M,width) the findings that the question asks about; M may be 0.
+            findings: per face (M,width), what the question asks about; M may be 0.
+            objection: where it has one, the answer goes back to that word and takes another plausible token there,
+                if there is one.
         """
         began = time.perf_counter()
         limit = self._spec.max_answer if max_tokens is None else min(max_tokens, self._spec.max_answer)
         if limit < 1:
             raise RequestError(f"max_tokens {max_tokens}; expected at least 1")
-        self.prepare(face)
-        return self._generate(question, knowledge, limit, began, self._question_number)
+        self.prepare(faces)
+        return self._generate(question, findings, limit, began, objection, self._question_number)
 
-    def prepare(self, face: Face) -> None:
-        """Prefill the face's prefix, unless it is the one in the cache."""
+    def prepare(self, faces: Sequence[Face]) -> None:
+        """Prefill the prefix of these faces, unless it is the one in the cache."""
         self._require_open()
         self._question_number += 1
-        if self._known == face.key:
+        key = tuple(f.key for f in faces)
+        if self._known == key:
             self._c.llama_memory_seq_rm(self._memory, 0, self._prefix, -1)
             return
-        if face.tokens.shape[1] != self._spec.width:
-            raise RequestError(
-                f"face tokens of width {face.tokens.shape[1]}; this bundle's LLM reads {self._spec.width}"
-            )
+        for face in faces:
+            if face.tokens.shape[1] != self._spec.width:
+                raise RequestError(
+                    f"face tokens of width {face.tokens.shape[1]}; this bundle's LLM reads {self._spec.width}"
+                )
         self.forget()
         at = self._decode_tokens(self._before, 0)
-        at = self._decode_embeddings(face.tokens, at)
+        at = self._decode_each([f.tokens for f in faces], at)
         self._prefix = self._decode_tokens(self._after, at)
-        self._known = face.key
+        self._known = key
 
     def forget(self) -> None:
         """Wipe the cache: nothing of any face stays in it."""
@@ -121,33 +153,63 @@ class Language:
         self._question_number += 1
 
     def _generate(
-        self, question: list[int], knowledge: NDArray[np.float32], limit: int, began: float, number: int
+        self,
+        question: list[int],
+        findings: Sequence[NDArray[np.float32]],
+        limit: int,
+        began: float,
+        objection: Objection | None,
+        number: int,
     ) -> Iterator[Piece]:
         decoder = codecs.getincrementaldecoder("utf-8")("replace")
-        tokens, at = self._answer, self._prefix
-        for count in range(1, limit + 1):
+        held: list[_Step] = []
+        out = taken_back = 0
+        candidates: list[tuple[int, float]] = []
+        at, tokens = self._prefix, self._answer
+        while True:
             # The cache holds one conversation: a stream that was overtaken must not go on in another's.
             self._require_open()
             if number != self._question_number:
                 raise RequestError("another question was asked, or the cache wiped, while this answer was streaming")
-            if count == 1:
-                at = self._decode_tokens(question, at)
-                at = self._decode_embeddings(knowledge, at)
-            at = self._decode_tokens(tokens, at)
-            token, probability = self._pick()
-            elapsed = (time.perf_counter() - began) * 1e3
-            if token in self._stop or self._c.llama_vocab_is_eog(self._vocabulary, token):
-                yield Piece(decoder.decode(b"", True), count, probability, elapsed, "stop")
+            if not candidates:
+                if not out and not held:
+                    at = self._decode_each(findings, self._decode_tokens(question, at))
+                at = self._decode_tokens(tokens, at)
+                candidates = self._candidates()
+            token = candidates[0][0]
+            ends = token in self._stop or self._c.llama_vocab_is_eog(self._vocabulary, token)
+            text = decoder.decode(b"" if ends else self._bytes(token), ends)
+            held.append(_Step(at, candidates, text, (time.perf_counter() - began) * 1e3))
+            said = "".join(s.text for s in held)
+            wrong = objection(said) if objection and taken_back < TAKEN_BACK else None
+            back = None if wrong is None else _step_of(held, wrong)
+            if back and len(back.candidates) > 1:
+                taken_back += 1
+                del held[held.index(back) :]
+                self._c.llama_memory_seq_rm(self._memory, 0, back.at, -1)
+                at, candidates = back.at, back.candidates[1:]
+                decoder.reset()
+                continue
+            last = ends or out + len(held) == limit
+            if last or objection is None or said.rstrip().endswith((".", "!", "?")):
+                finish = "repaired" if taken_back and ends else "stop" if ends else "length"
+                for step in held:
+                    out += 1
+                    final = last and step is held[-1]
+                    yield Piece(step.text, out, step.candidates[0][1], step.elapsed_ms, finish if final else None)
+                held = []
+            if last:
                 return
-            text = decoder.decode(self._bytes(token), False)
-            yield Piece(text, count, probability, elapsed, "length" if count == limit else None)
-            tokens = [token]
+            tokens, candidates = [token], []
 
-    def _pick(self) -> tuple[int, float]:
-        """The most probable next token and its probability."""
+    def _candidates(self) -> list[tuple[int, float]]:
+        """The likeliest next tokens and their probabilities, the likeliest first; others only if they are plausible."""
         logits = np.ctypeslib.as_array(self._c.llama_get_logits_ith(self._context, -1), (self._size,))
-        token = int(logits.argmax())
-        return token, float(1 / np.exp(logits - logits[token]).sum())
+        best = np.argpartition(-logits, CANDIDATES)[:CANDIDATES]
+        best = best[np.argsort(-logits[best], kind="stable")]
+        total = np.exp(logits - logits[best[0]]).sum()
+        out = [(int(t), float(np.exp(logits[t] - logits[best[0]]) / total)) for t in best]
+        return [out[0], *(x for x in out[1:] if x[1] >= PLAUSIBLE)]
 
     def _decode_tokens(self, tokens: list[int], at: int) -> int:
         if not tokens:
@@ -159,6 +221,13 @@ class Language:
             return self._decode(batch, len(tokens), at)
         finally:
             self._c.llama_batch_free(batch)
+
+    def _decode_each(self, parts: Sequence[NDArray[np.float32]], at: int) -> int:
+        """Embeddings of one face or two, with what stands between them."""
+        for i, rows in enumerate(parts):
+            at = self._decode_tokens(self._between, at) if i else at
+            at = self._decode_embeddings(rows, at)
+        return at
 
     def _decode_embeddings(self, rows: NDArray[np.float32], at: int) -> int:
         if not len(rows):
@@ -227,6 +296,16 @@ class Language:
 
     def __del__(self) -> None:
         self.close()
+
+
+def _step_of(held: Sequence[_Step], character: int) -> _Step:
+    """The step whose text holds this character."""
+    end = 0
+    for step in held:
+        end += len(step.text)
+        if character < end:
+            return step
+    return held[-1]
 
 
 _callback: Any = None

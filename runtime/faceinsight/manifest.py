@@ -15,6 +15,8 @@ FORMAT = "faceinsight-bundle"
 VERSION = 1
 #: Groups that no switch turns on.
 NEVER = "never"
+#: Kinds of logical rules.
+KINDS = ("at_most_one", "at_least_one", "exactly_one", "excludes", "implies")
 #: What can be known of a characteristic, in the order of their numbers.
 STATES = ("no", "yes", "unsure", "not visible")
 
@@ -100,33 +102,46 @@ class RegionLimit:
 class CharacteristicSpec:
     """One characteristic.
 
-    calibration: (a, b) with probability = sigmoid(a * logit + b).
+    calibration: (a, b) with probability = sigmoid(a * logit + b); among an exactly_one rule's members, their softmax.
+    unsure: with a probability between these bounds nothing is claimed; of a choice's members, the upper one counts.
+    absent: completes "The person ..." where it is not so.
     mentions: words of an answer that speak of it; while it is switched off, an answer stops before them.
+    denials: words that say by themselves that it is not so ("mouth closed").
+    inverted: its words speak of the opposite ("beard" for No_Beard).
     needs: not visible unless the region covers at least this share of the crop.
     hidden_by: not visible when the region covers more than this share.
     """
 
     name: str
     phrase: str
+    absent: str
     region: str
     group: str
     calibration: tuple[float, float]
+    unsure: tuple[float, float]
     mentions: tuple[str, ...]
+    denials: tuple[str, ...] = ()
+    inverted: bool = False
     needs: RegionLimit | None = None
     hidden_by: RegionLimit | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class RuleSpec:
-    """A logical rule: "at_most_one" over `of`, "excludes" (the first forbids each of the others), "at_least_one"."""
+    """A logical rule.
+
+    kind: "at_most_one", "at_least_one", "exactly_one" over `of`; "excludes" (the first forbids each of the others),
+    "implies" (the first demands each of the others). A hard rule holds in every report; breaking a soft one costs
+    the manifest's `soft_weight`.
+    """
 
     kind: str
     of: tuple[str, ...]
     hard: bool
 
     def __str__(self) -> str:
-        if self.kind == "excludes":
-            return f"{self.of[0]} excludes {', '.join(self.of[1:])}"
+        if self.kind in ("excludes", "implies"):
+            return f"{self.of[0]} {self.kind} {', '.join(self.of[1:])}"
         return f"{self.kind.replace('_', ' ')} of {', '.join(self.of)}"
 
 
@@ -135,14 +150,26 @@ class PromptSpec:
     """Fixed parts around what varies:
     before_face [face tokens] after_face [question] [knowledge tokens] before_answer [answer] stop.
 
+    between: between the face tokens of two faces, and between what was found on them.
+    follow: between an earlier question and the one behind it.
     withheld: what is said instead of an answer that would mention something switched off.
+    who: what a person is called: alone, and each of two.
+    statements: state -> sentence that says it, with {who}, {phrase}, {absent}; for an answer that must be put right.
+    looked: sentence that says where something was seen, with {place}.
+    places: region -> what it is called there.
     """
 
     before_face: str
     after_face: str
     before_answer: str
     stop: str
+    between: str
+    follow: str
     withheld: str
+    who: tuple[str, str, str]
+    statements: dict[str, str]
+    looked: str
+    places: dict[str, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,7 +196,11 @@ class Licence:
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """A bundle's contract. `unsure`: probabilities between these bounds are reported as unsure."""
+    """A bundle's contract.
+
+    soft_weight: what breaking a soft rule costs, in calibrated logits.
+    switches: groups of characteristics that a user can turn on and off, and whether they are on by default.
+    """
 
     format: str
     version: int
@@ -185,9 +216,9 @@ class Manifest:
     question: QuestionSpec
     regions: dict[str, tuple[str, ...]]
     characteristics: tuple[CharacteristicSpec, ...]
-    unsure: tuple[float, float]
     rules: tuple[RuleSpec, ...]
-    sensitive: tuple[str, ...]
+    soft_weight: float
+    switches: dict[str, bool]
     llm: LlmSpec
     licences: tuple[Licence, ...]
     provenance: dict[str, str] = field(default_factory=dict)
@@ -202,11 +233,19 @@ class Manifest:
         for c in self.characteristics:
             limits = [x.region for x in (c.needs, c.hidden_by) if x]
             _known(f"characteristics.{c.name}", (c.region, *limits), self.regions)
-            _known(f"characteristics.{c.name}.group", (c.group,), ("", NEVER, *self.sensitive))
+            if not 0 <= c.unsure[0] <= c.unsure[1] <= 1:
+                raise FieldError(f"characteristics.{c.name}.unsure: expected bounds in 0..1, found {list(c.unsure)}")
+            _known(f"characteristics.{c.name}.group", (c.group,), ("", NEVER, *self.switches))
         for rule in self.rules:
-            if rule.kind not in ("at_most_one", "excludes", "at_least_one"):
-                raise FieldError(f"rules: kind {rule.kind!r}; expected at_most_one, excludes or at_least_one")
+            if rule.kind not in KINDS:
+                raise FieldError(f"rules: kind {rule.kind!r}; expected {', '.join(KINDS)}")
             _known("rules", rule.of, names)
+        missing = [s for s in STATES if s not in self.llm.prompt.statements]
+        if missing:
+            raise FieldError(f"llm.prompt.statements: no sentence for {missing[0]!r}")
+        unnamed = [r for r in self.regions if r not in self.llm.prompt.places]
+        if unnamed or "{place}" not in self.llm.prompt.looked:
+            raise FieldError(f"llm.prompt.places: no name for {unnamed[:1]}, or no {{place}} in llm.prompt.looked")
         for part in (self.detector, self.parser, self.encoder, self.knowledge, self.question, self.llm):
             _known("files", (part.file,), self.files)
         for size in (self.parser.size, self.encoder.size):
@@ -216,8 +255,8 @@ class Manifest:
             raise FieldError(f"detector.sides {list(self.detector.sides)}; expected at least one of 32 to 8192 pixels")
         if any(s <= 0 for s in (*self.parser.std, *self.encoder.std)):
             raise FieldError("std: expected positive numbers")
-        if not 0 <= self.unsure[0] <= 0.5 <= self.unsure[1] <= 1:
-            raise FieldError(f"unsure: expected bounds around 0.5, found {list(self.unsure)}")
+        if self.soft_weight < 0:
+            raise FieldError(f"soft_weight: expected at least 0, found {self.soft_weight}")
         if self.knowledge.states != STATES:
             raise FieldError(f"knowledge.states: expected {list(STATES)}, found {list(self.knowledge.states)}")
         if self.encoder.width != self.llm.width:

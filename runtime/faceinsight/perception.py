@@ -17,7 +17,7 @@ from .device import Device
 from .errors import PolicyError
 from .graph import Graph
 from .labels import Label, Labeler
-from .manifest import NEVER, STATES, CharacteristicSpec, EncoderSpec, Manifest, ParserSpec
+from .manifest import STATES, CharacteristicSpec, EncoderSpec, Manifest, ParserSpec
 from .types import Face
 
 #: Faces per run of the encoders: bounds memory on a photo of a crowd.
@@ -36,14 +36,17 @@ class Encoded:
     area: NDArray[np.float32]
 
 
-def enabled(manifest: Manifest, allow: Sequence[str]) -> tuple[CharacteristicSpec, ...]:
-    """The characteristics that are switched on: all but the sensitive groups that are not allowed."""
+def enabled(manifest: Manifest, allow: Sequence[str], deny: Sequence[str] = ()) -> tuple[CharacteristicSpec, ...]:
+    """The characteristics that are switched on: those without a switch, and those whose switch is on."""
+    for group in (*allow, *deny):
+        if group not in manifest.switches:
+            known = ", ".join(manifest.switches) or "no switches"
+            raise PolicyError(f"cannot switch {group!r}; this bundle knows {known}")
     for group in allow:
-        if group not in manifest.sensitive:
-            raise PolicyError(
-                f"cannot allow {group!r}; this bundle knows {', '.join(manifest.sensitive) or 'no groups'}"
-            )
-    return tuple(c for c in manifest.characteristics if c.group != NEVER and (c.group == "" or c.group in allow))
+        if group in deny:
+            raise PolicyError(f"{group!r} is both allowed and denied")
+    on = {g for g, default in manifest.switches.items() if (default or g in allow) and g not in deny}
+    return tuple(c for c in manifest.characteristics if c.group == "" or c.group in on)
 
 
 class Perception:
@@ -58,6 +61,7 @@ class Perception:
         knowledge: Any,
         *,
         allow: Sequence[str] = (),
+        deny: Sequence[str] = (),
     ) -> None:
         """parser, encoder, knowledge: ONNX Runtime sessions (or anything with their interface)."""
         m, width, regions = manifest, manifest.encoder.width, len(manifest.regions)
@@ -84,15 +88,16 @@ class Perception:
             {"characteristics": (None,), "states": (None,)},
             {"knowledge_tokens": (None, width)},
         )
-        chosen = enabled(m, allow)
+        #: The characteristics that are switched on, in the order of a face's labels.
+        self.specs = chosen = enabled(m, allow, deny)
         self.numbers = np.array([m.index(c.name) for c in chosen], np.int64)
-        self._labeler = Labeler(chosen, m.rules, m.unsure)
+        self._labeler = Labeler(chosen, m.rules, soft_weight=m.soft_weight)
         self._template = np.array(m.crop.template, np.float32)
         self.image_tokens = m.encoder.image_tokens
         self.enabled = tuple(c.name for c in chosen)
 
     @classmethod
-    def load(cls, bundle: Bundle, device: Device, *, allow: Sequence[str] = ()) -> Perception:
+    def load(cls, bundle: Bundle, device: Device, *, allow: Sequence[str] = (), deny: Sequence[str] = ()) -> Perception:
         """Open the bundle's detector and graphs on a device."""
         m = bundle.manifest
         detector = FaceDetector(
@@ -102,7 +107,7 @@ class Perception:
             sides=m.detector.sides,
         )
         parser, encoder, knowledge = (device.session(bundle.file(p.file)) for p in (m.parser, m.encoder, m.knowledge))
-        return cls(m, detector, parser, encoder, knowledge, allow=allow)
+        return cls(m, detector, parser, encoder, knowledge, allow=allow, deny=deny)
 
     def __call__(self, image: NDArray[np.uint8]) -> tuple[Face, ...]:
         """RGB (H,W,3) -> its faces, the largest first."""

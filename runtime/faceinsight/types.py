@@ -51,7 +51,7 @@ class Face:
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """A piece of a streamed answer. `finish` is None until the last one: "stop", "length" or "withheld"."""
+    """A piece of a streamed answer. `finish` is None until the last one, then as in `Answer`."""
 
     text: str
     tokens: int
@@ -74,14 +74,15 @@ class Timings:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """The LLM's answer about one face.
+    """The LLM's answer about one face, or two.
 
     Attributes:
         text: the answer.
-        labels: the findings that the LLM was given for this question.
+        labels: what was found of that which the question asks about; of two faces, the second's after the first's.
         confidence: geometric mean of the chosen tokens' probabilities, 0..1.
         evidence: the face regions that show them.
-        finish: "stop", "length" (cut at the limit) or "withheld" (it would have mentioned something switched off).
+        finish: "stop", "length" (cut at the limit), "withheld" (it would have mentioned something switched off) or
+            "repaired" (the LLM began to say what was not found, and said it otherwise, or the sentence was left out).
         timings: where the time went.
     """
 

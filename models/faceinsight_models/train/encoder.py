@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+from collections.abc import Mapping
 from pathlib import Path
 
 import cv2
@@ -9,15 +12,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional as F
 from tqdm import tqdm
 
-from faceinsight.align import BORDER
-
 from ..augment import degrade, jitter_matrix, to_pixels
-from ..ccm import CorrelationModule, correlation_graph
-from ..data import Faces
-from ..efficientnet import EfficientNetLite0
+from ..ccm import CorrelationModule, complete, correlation_graph
+from ..data import Faces, Mixture
+from ..efficientnet import PYRAMID
 from ..encoder import Adapter, FaceEncoder, KnowledgeHead, region_width
 from ..graphs import write_parser
 from ..lcm import LogicalConstraint
@@ -25,32 +25,44 @@ from ..parser import FaceParser
 from ..recipe import Schedule
 from ..segmentation import MAP_SIZE, RegionPool, SegmentationEncoder, coarse
 from ..specs import region_indices
-from ..vocabulary import FLIP_CLASSES, MASK_CLASSES, NAMES, REGIONS, RULES
-from .loop import groups, train
+from ..vocabulary import CHOICES, FLIP_CLASSES, MASK_CLASSES, NAMES, REGIONS, RULES
+from .loop import device, groups, train
+from .tasks import TaskLoss, prior_bias
+from .trunk import TrunkClassifier
 
 _FLIP = np.array(FLIP_CLASSES, np.uint8)
 
 
 def label_maps(parser: FaceParser, faces: Faces, cache: Path, size: int, *, batch: int = 16) -> NDArray[np.uint8]:
-    """(N,64,64) coarse label map of every crop; cached in `cache`.
+    """(N,64,64) coarse label map of every face; cached in `cache` for this parser and these faces.
 
     Runs in ONNX Runtime, which is six times faster than eager torch on two cores.
     """
-    target = cache / "label_maps.npy"
-    if target.exists():
+    target, sidecar = cache / "label_maps.npy", cache / "label_maps.json"
+    key = {"parser": fingerprint(parser), "faces": len(faces.files)}
+    if target.exists() and sidecar.exists() and json.loads(sidecar.read_text()) == key:
         return np.asarray(np.load(target))
     import onnxruntime
 
     graph = cache / "parser.onnx"
     write_parser(parser, graph, size=size)
     session = onnxruntime.InferenceSession(str(graph), providers=["CPUExecutionProvider"])
-    out = np.zeros((len(faces.crops), MAP_SIZE, MAP_SIZE), np.uint8)
+    out = np.zeros((len(faces.files), MAP_SIZE, MAP_SIZE), np.uint8)
     for start in tqdm(range(0, len(out), batch), desc="parsing", unit="batch", mininterval=5):
-        crops = [cv2.resize(c, (size, size)) for c in faces.crops[start : start + batch]]
+        crops = [faces.crop(r, size) for r in range(start, min(start + batch, len(out)))]
         (maps,) = session.run(None, {"pixels": to_pixels(np.stack(crops))})
         out[start : start + batch] = coarse(torch.from_numpy(maps)).numpy()
     np.save(target, out)
+    sidecar.write_text(json.dumps(key))
     return out
+
+
+def fingerprint(module: torch.nn.Module) -> str:
+    """Of a module's weights."""
+    digest = hashlib.sha256()
+    for value in module.state_dict().values():
+        digest.update(value.contiguous().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def build_encoder(text: Tensor, graph: Tensor, *, width: int = 256, segmentation: int = 96) -> FaceEncoder:
@@ -70,90 +82,151 @@ def build_adapter(*, text_width: int = 256, segmentation: int = 96, states: int,
 
 
 def view(
-    rng: np.random.Generator, crop: NDArray[np.uint8], label_map: NDArray[np.uint8], size: int
+    rng: np.random.Generator, faces: Faces, row: int, label_map: NDArray[np.uint8], size: int, *, harsh: float = 1.0
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """One training view: the same jitter for the image (to size) and its coarse label map (in place)."""
-    matrix = jitter_matrix(rng, crop.shape[0], size)
-    x = cv2.warpAffine(crop, matrix, (size, size), borderValue=BORDER)
-    # The map's pixels are MAP_SIZE/S as large: scale in, the same motion, scale out (pixel centres at +0.5).
-    up, down = crop.shape[0] / MAP_SIZE, MAP_SIZE / size
+    """One training view: the same motion for the crop (size,size,3) and its coarse label map (64,64).
+
+    harsh: how often it is degraded.
+    """
+    motion = jitter_matrix(rng, size, size)
+    x = faces.crop(row, size, motion)
+    # The map's pixels are size/64 as large: scale in, the same motion, scale out (pixel centres at +0.5).
+    up, down = size / MAP_SIZE, MAP_SIZE / size
     into = np.array([[up, 0, 0.5 * up - 0.5], [0, up, 0.5 * up - 0.5], [0, 0, 1]])
-    moved = matrix @ into
-    moved = moved * down + np.array([[0, 0, 0.5 * down - 0.5]] * 2)
+    moved = motion @ into * down + np.array([[0, 0, 0.5 * down - 0.5]] * 2)
     y = cv2.warpAffine(label_map, moved, (MAP_SIZE, MAP_SIZE), flags=cv2.INTER_NEAREST, borderValue=0)
     if rng.random() < 0.5:
         x, y = np.ascontiguousarray(x[:, ::-1]), _FLIP[y[:, ::-1]]
-    return degrade(rng, np.ascontiguousarray(x)), np.asarray(y, np.uint8)
+    x = np.ascontiguousarray(x)
+    return degrade(rng, x) if rng.random() < harsh else x, np.asarray(y, np.uint8)
 
 
-def train_encoder(
+@torch.no_grad()
+def guess(model: TrunkClassifier, faces: Faces, rows: NDArray[np.int64], size: int) -> NDArray[np.float32]:
+    """Probabilities (len(rows),N) by the first step's classifier; of a choice, given that one holds."""
+    model.eval()
+    parts = []
+    for start in tqdm(range(0, len(rows), 64), desc="guessing", unit="batch", mininterval=5):
+        crops = np.stack([faces.crop(r, size) for r in rows[start : start + 64]])
+        parts.append(model(torch.from_numpy(to_pixels(crops)).contiguous(memory_format=torch.channels_last)))
+    logits = torch.cat(parts)
+    p = logits.sigmoid()
+    for names in CHOICES.values():
+        columns = [NAMES.index(n) for n in names]
+        p[:, columns] = logits[:, columns].softmax(1)
+    return p.numpy()
+
+
+def graph_of(
+    classifier: TrunkClassifier, faces: Faces, shares: Mapping[str, float], size: int, *, sample: int = 12000
+) -> NDArray[np.float32]:
+    """C_hat (N,N) from a sample of the training mixture, unknown labels guessed."""
+    rows = np.unique(Mixture(faces, shares).draw(sample, np.random.default_rng(5)))
+    return correlation_graph(complete(faces.labels[rows], guess(classifier, faces, rows, size)))
+
+
+def train_base(
     faces: Faces,
     maps: NDArray[np.uint8],
     *,
-    trunk: EfficientNetLite0,
+    shares: Mapping[str, float],
+    classifier: TrunkClassifier,
     text: Tensor,
     out: Path,
     size: int,
     schedule: Schedule,
-    logic: float = 0.1,
 ) -> FaceEncoder:
-    """L = L_bce + logic * L_c; returns the encoder with averaged weights."""
+    """First round, all weights, from the first step's classifier; returns the encoder with averaged weights."""
+    path = out / "graph.npy"
+    if not path.exists():
+        np.save(path, graph_of(classifier, faces, shares, size))
     torch.manual_seed(schedule.seed)
-    rows = faces.rows("train")
-    graph = torch.from_numpy(correlation_graph(faces.labels[rows]))
-    model = build_encoder(text, graph)
-    model.trunk.load_state_dict(trunk.state_dict())
-    model = model.to(memory_format=torch.channels_last)
-    constraint = LogicalConstraint(NAMES, RULES)
-    prior = torch.from_numpy(faces.labels[rows].mean(0)).float().clamp(1e-3, 1 - 1e-3)
+    model = build_encoder(text, torch.from_numpy(np.load(path)))
+    model.trunk.load_state_dict(classifier.trunk.state_dict())
     with torch.no_grad():
-        model.head.bias.copy_(torch.logit(prior))
+        model.head.bias.copy_(prior_bias(torch.from_numpy(faces.labels[faces.rows("train")])))
+    _fit(model, "base", faces, maps, shares=shares, out=out, size=size, schedule=schedule, harsh=1.0)
+    return model
+
+
+def train_encoder(
+    base: FaceEncoder,
+    faces: Faces,
+    maps: NDArray[np.uint8],
+    *,
+    shares: Mapping[str, float],
+    out: Path,
+    size: int,
+    schedule: Schedule,
+) -> FaceEncoder:
+    """Second round: the trunk up to stride 8 stays as it is, which halves the cost of a step, and every second view is
+    spared the degradations, so that the last steps see faces as most of them will come."""
+    torch.manual_seed(schedule.seed)
+    lower = (base.trunk._conv_stem, base.trunk._bn0, *base.trunk._blocks[: PYRAMID[8][0] + 1])
+    for module in lower:
+        module.requires_grad_(False)
+    _fit(base, "encoder", faces, maps, shares=shares, out=out, size=size, schedule=schedule, harsh=0.5)
+    return base.requires_grad_(True)
+
+
+def _fit(
+    model: FaceEncoder,
+    name: str,
+    faces: Faces,
+    maps: NDArray[np.uint8],
+    *,
+    shares: Mapping[str, float],
+    out: Path,
+    size: int,
+    schedule: Schedule,
+    harsh: float,
+    logic: float = 0.1,
+) -> None:
+    """L = L_tasks + logic * L_c. harsh: share of the views that are degraded."""
+    model.to(memory_format=torch.channels_last)
+    mixture, tasks, constraint = Mixture(faces, shares), TaskLoss(), LogicalConstraint(NAMES, RULES).to(device())
 
     def load(indices: NDArray[np.int64], rng: np.random.Generator) -> tuple[Tensor, Tensor, Tensor]:
-        chosen = rows[indices]
-        views = [view(rng, faces.crops[r], maps[r], size) for r in chosen]
+        rows = mixture.draw(len(indices), rng)
+        views = [view(rng, faces, r, maps[r], size, harsh=harsh) for r in rows]
         pixels = torch.from_numpy(to_pixels(np.stack([x for x, _ in views])))
-        labels = torch.from_numpy(faces.labels[chosen].astype(np.float32))
         return (
             pixels.contiguous(memory_format=torch.channels_last),
             torch.from_numpy(np.stack([y for _, y in views])),
-            labels,
+            torch.from_numpy(faces.labels[rows]),
         )
 
     def loss(batch: tuple[Tensor, Tensor, Tensor]) -> tuple[Tensor, dict[str, float]]:
         logits = model(batch[0], batch[1])
-        bce = F.binary_cross_entropy_with_logits(logits, batch[2])
+        value, figures = tasks(logits, batch[2])
         rules = constraint(logits.sigmoid())
-        accuracy = ((logits > 0) == (batch[2] > 0.5)).float().mean().item()
-        figures = {"bce": round(bce.item(), 4), "rules": round(rules.item(), 4), "accuracy": round(accuracy, 4)}
-        return bce + logic * rules, figures
+        return value + logic * rules, figures | {"rules": round(rules.item(), 4)}
 
     rest = [p for n, p in model.named_parameters() if not n.startswith("trunk.")]
     train(
-        model, name="encoder", out=out, schedule=schedule, count=len(rows), load=load, loss=loss,
+        model, name=name, out=out, schedule=schedule, count=mixture.epoch, load=load, loss=loss,
         param_groups=[
             *groups(model.trunk, schedule.weight_decay),
             {"params": rest, "lr": 3 * schedule.lr, "weight_decay": schedule.weight_decay},
         ],
     )  # fmt: skip
-    return model
 
 
 @torch.no_grad()
 def predict(
     encoder: FaceEncoder, faces: Faces, maps: NDArray[np.uint8], rows: NDArray[np.int64], size: int, *, batch: int = 64
 ) -> NDArray[np.float32]:
-    """Logits (len(rows),N) of clean crops."""
+    """Logits (len(rows),N) of clean crops, as the bundle computes them."""
     encoder.eval()
     out = []
     for start in range(0, len(rows), batch):
         chosen = rows[start : start + batch]
-        out.append(encoder(*clean_batch(faces, maps, chosen, size)).numpy())
+        out.append(encoder.judge(*clean_batch(faces, maps, chosen, size))[1].numpy())
     return np.concatenate(out)
 
 
 def clean_batch(faces: Faces, maps: NDArray[np.uint8], rows: NDArray[np.int64], size: int) -> tuple[Tensor, Tensor]:
     """Pixels (B,3,size,size) and coarse label maps (B,64,64), without augmentation."""
-    crops = [cv2.resize(faces.crops[r], (size, size), interpolation=cv2.INTER_AREA) for r in rows]
+    crops = [faces.crop(r, size) for r in rows]
     pixels = torch.from_numpy(to_pixels(np.stack(crops))).contiguous(memory_format=torch.channels_last)
     return pixels, torch.from_numpy(maps[rows])

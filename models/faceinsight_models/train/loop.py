@@ -54,6 +54,18 @@ def groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
     ]
 
 
+def device() -> torch.device:
+    """Where training runs: a GPU if torch sees one, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def moved(batch: Any) -> Any:
+    """A batch with its tensors on the training device; anything else as it is."""
+    if isinstance(batch, Tensor):
+        return batch.to(device(), non_blocking=True)
+    return tuple(map(moved, batch)) if isinstance(batch, tuple) else batch
+
+
 def train(
     model: nn.Module,
     *,
@@ -68,15 +80,16 @@ def train(
     """Train `model` in place and leave the averaged weights in it.
 
     Writes `out/name.ckpt` (resumes from it), `out/name.log.jsonl` and, at the end, `out/name.pt` (state dict).
-    `load` runs ahead in a thread; `loss` returns the scalar and figures to log.
+    `load` runs ahead in a thread; `loss` returns the scalar and figures to log. The model comes back on the CPU.
     """
     out.mkdir(parents=True, exist_ok=True)
     final, checkpoint, log_path = out / f"{name}.pt", out / f"{name}.ckpt", out / f"{name}.log.jsonl"
     if final.exists():
         log.info("%s: finished earlier, loading %s", name, final)
-        model.load_state_dict(torch.load(final, weights_only=True))
+        model.load_state_dict(torch.load(final, weights_only=True, map_location="cpu"))
         return model
     torch.manual_seed(schedule.seed)
+    model.to(device())
     optimiser = torch.optim.AdamW(
         list(param_groups or groups(model, schedule.weight_decay)), lr=schedule.lr, betas=(0.9, 0.99)
     )
@@ -84,7 +97,7 @@ def train(
     average = {k: v.detach().clone() for k, v in model.state_dict().items()}
     start = 0
     if checkpoint.exists():
-        saved = torch.load(checkpoint, weights_only=False)
+        saved = torch.load(checkpoint, weights_only=False, map_location=device())
         if saved["schedule"] != asdict(schedule):
             raise ValueError(
                 f"{checkpoint} belongs to {saved['schedule']}, not {asdict(schedule)}: remove it or change back"
@@ -102,7 +115,7 @@ def train(
         began = time.monotonic()
         while ahead is not None:
             step, pending = ahead
-            batch = pending.result()
+            batch = moved(pending.result())
             ahead = _submit(pool, load, plan)
             for group, peak in zip(optimiser.param_groups, peaks, strict=True):
                 group["lr"] = peak * rate(schedule, step)
@@ -128,8 +141,8 @@ def train(
                 _save(state | {"model": model.state_dict(), "optimiser": optimiser.state_dict()}, checkpoint)
         bar.close()
     model.load_state_dict(average)
-    model.eval()
-    _save(average, final)
+    model.cpu().eval()
+    _save({k: v.cpu() for k, v in average.items()}, final)
     checkpoint.unlink(missing_ok=True)
     return model
 

@@ -11,12 +11,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..dialogue import turn
+from ..dialogue import pair_turn, turn
 from ..question import QuestionEncoder
 from ..recipe import Schedule
 from ..vocabulary import NAMES
+from .llm import PAIRS, PROMPT
 from .loop import train
 
+#: How often the words of a question change places.
+STIRRED = 0.3
 #: States do not change what a question is about; any will do.
 _ANY_STATES = dict.fromkeys(NAMES, 0)
 
@@ -26,9 +29,15 @@ def train_question(table: Tensor, text: Tensor, tokenizer: Any, *, out: Path, sc
     torch.manual_seed(schedule.seed)
     model = QuestionEncoder(table, text)
 
+    follow = tokenizer.encode(PROMPT.follow).ids
+
     def load(indices: NDArray[np.int64], rng: np.random.Generator) -> tuple[Tensor, Tensor, Tensor]:
-        turns = [turn(rng, _ANY_STATES) for _ in indices]
-        ids = [e.ids for e in tokenizer.encode_batch([t.question for t in turns])]
+        turns = [
+            turn(rng, _ANY_STATES) if rng.random() > PAIRS else pair_turn(rng, _ANY_STATES, _ANY_STATES)
+            for _ in indices
+        ]
+        own = [[*tokenizer.encode(t.after).ids, *follow] if t.after else [] for t in turns]
+        ids = [[*a, *_stirred(rng, tokenizer.encode(t.question).ids)] for a, t in zip(own, turns, strict=True)]
         tokens = torch.zeros(len(ids), max(map(len, ids)), dtype=torch.int64)
         mask = torch.zeros(tokens.shape, dtype=torch.bool)
         target = torch.zeros(len(ids), len(NAMES))
@@ -47,3 +56,11 @@ def train_question(table: Tensor, text: Tensor, tokenizer: Any, *, out: Path, sc
     count = schedule.steps * schedule.batch
     train(model, name="question", out=out, schedule=schedule, count=count, load=load, loss=loss)
     return model
+
+
+def _stirred(rng: np.random.Generator, tokens: list[int]) -> list[int]:
+    """At times in another order, near to their places: "a nose that is big" asks what "a big nose" does."""
+    if rng.random() > STIRRED:
+        return tokens
+    order = np.argsort(np.arange(len(tokens)) + rng.uniform(0, 4, len(tokens)))
+    return [tokens[i] for i in order]

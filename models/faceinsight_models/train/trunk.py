@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +12,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..augment import augment_face, to_pixels
-from ..data import Faces
+from ..data import Faces, Mixture
 from ..efficientnet import EfficientNetLite0
 from ..recipe import Schedule
 from .loop import groups, train
+from .tasks import TaskLoss, prior_bias
 
 
 class TrunkClassifier(nn.Module):
@@ -28,30 +30,29 @@ class TrunkClassifier(nn.Module):
         return self.fc(F.dropout(self.trunk(pixels)[32].mean((2, 3)), 0.2, self.training))
 
 
-def train_trunk(faces: Faces, *, imagenet: Path, out: Path, size: int, schedule: Schedule) -> EfficientNetLite0:
-    """Fine-tune the ImageNet trunk on all attributes; returns it with averaged weights."""
+def train_trunk(
+    faces: Faces, *, shares: Mapping[str, float], imagenet: Path, out: Path, size: int, schedule: Schedule
+) -> TrunkClassifier:
+    """Fine-tune the ImageNet trunk on all tasks; returns the classifier with averaged weights."""
     torch.manual_seed(schedule.seed)
     model = TrunkClassifier(faces.labels.shape[1]).to(memory_format=torch.channels_last)
     model.trunk.load_imagenet(imagenet)
-    chosen = faces.rows("train")
-    prior = torch.from_numpy(faces.labels[chosen].mean(0)).float().clamp(1e-3, 1 - 1e-3)
+    mixture, tasks = Mixture(faces, shares), TaskLoss()
     with torch.no_grad():
-        model.fc.bias.copy_(torch.logit(prior))
+        model.fc.bias.copy_(prior_bias(torch.from_numpy(faces.labels[faces.rows("train")])))
 
     def load(indices: NDArray[np.int64], rng: np.random.Generator) -> tuple[Tensor, Tensor]:
-        rows = chosen[indices]
-        batch = np.stack([augment_face(rng, faces.crops[r], size) for r in rows])
+        rows = mixture.draw(len(indices), rng)
+        batch = np.stack([augment_face(rng, faces, r, size) for r in rows])
         pixels = torch.from_numpy(to_pixels(batch)).contiguous(memory_format=torch.channels_last)
-        return pixels, torch.from_numpy(faces.labels[rows].astype(np.float32))
+        return pixels, torch.from_numpy(faces.labels[rows])
 
     def loss(batch: tuple[Tensor, Tensor]) -> tuple[Tensor, dict[str, float]]:
-        logits = model(batch[0])
-        accuracy = ((logits > 0) == (batch[1] > 0.5)).float().mean().item()
-        return F.binary_cross_entropy_with_logits(logits, batch[1]), {"accuracy": round(accuracy, 4)}
+        return tasks(model(batch[0]), batch[1])
 
     heads = [g | {"lr": 3 * schedule.lr} for g in groups(model.fc, schedule.weight_decay)]
     train(
-        model, name="trunk", out=out, schedule=schedule, count=len(chosen), load=load, loss=loss,
+        model, name="trunk", out=out, schedule=schedule, count=mixture.epoch, load=load, loss=loss,
         param_groups=[*groups(model.trunk, schedule.weight_decay), *heads],
     )  # fmt: skip
-    return model.trunk
+    return model

@@ -1,0 +1,197 @@
+"""What do the paper's ideas bring? The encoder without CCM, without LCM, without segmentation, without all three.
+
+    python benchmarks/ablation.py --data DIR --run RUN --out docs/ablation-nano.json
+
+RUN is a folder of faceinsight-train with `trunk`, `parser` and `encoder` finished. Every arm starts from the trunk of
+step 1, which knows none of the three, keeps it frozen, and trains all that stands on it, the same batches per seed.
+Figures are of the torch modules on clean validation crops; thresholds are fitted as in training.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import metrics
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from tqdm import tqdm
+
+from faceinsight.grounding import Grounding, sentences
+from faceinsight.labels import Label, Labeler
+from faceinsight.manifest import STATES
+from faceinsight.rules import RuleSet
+from faceinsight_models import calibration
+from faceinsight_models.data import Faces, Mixture
+from faceinsight_models.dialogue import describe
+from faceinsight_models.lcm import LogicalConstraint
+from faceinsight_models.pipeline import Pipeline
+from faceinsight_models.recipe import Recipe
+from faceinsight_models.specs import characteristic_specs, rule_specs
+from faceinsight_models.train.encoder import build_encoder, clean_batch
+from faceinsight_models.train.tasks import TaskLoss, prior_bias
+from faceinsight_models.vocabulary import CHOICES, MASK_CLASSES, NAMES, REGIONS, RULES
+
+#: Arm -> what it goes without.
+ARMS: dict[str, tuple[str, ...]] = {
+    "all three": (),
+    "without CCM": ("ccm",),
+    "without LCM": ("lcm",),
+    "without segmentation": ("segmentation",),
+    "without all three": ("ccm", "lcm", "segmentation"),
+}
+SKIN = MASK_CLASSES.index("skin")
+
+
+class Frozen:
+    """The trunk's maps of some faces, in half precision: fine (M,C,8,8), deep (M,1280,4,4), label maps (M,64,64)."""
+
+    def __init__(self, pipeline: Pipeline, rows: NDArray[np.int64], what: str) -> None:
+        trunk, faces, size = pipeline.trunk().trunk.eval(), pipeline.faces, pipeline.recipe.crop.encoder
+        maps, fine, deep = pipeline.maps(), [], []
+        with torch.no_grad():
+            for start in tqdm(range(0, len(rows), 64), desc=f"trunk: {what}", mininterval=5):
+                pixels, _ = clean_batch(faces, maps, rows[start : start + 64], size)
+                pyramid = trunk(pixels)
+                fine.append(pyramid[16].half())
+                deep.append(pyramid[32].half())
+        self.rows, self.fine, self.deep = rows, torch.cat(fine), torch.cat(deep)
+        self.maps, self.labels = torch.from_numpy(maps[rows]), faces.labels[rows]
+
+    def batch(self, at: NDArray[np.int64] | slice, *, blind: bool) -> tuple[Tensor, Tensor, Tensor]:
+        """blind: the label map says "skin" everywhere, so that every patch lies in one region."""
+        maps = self.maps[at]
+        return self.fine[at].float(), self.deep[at].float(), torch.full_like(maps, SKIN) if blind else maps
+
+
+def fit(
+    train: Frozen, text: Tensor, graph: Tensor, without: Sequence[str], *, seed: int, steps: int, batch: int = 128
+) -> torch.nn.Module:
+    """Everything on the frozen trunk, trained; the same batches for the same seed."""
+    torch.manual_seed(seed)
+    model = build_encoder(text, torch.eye(len(NAMES)) if "ccm" in without else graph)
+    rng, tasks = np.random.default_rng(seed), TaskLoss()
+    constraint = LogicalConstraint(NAMES, RULES)
+    labels = torch.from_numpy(train.labels)
+    with torch.no_grad():
+        model.head.bias.copy_(prior_bias(labels))
+    own = [p for n, p in model.named_parameters() if not n.startswith("trunk.")]
+    optimiser = torch.optim.AdamW(own, lr=2e-3, weight_decay=0.01)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 2e-3, total_steps=steps, pct_start=0.1)
+    model.train()
+    for _ in range(steps):
+        at = rng.integers(len(train.rows), size=batch)
+        logits = model.head(model.fuse(*train.batch(at, blind="segmentation" in without)))
+        loss, _ = tasks(logits, labels[at])
+        if "lcm" not in without:
+            loss = loss + 0.1 * constraint(logits.sigmoid())
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        schedule.step()
+    return model.eval()
+
+
+@torch.no_grad()
+def logits_of(model: Any, frozen: Frozen, *, blind: bool) -> NDArray[np.float32]:
+    parts = [
+        model.head(model.fuse(*frozen.batch(slice(i, i + 256), blind=blind))) for i in range(0, len(frozen.rows), 256)
+    ]
+    return np.asarray(torch.cat(parts).numpy())
+
+
+def figures(
+    logits: NDArray[np.float32], frozen: Frozen, scaling: NDArray[np.float64], bands: NDArray[np.float64], soft: float
+) -> dict[str, float]:
+    """Accuracy per task, rules that raw outputs break, claims of descriptions that labels contradict."""
+    p, y = calibration.probabilities(logits, scaling), frozen.labels
+    chosen = {n for names in CHOICES.values() for n in names}
+    attributes = [k for k, n in enumerate(NAMES) if n not in chosen and n != "Male"]
+    celeba = ~np.isnan(y[:, NAMES.index("Smiling")])
+    q, t = p[celeba][:, attributes], y[celeba][:, attributes] > 0.5
+    male = ~np.isnan(y[:, NAMES.index("Male")])
+    gender = ((p[:, NAMES.index("Male")] > 0.5) == (y[:, NAMES.index("Male")] > 0.5))[male]
+    out = {
+        "attributes, accuracy": float(((q > 0.5) == t).mean()),
+        "attributes, AUC": float(np.mean([metrics.auc(q[:, k], t[:, k]) for k in range(q.shape[1])])),
+        "gender, accuracy": float(gender.mean()),
+    }
+    for task, names in CHOICES.items():
+        columns = [NAMES.index(n) for n in names]
+        known = ~np.isnan(y[:, columns[0]])
+        if known.any():
+            right = p[known][:, columns].argmax(1) == y[known][:, columns].argmax(1)
+            out[f"{task}, accuracy"] = float(right.mean())
+    rules = RuleSet(NAMES, rule_specs())
+    raw = scaling[:, 0] * logits + scaling[:, 1] > 0
+    broken = sum(len(rules.violations({NAMES[k] for k in np.flatnonzero(row)})) for row in raw)
+    out["hard rules broken by raw outputs, per 100 faces"] = 100 * broken / len(raw)
+    return out | described(logits[celeba][:1000], y[celeba][:1000], scaling, bands, soft)
+
+
+def described(
+    logits: NDArray[np.float32], labels: NDArray[np.float32], scaling: Any, bands: Any, soft: float
+) -> dict[str, float]:
+    """Descriptions of what the head finds (the LLM's words are judged by benchmarks/accuracy.py)."""
+    specs = characteristic_specs(np.hstack([scaling, bands]))
+    labeler, grounding = Labeler(specs, rule_specs(), soft_weight=soft), Grounding(specs)
+    everywhere = dict.fromkeys(REGIONS, 0.01)
+    claims = denied = 0
+    for z, y in zip(logits, labels, strict=True):
+        found: tuple[Label, ...] = labeler(z, everywhere)
+        for sentence in sentences(describe({x.name: STATES.index(x.state) for x in found})):
+            for claim in grounding.claims(sentence):
+                if not np.isnan(y[NAMES.index(claim.name)]):
+                    claims += 1
+                    denied += (y[NAMES.index(claim.name)] > 0.5) != claim.value
+    return {"claims per description": claims / len(logits), "claims that labels contradict": denied / max(1, claims)}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--recipe", default="nano")
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--assets", type=Path, required=True)
+    parser.add_argument("--run", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=1000)
+    parser.add_argument("--faces", type=int, default=15000, help="training faces the trunk is run on")
+    args = parser.parse_args()
+    recipe = Recipe.load(args.recipe)
+    pipeline = Pipeline(recipe, data=args.data, run=args.run, asset_folder=args.assets)
+    faces: Faces = pipeline.faces
+    graph = torch.from_numpy(np.load(args.run / "graph.npy"))
+    drawn = np.unique(Mixture(faces, recipe.mix).draw(args.faces, np.random.default_rng(1)))
+    train, held = Frozen(pipeline, drawn, "train"), Frozen(pipeline, faces.rows("calibration"), "calibration")
+    val, judgement = Frozen(pipeline, faces.rows("val"), "val"), recipe.judgement
+    began, result = time.time(), {"seeds": args.seeds, "steps": args.steps, "faces": len(drawn), "arms": {}}
+    for arm, without in ARMS.items():
+        runs = []
+        for seed in tqdm(range(args.seeds), desc=arm):
+            model = fit(train, pipeline.text(), graph, without, seed=seed, steps=args.steps)
+            blind = "segmentation" in without
+            fitted = logits_of(model, held, blind=blind)
+            scaling = calibration.fit(fitted, held.labels)
+            bands = calibration.bands(
+                calibration.probabilities(fitted, scaling), held.labels,
+                risk=judgement.risk, choice_risk=judgement.choice_risk,
+            )  # fmt: skip
+            runs.append(figures(logits_of(model, val, blind=blind), val, scaling, bands, judgement.soft_weight))
+        table = {k: np.array([r[k] for r in runs]) for k in runs[0]}
+        result["arms"][arm] = {k: {"mean": round(v.mean(), 4), "std": round(v.std(), 4)} for k, v in table.items()}
+        args.out.write_text(json.dumps(result | {"seconds": round(time.time() - began)}, indent=1) + "\n")
+    keys = list(next(iter(result["arms"].values())))
+    print("| | " + " | ".join(keys) + " |\n|" + " --- |" * (len(keys) + 1))
+    for arm, own in result["arms"].items():
+        print(f"| {arm} | " + " | ".join(f"{own[k]['mean']:.4f} ± {own[k]['std']:.4f}" for k in keys) + " |")
+
+
+if __name__ == "__main__":
+    main()

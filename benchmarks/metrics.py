@@ -1,0 +1,75 @@
+"""Figures of classification, calibration and fairness, in plain numpy."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+
+
+def auc(score: Array, label: Array) -> float:
+    """Area under the ROC curve by ranks; ties share theirs. NaN where only one class occurs."""
+    _, inverse, counts = np.unique(score, return_inverse=True, return_counts=True)
+    rank = (np.cumsum(counts) - (counts - 1) / 2)[inverse]
+    positive = int(label.sum())
+    if not 0 < positive < len(label):
+        return float("nan")
+    return float((rank[label > 0].sum() - positive * (positive + 1) / 2) / (positive * (len(label) - positive)))
+
+
+def average_precision(score: Array, label: Array) -> float:
+    """Area under the precision-recall curve, by steps."""
+    order = np.argsort(-score, kind="stable")
+    hits = np.cumsum(label[order] > 0)
+    if not len(label) or not hits[-1]:
+        return float("nan")
+    precision = hits / np.arange(1, len(label) + 1)
+    return float(precision[label[order] > 0].mean())
+
+
+def f1(predicted: Array, label: Array) -> float:
+    """F1 of the positive class."""
+    both = float((predicted & label).sum())
+    return 2 * both / max(1.0, float(predicted.sum() + label.sum()))
+
+
+def balanced(predicted: Array, label: Array) -> float:
+    """Mean of the two recalls."""
+    return float(np.mean([(predicted == label)[label == v].mean() for v in (False, True) if (label == v).any()]))
+
+
+def ece(p: Array, y: Array, bins: int = 15) -> float:
+    """Expected calibration error of the positive class over equal-width bins."""
+    which = np.minimum((p * bins).astype(int), bins - 1)
+    inside = [which == b for b in range(bins)]
+    return float(sum(i.mean() * abs(p[i].mean() - y[i].mean()) for i in inside if i.any()))
+
+
+def top_ece(p: Array, right: Array, bins: int = 15) -> float:
+    """Expected calibration error of the likeliest class."""
+    return ece(p, right.astype(float), bins)
+
+
+def abstention(confidence: Array, right: Array) -> dict[str, float]:
+    """Accuracy when only the most confident share answers."""
+    order = np.argsort(-confidence, kind="stable")
+    shares = (1.0, 0.9, 0.8, 0.7, 0.5)
+    return {f"{s:.0%}": round(float(right[order[: max(1, int(s * len(order)))]].mean()), 4) for s in shares}
+
+
+def macro_f1(predicted: Array, label: Array, classes: int) -> float:
+    """Mean F1 over the classes that occur."""
+    return float(np.mean([f1(predicted == k, label == k) for k in range(classes) if (label == k).any()]))
+
+
+def wilson(right: int, count: int, z: float = 1.96) -> tuple[float, float]:
+    """95 % interval of a share (Wilson 1927)."""
+    if not count:
+        return 0.0, 1.0
+    p, n = right / count, count
+    centre = (p + z * z / (2 * n)) / (1 + z * z / n)
+    half = z * np.sqrt(p * (1 - p) / n + z * z / (4 * n * n)) / (1 + z * z / n)
+    return round(float(centre - half), 4), round(float(centre + half), 4)

@@ -1,0 +1,102 @@
+"""Step 5: face tokens come near to words, before the LLM learns to use them.
+
+LLaVA's first stage trains the projector on captions through a frozen LLM. Here what a face token should say is known:
+a region's token learns to be the sum of the words for what holds there, an image token of all that holds. Labels say
+what holds, and where a set has no label, the head. Nothing of a switched group is said.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
+
+from ..encoder import Adapter, Features, KnowledgeHead
+from ..recipe import Schedule
+from ..vocabulary import CHARACTERISTICS, REGIONS
+from .llm import Seen
+from .loop import device, train
+
+if TYPE_CHECKING:
+    from transformers import LlamaForCausalLM
+
+#: The region that stands for all of the face.
+WHOLE = "face"
+
+
+def align(
+    adapter: Adapter,
+    seen: Seen,
+    labels: NDArray[np.float32],
+    *,
+    llm: LlamaForCausalLM,
+    head: KnowledgeHead,
+    text: Tensor,
+    tokenizer: Any,
+    out: Path,
+    schedule: Schedule,
+) -> Adapter:
+    """Train the adapter in place; the LLM lends its word embeddings. labels (N,K) of the faces that were seen."""
+    torch.manual_seed(schedule.seed)
+    table = llm.model.embed_tokens.weight.detach()
+    scale = table.std()
+
+    def words(phrases: Sequence[str]) -> Tensor:
+        """Mean word embedding of each phrase, as strong as a word."""
+        mean = torch.stack([table[tokenizer.encode(p).ids].mean(0) for p in phrases])
+        return mean / mean.std() * scale
+
+    names = words([" " + c.phrase.split(" ", 1)[1] for c in CHARACTERISTICS])
+    start(adapter, head, text, words)
+    said, member = torch.from_numpy(holding(labels, seen.logits)), membership()
+    names, text, member, scale = (x.to(device()) for x in (names, text, member, scale))
+
+    def load(indices: NDArray[np.int64], rng: np.random.Generator) -> tuple[Tensor, ...]:
+        rows = torch.from_numpy(indices)
+        return seen.image[rows].float(), seen.regions[rows].float(), seen.area[rows], said[rows]
+
+    def loss(batch: tuple[Tensor, ...]) -> tuple[Tensor, dict[str, float]]:
+        features, holds = Features(*batch[:3]), batch[3]
+        target = torch.einsum("bk,rk,kd->brd", holds, member, names)
+        there = features.area > 0
+        bare = adapter.region(features.regions)
+        parts = {
+            "text": F.mse_loss(adapter.text(text), names),
+            "image": F.mse_loss(adapter.image_tokens(features), target[:, :1].expand(-1, features.image.shape[1], -1)),
+            "region": F.mse_loss(bare[there], target[there]),
+        }
+        value = torch.stack(list(parts.values())).sum() / scale**2
+        return value, {k: round(float(v.detach() / scale**2), 4) for k, v in parts.items()}
+
+    train(adapter, name="align", out=out, schedule=schedule, count=len(seen.rows), load=load, loss=loss)
+    return adapter
+
+
+def start(adapter: Adapter, head: KnowledgeHead, text: Tensor, words: Any) -> None:
+    """States and regions begin as their words; features take the head's way into the text features' space."""
+    with torch.no_grad():
+        adapter.state.weight.copy_(words([" no", " yes", " unsure", " hidden"]))
+        adapter.region_name.weight.copy_(words([" " + r for r in REGIONS]))
+        for projector, into in ((adapter.image, head.image), (adapter.region, head.region)):
+            projector.into.load_state_dict(into.state_dict())
+            projector.length.copy_(text.norm(dim=1).mean())
+
+
+def holding(labels: NDArray[np.float32], logits: NDArray[np.float32]) -> NDArray[np.float32]:
+    """(N,K) labels, NaN where unknown, and logits -> by how many standard deviations each characteristic holds more
+    than usual, at most 4: the rare ones speak as loudly as the common ones; 0 for switched groups."""
+    holds = np.where(np.isnan(labels), 1 / (1 + np.exp(-logits)), labels)
+    open_ = np.array([c.group == "" for c in CHARACTERISTICS])
+    z = (holds - holds.mean(0)) / np.maximum(holds.std(0), 0.05)
+    return np.asarray(np.clip(z, -4, 4) * open_, np.float32)
+
+
+def membership() -> Tensor:
+    """(R,K): which characteristics a region's token speaks of; the first region speaks of all."""
+    return torch.tensor([[float(r in (WHOLE, c.region)) for c in CHARACTERISTICS] for r in REGIONS])

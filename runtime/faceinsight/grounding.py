@@ -1,0 +1,132 @@
+"""Does an answer say what was found? Claims are read out of each sentence and held against the labels.
+
+The bundle's manifest says by which words each characteristic is spoken of; the grammar of claims (who, verb, what)
+is English and small, because the LLM was trained to speak in it. What cannot be read is no claim.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from .labels import Label
+from .manifest import CharacteristicSpec
+
+#: What turns a clause round, and what starts a new one that does not.
+_NEGATED = r"is not wearing|is not|does not have|does not look|has no|neither person|no longer"
+_PLAIN = r"is wearing|is|has|looks|each of them|only the (?:first|second) person"
+_COUNT = r"one|two|three|four|five|six"
+_VERB = re.compile(rf"\b(?:(?P<negated>{_NEGATED})\b|(?P<plain>{_PLAIN})\b|(?P<count>{_COUNT}):)", re.IGNORECASE)
+_DOUBT = re.compile(r"\b(?:not sure|cannot tell|probably|not visible)\b", re.IGNORECASE)
+_WHO = re.compile(
+    r"\b(?:(?P<only>only )?the (?P<one>first|second)|(?P<both>each of them|neither person))\b", re.IGNORECASE
+)
+_OPENING = re.compile(r"\s*(?P<word>yes|no)\b,?", re.IGNORECASE)
+_SENTENCE = re.compile(r"[^.!?]*[.!?]+\s*|[^.!?]+$")
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """What a sentence says of one characteristic: of face 0 or 1 that it has it, or has it not; and where."""
+
+    name: str
+    value: bool
+    face: int = 0
+    start: int = 0
+
+
+class Grounding:
+    """Reads claims about the characteristics of a bundle, and checks them against labels."""
+
+    def __init__(self, characteristics: Sequence[CharacteristicSpec]) -> None:
+        # The longest wording first: "black hair" is hair before it is black.
+        words = [(m.lower(), c) for c in characteristics for m in c.mentions]
+        words += [(d.lower(), c) for c in characteristics for d in c.denials]
+        words.sort(key=lambda pair: -len(pair[0]))
+        self._spoken = dict(reversed(words))
+        self._denials = {d.lower() for c in characteristics for d in c.denials}
+        alternatives = "|".join(re.escape(w) for w, _ in words) or r"(?!)"
+        self._words = re.compile(rf"\b(?:{alternatives})\b", re.IGNORECASE)
+
+    def claims(self, sentence: str, *, faces: int = 1) -> Iterator[Claim]:
+        """What a sentence claims. A sentence in doubt claims nothing of what stands behind the doubt."""
+        doubt = _DOUBT.search(sentence)
+        end = doubt.start() if doubt else len(sentence)
+        verbs = list(_VERB.finditer(sentence, 0, end))
+        for found in self._words.finditer(sentence, 0, end):
+            before = [v for v in verbs if v.start() <= found.start()]
+            if not before:
+                continue
+            word = found.group(0).lower()
+            spec = self._spoken[word]
+            value = (before[-1].lastgroup != "negated") != (word in self._denials)
+            for face, v in self._whose(sentence, found, value, faces):
+                yield Claim(spec.name, v != spec.inverted, face, found.start())
+
+    @staticmethod
+    def _whose(sentence: str, found: re.Match[str], value: bool, faces: int) -> list[tuple[int, bool]]:
+        """The faces that a claim is about, with what it says of each."""
+        if faces == 1:
+            return [(0, value)]
+        who = list(_WHO.finditer(sentence, 0, found.start()))
+        if not who:
+            return []
+        last = who[-1]
+        if last["both"]:
+            value = value if last["both"].lower() == "each of them" else False
+            return [(0, value), (1, value)]
+        one = 0 if last["one"].lower() == "first" else 1
+        return [(one, value), (1 - one, not value)] if last["only"] else [(one, value)]
+
+    def contradicts(self, sentence: str, faces: Sequence[Sequence[Label]]) -> tuple[Claim, ...]:
+        """The claims of a sentence that the labels do not bear out: denied by them, or more certain than they are."""
+        states = [{x.name: x.state for x in labels} for labels in faces]
+        return tuple(
+            c
+            for c in self.claims(sentence, faces=len(faces))
+            if c.name in states[c.face] and states[c.face][c.name] != ("yes" if c.value else "no")
+        )
+
+    def wrong_from(self, text: str, faces: Sequence[Sequence[Label]]) -> int | None:
+        """Where the last sentence of a growing text begins to say what was not found.
+
+        A word that may still grow is left for the next call. A sentence that opens with Yes or No is left alone: there
+        it is the decision that is wrong, and no other word helps."""
+        last = sentences(text)[-1:]
+        if not last:
+            return None
+        begin, sentence = len(text) - len(last[0]), last[0]
+        if not sentence.rstrip().endswith((".", "!", "?")):
+            sentence = sentence[: max(sentence.rfind(" "), 0)]
+        wrong = () if opens(sentence) else self.contradicts(sentence, faces)
+        return begin + wrong[0].start if wrong else None
+
+    def torn(self, sentence: str) -> bool:
+        """Does it open with Yes or No and go on to say the opposite?"""
+        opening = _OPENING.match(sentence)
+        verb = _VERB.search(sentence, opening.end()) if opening else None
+        word = self._words.search(sentence, verb.start()) if verb else None
+        if not (opening and verb and word):
+            return False
+        value = (verb.lastgroup != "negated") != (word.group(0).lower() in self._denials)
+        return value != (opening["word"].lower() == "yes")
+
+
+def opens(sentence: str) -> bool:
+    """With Yes or No?"""
+    return bool(_OPENING.match(sentence))
+
+
+def opened(statement: str) -> str:
+    """A statement as the answer to a yes/no question: "The person has no beard." -> "No, the person has no beard."."""
+    verb = _VERB.search(statement)
+    if not verb or _DOUBT.search(statement):
+        return statement
+    word = "No" if verb.lastgroup == "negated" else "Yes"
+    return f"{word}, {statement[:1].lower()}{statement[1:]}"
+
+
+def sentences(text: str) -> list[str]:
+    """A text cut behind each full stop; nothing is lost."""
+    return _SENTENCE.findall(text)

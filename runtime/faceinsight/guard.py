@@ -1,0 +1,100 @@
+"""Between the LLM and whoever asked: nothing switched off leaves, and nothing but what was found."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import re
+from collections.abc import Callable, Collection, Iterator, Sequence
+
+from .grounding import Grounding, opened, opens
+from .labels import Label
+from .manifest import Manifest
+from .types import Face, Piece
+
+log = logging.getLogger(__name__)
+
+#: At most so many findings of a face are stated where nothing was left of an answer.
+STATED = 4
+
+
+class Guard:
+    """Reads an answer as it is made, word by word and sentence by sentence.
+
+    Where a word says what was not found, the LLM goes back and says it otherwise (`objection`). A sentence that speaks
+    of something switched off ends the answer. One that still contradicts the labels, or claims more than they do, is
+    left out; where nothing is left, the findings themselves are stated.
+    """
+
+    def __init__(self, manifest: Manifest, enabled: Collection[str]) -> None:
+        off = [w for c in manifest.characteristics if c.name not in enabled for w in (*c.mentions, *c.denials)]
+        # Finds any of the words; nothing where there are none.
+        self._off = re.compile(rf"\b(?:{'|'.join(map(re.escape, off)) or '(?!)'})\b", re.IGNORECASE)
+        self._grounding = Grounding(manifest.characteristics)
+        self._absent = {c.name: c.absent for c in manifest.characteristics}
+        self._prompt = manifest.llm.prompt
+        self._regions = {c.name: c.region for c in manifest.characteristics}
+        looked = map(re.escape, self._prompt.looked.split("{place}"))
+        self._looked = re.compile("(?P<place>.+)".join(looked), re.IGNORECASE)
+
+    def objection(self, faces: Sequence[Face]) -> Callable[[str], int | None]:
+        """A growing answer -> where it begins to say what was not found on these faces; None where it does not."""
+        labels = [f.labels for f in faces]
+        return lambda text: self._grounding.wrong_from(text, labels)
+
+    def __call__(
+        self, pieces: Iterator[Piece], faces: Sequence[Face], asked: Sequence[Sequence[Label]]
+    ) -> Iterator[Piece]:
+        """pieces: the LLM's answer; faces: whom it is about; asked: per face, the findings it was asked for."""
+        labels = [f.labels for f in faces]
+        places = dict.fromkeys(self._prompt.places[self._regions[x.name]] for own in asked for x in own)
+        held: list[Piece] = []
+        dropped: list[str] = []
+        said = False
+        for piece in pieces:
+            held.append(piece)
+            sentence = "".join(p.text for p in held)
+            if not piece.finish and not sentence.rstrip().endswith((".", "!", "?")):
+                continue
+            if self._off.search(sentence):
+                yield dataclasses.replace(piece, text="" if said else self._prompt.withheld, finish="withheld")
+                return
+            looked = self._looked.search(sentence)
+            elsewhere = looked and places and looked["place"].lower() not in places
+            if elsewhere or self._grounding.contradicts(sentence, labels) or self._grounding.torn(sentence):
+                log.info("left out: %r", sentence)
+                dropped.append(sentence)
+                held = [dataclasses.replace(p, text="") for p in held]
+            elif not said:
+                held[0] = dataclasses.replace(held[0], text=held[0].text.lstrip())
+            said = said or any(p.text.strip() for p in held)
+            if piece.finish and dropped:
+                text = "" if said else self._instead(dropped[0], faces, asked, places)
+                held[-1] = dataclasses.replace(held[-1], text=held[-1].text + text, finish="repaired")
+            yield from held
+            held = []
+
+    def _instead(
+        self, dropped: str, faces: Sequence[Face], asked: Sequence[Sequence[Label]], places: Collection[str]
+    ) -> str:
+        """What is said where nothing is left of an answer that began with the sentence `dropped`."""
+        if self._looked.search(dropped):
+            return self._prompt.looked.format(place=" and ".join(places))
+        if not any(asked):
+            # The LLM understood what the question encoder did not: it spoke of these.
+            spoken = {c.name for c in self._grounding.claims(dropped, faces=len(faces))}
+            asked = [[x for x in f.labels if x.name in spoken] for f in faces]
+        text = self._statements(asked)
+        return opened(text) if opens(dropped) and [len(own) for own in asked] == [1] else text
+
+    def _statements(self, asked: Sequence[Sequence[Label]]) -> str:
+        """What was found, in the bundle's own sentences."""
+        who = self._prompt.who[1:] if len(asked) > 1 else self._prompt.who[:1]
+        out = []
+        for name, labels in zip(who, asked, strict=True):
+            telling = [x for x in labels if x.state != "no"] if len(labels) > STATED else labels
+            for x in (telling or labels)[:STATED]:
+                template = self._prompt.statements[x.state]
+                text = template.format(who=name, phrase=x.phrase, absent=self._absent[x.name])
+                out.append(text[:1].upper() + text[1:])
+        return " ".join(dict.fromkeys(out)) or self._prompt.withheld
