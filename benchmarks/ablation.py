@@ -4,6 +4,7 @@
 
 RUN is a folder of faceinsight-train with `trunk`, `parser` and `encoder` finished. Every arm starts from the trunk of
 step 1, which knows none of the three, keeps it frozen, and trains all that stands on it, the same batches per seed.
+What is finished is kept in RUN/ablation.json: an interrupted run goes on with the next arm or seed.
 Figures are of the torch modules on clean validation crops; thresholds are fitted as in training.
 """
 
@@ -11,8 +12,8 @@ from __future__ import annotations
 
 import argparse
 import json
-import time
 from collections.abc import Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,7 @@ from faceinsight_models.lcm import LogicalConstraint
 from faceinsight_models.pipeline import Pipeline
 from faceinsight_models.recipe import Recipe
 from faceinsight_models.specs import characteristic_specs, rule_specs
-from faceinsight_models.train.encoder import build_encoder, clean_batch
+from faceinsight_models.train.encoder import build_encoder, clean_batch, fingerprint
 from faceinsight_models.train.tasks import TaskLoss, prior_bias
 from faceinsight_models.vocabulary import CHOICES, MASK_CLASSES, NAMES, REGIONS, RULES
 
@@ -55,14 +56,21 @@ class Frozen:
     def __init__(self, pipeline: Pipeline, rows: NDArray[np.int64], what: str) -> None:
         trunk, faces, size = pipeline.trunk().trunk.eval(), pipeline.faces, pipeline.recipe.crop.encoder
         maps, fine, deep = pipeline.maps(), [], []
+        self.rows, self.maps, self.labels = rows, torch.from_numpy(maps[rows]), faces.labels[rows]
+        path, key = pipeline.run / f"ablation-{what}.pt", fingerprint(trunk)
+        if path.exists():
+            saved = torch.load(path, weights_only=True)
+            if saved["trunk"] == key and torch.equal(saved["rows"], torch.from_numpy(rows)):
+                self.fine, self.deep = saved["fine"], saved["deep"]
+                return
         with torch.no_grad():
             for start in tqdm(range(0, len(rows), 64), desc=f"trunk: {what}", mininterval=5):
                 pixels, _ = clean_batch(faces, maps, rows[start : start + 64], size)
                 pyramid = trunk(pixels)
                 fine.append(pyramid[16].half())
                 deep.append(pyramid[32].half())
-        self.rows, self.fine, self.deep = rows, torch.cat(fine), torch.cat(deep)
-        self.maps, self.labels = torch.from_numpy(maps[rows]), faces.labels[rows]
+        self.fine, self.deep = torch.cat(fine), torch.cat(deep)
+        torch.save({"trunk": key, "rows": torch.from_numpy(rows), "fine": self.fine, "deep": self.deep}, path)
 
     def batch(self, at: NDArray[np.int64] | slice, *, blind: bool) -> tuple[Tensor, Tensor, Tensor]:
         """blind: the label map says "skin" everywhere, so that every patch lies in one region."""
@@ -171,22 +179,31 @@ def main() -> None:
     drawn = np.unique(Mixture(faces, recipe.mix).draw(args.faces, np.random.default_rng(1)))
     train, held = Frozen(pipeline, drawn, "train"), Frozen(pipeline, faces.rows("calibration"), "calibration")
     val, judgement = Frozen(pipeline, faces.rows("val"), "val"), recipe.judgement
-    began, result = time.time(), {"seeds": args.seeds, "steps": args.steps, "faces": len(drawn), "arms": {}}
-    for arm, without in ARMS.items():
-        runs = []
-        for seed in tqdm(range(args.seeds), desc=arm):
-            model = fit(train, pipeline.text(), graph, without, seed=seed, steps=args.steps)
-            blind = "segmentation" in without
-            fitted = logits_of(model, held, blind=blind)
-            scaling = calibration.fit(fitted, held.labels)
-            bands = calibration.bands(
-                calibration.probabilities(fitted, scaling), held.labels,
-                risk=judgement.risk, choice_risk=judgement.choice_risk,
-            )  # fmt: skip
-            runs.append(figures(logits_of(model, val, blind=blind), val, scaling, bands, judgement.soft_weight))
+    settings = {"steps": args.steps, "faces": len(drawn)}
+    state = args.run / "ablation.json"
+    saved = json.loads(state.read_text()) if state.exists() else {}
+    done: dict[str, dict[str, float]] = saved["runs"] if saved.get("settings") == settings else {}
+    result: dict[str, Any] = {"seeds": args.seeds, **settings, "arms": {}}
+    # Seed by seed through all arms: what there is so far is always a fair comparison.
+    for seed, (arm, without) in tqdm(list(product(range(args.seeds), ARMS.items())), desc="arms"):
+        if f"{arm}, seed {seed}" in done:
+            continue
+        model = fit(train, pipeline.text(), graph, without, seed=seed, steps=args.steps)
+        blind = "segmentation" in without
+        fitted = logits_of(model, held, blind=blind)
+        scaling = calibration.fit(fitted, held.labels)
+        bands = calibration.bands(
+            calibration.probabilities(fitted, scaling), held.labels,
+            risk=judgement.risk, choice_risk=judgement.choice_risk,
+        )  # fmt: skip
+        found = figures(logits_of(model, val, blind=blind), val, scaling, bands, judgement.soft_weight)
+        done[f"{arm}, seed {seed}"] = found
+        state.write_text(json.dumps({"settings": settings, "runs": done}))
+    for arm in ARMS:
+        runs = [done[f"{arm}, seed {seed}"] for seed in range(args.seeds)]
         table = {k: np.array([r[k] for r in runs]) for k in runs[0]}
         result["arms"][arm] = {k: {"mean": round(v.mean(), 4), "std": round(v.std(), 4)} for k, v in table.items()}
-        args.out.write_text(json.dumps(result | {"seconds": round(time.time() - began)}, indent=1) + "\n")
+    args.out.write_text(json.dumps(result, indent=1) + "\n")
     keys = list(next(iter(result["arms"].values())))
     print("| | " + " | ".join(keys) + " |\n|" + " --- |" * (len(keys) + 1))
     for arm, own in result["arms"].items():

@@ -467,7 +467,7 @@ def main() -> None:
     parser.add_argument("--bundle", default="nano")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--images", type=int, default=10**9, help="at most this many pictures per set (default: all)")
-    parser.add_argument("--questions", type=int, default=1000)
+    parser.add_argument("--questions", type=int, default=1000, help="at most this many of each kind for the LLM")
     parser.add_argument("--no-llm", action="store_true", help="leave the questions out")
     args = parser.parse_args()
     bundle, device = Bundle.open(args.bundle), Device.resolve("cpu")
@@ -491,7 +491,7 @@ def main() -> None:
         with FaceInsight.load(args.bundle, device="cpu") as insight:
             result["closed questions"] = closed_questions(insight, sets["celeba"], args.questions)
             result["what the LLM sees"] = ablation(insight, sets["celeba"], min(600, args.questions))
-            result["free descriptions"] = descriptions(insight, sets["celeba"][:300])
+            result["free descriptions"] = descriptions(insight, sets["celeba"][: min(300, args.questions)])
     result["seconds"] = time.time() - began
     result = rounded(result)
     args.out.parent.mkdir(parents=True, exist_ok=True)

@@ -88,7 +88,7 @@ class WordAdapter(nn.Module):
 
     def region_tokens(self, features: Features) -> Tensor:
         """(B,R,d)."""
-        return self.regions.expand(len(features.area), -1, -1)
+        return self.regions.expand(features.area.shape[0], -1, -1)
 
 
 def training_free(pipeline: Pipeline) -> Trained:
