@@ -37,7 +37,7 @@ from faceinsight_models.recipe import Recipe
 from faceinsight_models.specs import characteristic_specs, rule_specs
 from faceinsight_models.train.encoder import build_encoder, clean_batch, fingerprint
 from faceinsight_models.train.tasks import TaskLoss, prior_bias
-from faceinsight_models.vocabulary import CHOICES, MASK_CLASSES, NAMES, REGIONS, RULES
+from faceinsight_models.vocabulary import CHOICES, CHOSEN, MASK_CLASSES, NAMES, REGIONS, RULES
 
 #: Arm -> what it goes without.
 ARMS: dict[str, tuple[str, ...]] = {
@@ -119,8 +119,7 @@ def figures(
 ) -> dict[str, float]:
     """Accuracy per task, rules that raw outputs break, claims of descriptions that labels contradict."""
     p, y = calibration.probabilities(logits, scaling), frozen.labels
-    chosen = {n for names in CHOICES.values() for n in names}
-    attributes = [k for k, n in enumerate(NAMES) if n not in chosen and n != "Male"]
+    attributes = [k for k, n in enumerate(NAMES) if n not in CHOSEN and n != "Male"]
     celeba = ~np.isnan(y[:, NAMES.index("Smiling")])
     q, t = p[celeba][:, attributes], y[celeba][:, attributes] > 0.5
     male = ~np.isnan(y[:, NAMES.index("Male")])

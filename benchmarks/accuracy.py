@@ -33,9 +33,9 @@ from faceinsight.labels import NO, YES, Labeler
 from faceinsight.manifest import STATES
 from faceinsight.perception import Encoded, Perception
 from faceinsight.rules import RuleSet
-from faceinsight_models.data import read_image
+from faceinsight_models.data import read_image, read_mask, read_rows
 from faceinsight_models.dialogue import describe
-from faceinsight_models.vocabulary import CHOICES, NAMES
+from faceinsight_models.vocabulary import CHOICES, CHOSEN, NAMES
 from faceinsight_models.wordings import CONCEPTS, Concept, closed_question
 
 Figures = dict[str, Any]
@@ -101,12 +101,11 @@ def look(h: Harness, samples: Sequence[Sample], name: str) -> Seen:
 
 def attributes(h: Harness, seen: Seen) -> Figures:
     """Yes/no characteristics that the set labels: accuracy, balanced accuracy, F1, AUC, mAP, ECE, abstention."""
-    chosen = {n for names in CHOICES.values() for n in names}
     per: Figures = {}
     curves: list[dict[str, float]] = []
     for k, name in enumerate(h.names):
         y = seen.labels[:, k]
-        if name in chosen or np.isnan(y).all():
+        if name in CHOSEN or np.isnan(y).all():
             continue
         known = ~np.isnan(y)
         truth, p = y[known] > 0.5, seen.p[known, k]
@@ -148,7 +147,7 @@ def choice(h: Harness, seen: Seen, task: str) -> Figures | None:
         "n": len(truth),
         "accuracy": right.mean(),
         "macro F1": metrics.macro_f1(np.where(found, predicted, -1), truth, len(columns)),
-        "ECE": metrics.top_ece(top[found], right[found]),
+        "ECE": metrics.ece(top[found], right[found].astype(float)),
         "claimed": claimed.mean(),
         "wrong of claimed": (claimed & ~right).sum() / max(1, claimed.sum()),
         "accuracy when only the surest answer": metrics.abstention(top, right),
@@ -180,8 +179,7 @@ def fairness(h: Harness, seen: Seen) -> Figures:
     young = seen.labels[:, h.names.index("Young")]
     groups |= {"young": young > 0.5, "not young": young <= 0.5}
     tasks: dict[str, tuple[NDArray[np.bool_], NDArray[np.bool_]]] = {}
-    chosen = {n for names in CHOICES.values() for n in names}
-    binary = [k for k, n in enumerate(h.names) if n not in chosen]
+    binary = [k for k, n in enumerate(h.names) if n not in CHOSEN]
     y = seen.labels[:, binary]
     attributes_known = ~np.isnan(y)
     if attributes_known.any():
@@ -216,7 +214,7 @@ def consistency(h: Harness, seen: Seen) -> Figures:
     rows = np.flatnonzero(seen.found)
     raw = [ruled.violations(named(seen.raw[i])) for i in rows]
     # A choice in doubt is still one choice.
-    doubt = np.isin(np.arange(len(h.names)), h.columns([n for names in CHOICES.values() for n in names]))
+    doubt = np.isin(np.arange(len(h.names)), h.columns(CHOSEN))
     said = (seen.states == YES) | ((seen.states == STATES.index("unsure")) & doubt)
     repaired = [ruled.violations(named(said[i])) for i in rows]
     return {
@@ -248,11 +246,11 @@ def parsing(h: Harness, data: Path, split: str) -> Figures | None:
         return None
     classes = h.bundle.manifest.parser.classes
     confusion = np.zeros((len(classes), len(classes)), np.int64)
-    rows = [r for r in datasets.rows(data / "celebamask.csv") if r["split"] == split]
+    rows = [r for r in read_rows(data / "celebamask.csv") if r["split"] == split]
     with zipfile.ZipFile(data / "celebamask.zip") as archive:
         for row in tqdm(rows, desc="parsing", mininterval=5):
             image = read_image(archive, row["file"])
-            mask = cv2.imdecode(np.frombuffer(archive.read(row["mask"]), np.uint8), cv2.IMREAD_GRAYSCALE)
+            mask = read_mask(archive, row["mask"])
             found = h.cropped(image).label_map[0]
             pairs = mask.reshape(-1).astype(np.int64) * len(classes) + found.reshape(-1)
             confusion += np.bincount(pairs, minlength=len(classes) ** 2).reshape(confusion.shape)
@@ -289,7 +287,7 @@ def own_words(insight: FaceInsight, face: Face, question: str) -> str:
 
 def contradictions(grounding: Grounding, text: str, face: Face) -> int:
     """Sentences that say what the report does not."""
-    return sum(bool(grounding.contradicts(s, [face.labels]) or grounding.torn(s)) for s in sentences(text))
+    return sum(grounding.wrong(s, [face.labels]) for s in sentences(text))
 
 
 def closed_questions(insight: FaceInsight, samples: Sequence[Sample], count: int) -> Figures:

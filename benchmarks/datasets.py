@@ -11,7 +11,6 @@
 
 from __future__ import annotations
 
-import csv
 import re
 import zipfile
 from collections.abc import Callable, Sequence
@@ -84,7 +83,7 @@ def _fairface(folder: Path, split: str) -> list[Sample]:
     table = folder / f"fairface_label_{split}.csv"
     if not table.is_file():
         return []
-    own = rows(table)
+    own = training.read_rows(table)
     return _files(folder, [r["file"] for r in own], training.fairface_labels(own))
 
 
@@ -100,7 +99,7 @@ def _ferplus(folder: Path, split: str) -> list[Sample]:
         "test": ("PrivateTest", "FER2013Test"),
     }[split]
     kept, files = [], []
-    for row in rows(table):
+    for row in training.read_rows(table):
         votes = {f"votes_{n.lower()}": row[n.lower()] for n in EXPRESSIONS}
         counts = sorted((int(v) for v in votes.values()), reverse=True)
         others = int(row["unknown"]) + int(row["NF"])
@@ -121,18 +120,9 @@ def _utkface(folder: Path, split: str) -> list[Sample]:
                 low <= years <= (high if k < len(YEARS) - 1 else 200) for k, (low, high) in enumerate(YEARS)
             ]
             labels[NAMES.index("Male")] = match[2] == "0"
-            out.append(Sample(partial(_read, path), labels, float(years)))
+            out.append(Sample(partial(load_image, path), labels, float(years)))
     return out
 
 
-def rows(path: Path) -> list[dict[str, str]]:
-    with open(path, newline="") as f:
-        return list(csv.DictReader(f))
-
-
 def _files(folder: Path, names: Sequence[str], labels: NDArray[np.float32]) -> list[Sample]:
-    return [Sample(partial(_read, folder / n), y) for n, y in zip(names, labels, strict=True)]
-
-
-def _read(path: Path) -> NDArray[np.uint8]:
-    return load_image(path)
+    return [Sample(partial(load_image, folder / n), y) for n, y in zip(names, labels, strict=True)]

@@ -42,15 +42,10 @@ def balanced(predicted: Array, label: Array) -> float:
 
 
 def ece(p: Array, y: Array, bins: int = 15) -> float:
-    """Expected calibration error of the positive class over equal-width bins."""
+    """Expected calibration error over equal-width bins: of the positive class, or of a choice's likeliest member."""
     which = np.minimum((p * bins).astype(int), bins - 1)
     inside = [which == b for b in range(bins)]
     return float(sum(i.mean() * abs(p[i].mean() - y[i].mean()) for i in inside if i.any()))
-
-
-def top_ece(p: Array, right: Array, bins: int = 15) -> float:
-    """Expected calibration error of the likeliest class."""
-    return ece(p, right.astype(float), bins)
 
 
 def abstention(confidence: Array, right: Array) -> dict[str, float]:

@@ -62,6 +62,11 @@ def reseal(folder: Path, change: dict[str, Any]) -> None:
     write(folder, manifest)
 
 
+def test_shipped_graphs_name_no_file_of_the_machine_that_wrote_them():
+    for path in NANO.glob("*.onnx"):
+        assert b".py" not in path.read_bytes(), path.name
+
+
 def test_nano_opens_and_round_trips(manifest):
     bundle = Bundle.open("nano")
     assert json.loads(bundle.manifest.to_json()) == manifest

@@ -15,8 +15,8 @@ from .vocabulary import FLIP_CLASSES
 MEAN, STD = 127.0, 128.0
 
 #: Swaps left and right classes; every other value (a pixel that teaches nothing) stays.
-_FLIP = np.arange(256, dtype=np.uint8)
-_FLIP[: len(FLIP_CLASSES)] = FLIP_CLASSES
+FLIP = np.arange(256, dtype=np.uint8)
+FLIP[: len(FLIP_CLASSES)] = FLIP_CLASSES
 
 
 def jitter_matrix(rng: np.random.Generator, source: int, target: int, *, strength: float = 1.0) -> NDArray[np.float64]:
@@ -76,7 +76,7 @@ def augment_pair(
     x = cv2.warpAffine(crop, matrix, (size, size), borderValue=BORDER)
     y = cv2.warpAffine(mask, matrix, (size, size), flags=cv2.INTER_NEAREST, borderValue=0)
     if rng.random() < 0.5:
-        x, y = np.ascontiguousarray(x[:, ::-1]), _FLIP[y[:, ::-1]]
+        x, y = np.ascontiguousarray(x[:, ::-1]), FLIP[y[:, ::-1]]
     return degrade(rng, np.ascontiguousarray(x)), np.asarray(y, np.uint8)
 
 

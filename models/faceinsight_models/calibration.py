@@ -6,14 +6,14 @@ per member (Guo et al. 2017). Both are pulled towards the identity where example
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch.nn import functional as F
 
-from .vocabulary import CHOICES, NAMES
+from faceinsight.labels import calibrated
+
+from .vocabulary import CHOICES, CHOSEN, NAMES
 
 Array = NDArray[np.floating]
 
@@ -24,10 +24,9 @@ def fit(logits: Array, labels: Array, *, ridge: float = 4.0) -> NDArray[np.float
     The penalty ridge/2 ((a - 1)^2 + b^2) is worth a handful of images.
     """
     out = np.tile([1.0, 0.0], (logits.shape[1], 1))
-    chosen = {n: names for names in CHOICES.values() for n in names}
     for k, name in enumerate(NAMES):
         known = ~np.isnan(labels[:, k])
-        if name not in chosen and known.any():
+        if name not in CHOSEN and known.any():
             out[k] = _platt(logits[known, k].astype(np.float64), labels[known, k], ridge)
     for names in CHOICES.values():
         columns = [NAMES.index(n) for n in names]
@@ -68,13 +67,8 @@ def _vector(z: Array, y: Array, ridge: float) -> NDArray[np.float64]:
 
 def probabilities(logits: Array, scaling: NDArray[np.float64]) -> NDArray[np.float64]:
     """Calibrated probabilities (images,N), as the runtime's labeler has them."""
-    z = np.clip(scaling[:, 0] * logits + scaling[:, 1], -30, 30)
-    p = 1 / (1 + np.exp(-z))
-    for names in CHOICES.values():
-        columns = [NAMES.index(n) for n in names]
-        e = np.exp(z[:, columns] - z[:, columns].max(1, keepdims=True))
-        p[:, columns] = e / e.sum(1, keepdims=True)
-    return np.asarray(p)
+    choices = [np.array([NAMES.index(n) for n in names]) for names in CHOICES.values()]
+    return calibrated(logits, scaling[:, 0], scaling[:, 1], choices)[1]
 
 
 def threshold(confidence: Array, right: NDArray[np.bool_], risk: float, *, lowest: float, highest: float) -> float:
@@ -92,10 +86,9 @@ def bands(p: Array, labels: Array, *, risk: float, choice_risk: float) -> NDArra
     Of a choice's members the upper bound is what the likeliest one needs; wrong at most `choice_risk`.
     """
     out = np.full((p.shape[1], 2), 0.5)
-    chosen: Sequence[str] = [n for names in CHOICES.values() for n in names]
     for k, name in enumerate(NAMES):
         known = ~np.isnan(labels[:, k])
-        if name not in chosen and known.any():
+        if name not in CHOSEN and known.any():
             q, y = p[known, k], labels[known, k] > 0.5
             t = threshold(np.maximum(q, 1 - q), (q > 0.5) == y, risk, lowest=0.5, highest=0.95)
             out[k] = 1 - t, t

@@ -27,9 +27,6 @@ from .vocabulary import AGES, CELEBA, EXPRESSIONS, NAMES, RACES
 
 log = logging.getLogger(__name__)
 
-#: Label columns by name; unknown is NaN.
-UNKNOWN = np.nan
-
 
 @dataclass(frozen=True)
 class Faces:
@@ -98,7 +95,8 @@ class Mixture:
         return np.array([rng.choice(self.rows[i]) for i in which])
 
 
-def _rows(path: Path) -> list[dict[str, str]]:
+def read_rows(path: Path) -> list[dict[str, str]]:
+    """A CSV with a header."""
     with open(path, newline="") as f:
         return list(csv.DictReader(f))
 
@@ -111,8 +109,16 @@ def read_image(archive: zipfile.ZipFile, name: str) -> NDArray[np.uint8]:
     return np.ascontiguousarray(bgr[:, :, ::-1])
 
 
+def read_mask(archive: zipfile.ZipFile, name: str) -> NDArray[np.uint8]:
+    """Class numbers (H,W) of one archive member, a grey picture."""
+    mask = cv2.imdecode(np.frombuffer(archive.read(name), np.uint8), cv2.IMREAD_GRAYSCALE)
+    if mask is None:
+        raise ValueError(f"{archive.filename}: {name} does not decode")
+    return np.asarray(mask, np.uint8)
+
+
 def _blank(count: int) -> NDArray[np.float32]:
-    return np.full((count, len(NAMES)), UNKNOWN, np.float32)
+    return np.full((count, len(NAMES)), np.nan, np.float32)
 
 
 def _one_of(labels: NDArray[np.float32], names: Sequence[str], chosen: Sequence[int]) -> None:
@@ -168,7 +174,7 @@ TERMS = {
 
 def set_rows(data: Path, name: str) -> list[dict[str, str]]:
     """The usable rows of a set's CSV: of FER+ those on whose expression a strict majority agrees."""
-    return [r for r in _rows(data / f"{name}.csv") if r.get("ferplus_usable", "1") == "1"]
+    return [r for r in read_rows(data / f"{name}.csv") if r.get("ferplus_usable", "1") == "1"]
 
 
 def load_faces(data: Path, cache: Path, detector: FaceDetector, template: NDArray[np.float32]) -> Faces:
@@ -221,7 +227,7 @@ def _landmarks(
 
 def load_masks(data: Path, cache: Path, detector: FaceDetector, template: NDArray[np.float32], size: int) -> Masks:
     """CelebAMask-HQ pairs; image and mask go through the same transform (mask: nearest)."""
-    rows = _rows(data / "celebamask.csv")
+    rows = read_rows(data / "celebamask.csv")
     target = cache / f"celebamask_{size}.npy"
     _build(
         target,
@@ -258,7 +264,7 @@ def _write_masks(
     with zipfile.ZipFile(data / "celebamask.zip") as archive:
         for i, row in enumerate(tqdm(rows, desc="aligning CelebAMask-HQ", unit="pair")):
             image = read_image(archive, row["file"])
-            mask = cv2.imdecode(np.frombuffer(archive.read(row["mask"]), np.uint8), cv2.IMREAD_GRAYSCALE)
+            mask = read_mask(archive, row["mask"])
             faces = detector(image)
             # These pictures are aligned by their makers: one in which no face is found says the crop is at fault.
             if not faces:

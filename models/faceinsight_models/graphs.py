@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
+import onnx
 import torch
 from torch import Tensor, nn
 
@@ -77,3 +78,14 @@ def _write(
         external_data=False,
         verbose=False,
     )
+    _bare(path)
+
+
+def _bare(path: Path) -> None:
+    """Drop the exporter's notes: beside each node it writes the files and lines of the machine it ran on."""
+    model = onnx.load(path)
+    graph = model.graph
+    for part in (graph, *graph.node, *graph.value_info, *graph.input, *graph.output, *graph.initializer):
+        part.ClearField("metadata_props")
+        part.ClearField("doc_string")
+    onnx.save(model, path)

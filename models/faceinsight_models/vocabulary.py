@@ -110,6 +110,8 @@ EXPRESSIONS = {
 }  # fmt: skip
 #: Exactly one of each holds.
 CHOICES: dict[str, tuple[str, ...]] = {"age": tuple(AGES), "race": tuple(RACES), "expression": tuple(EXPRESSIONS)}
+#: All that stand in a choice.
+CHOSEN = tuple(n for names in CHOICES.values() for n in names)
 CHARACTERISTICS = (
     *_ATTRIBUTES,
     *(Characteristic(n, f"is {years} years old", "face", "age") for n, years in AGES.items()),
@@ -126,7 +128,7 @@ class Rule:
 
     kind: "at_most_one", "at_least_one", "exactly_one" over `of`; "excludes": of[0] forbids each of the others;
     "implies": of[0] demands each of the others. Hard rules hold in every report; soft rules shape the loss and cost
-    `SOFT_WEIGHT` at inference.
+    the recipe's `soft_weight` at inference.
     """
 
     kind: str

@@ -58,45 +58,43 @@ class FaceDetector:
         bgr = image[:, :, ::-1]
         seen: set[tuple[int, int]] = set()
         for side in self._sides:
-            h, w = bgr.shape[:2]
-            factor = min(1.0, side / max(h, w))
-            size = (max(8, round(w * factor)), max(8, round(h * factor)))
+            size = _scaled(bgr, min(1.0, side / max(bgr.shape[:2])))
             if size in seen:
                 continue
             seen.add(size)
-            small = cv2.resize(bgr, size, interpolation=cv2.INTER_AREA) if size != (w, h) else np.ascontiguousarray(bgr)
-            self._net.setInputSize(size)
-            rows = self._net.detect(small)[1]
-            if rows is not None and len(rows):
-                return tuple(
-                    sorted((_detection(r, w / size[0], h / size[1]) for r in rows), key=lambda d: -d.box[2] * d.box[3])
-                )
+            whole = size == bgr.shape[1::-1]
+            small = np.ascontiguousarray(bgr) if whole else cv2.resize(bgr, size, interpolation=cv2.INTER_AREA)
+            if found := self._look(small, bgr, size):
+                return found
         return self._closer(bgr)
 
     def _closer(self, bgr: NDArray[np.uint8]) -> tuple[Detection, ...]:
-        h, w = bgr.shape[:2]
-        factor = CLOSER / max(h, w)
-        size = (max(8, round(w * factor)), max(8, round(h * factor)))
+        factor = CLOSER / max(bgr.shape[:2])
+        size = _scaled(bgr, factor)
         shrink = cv2.INTER_AREA if factor < 1 else cv2.INTER_CUBIC
         margin = CLOSER // 4
-        framed = cv2.copyMakeBorder(
-            cv2.resize(bgr, size, interpolation=shrink),
-            margin,
-            margin,
-            margin,
-            margin,
-            cv2.BORDER_CONSTANT,
-            value=BORDER,
-        )
-        self._net.setInputSize((framed.shape[1], framed.shape[0]))
-        rows = self._net.detect(framed)[1]
+        inner = cv2.resize(bgr, size, interpolation=shrink)
+        framed = cv2.copyMakeBorder(inner, margin, margin, margin, margin, cv2.BORDER_CONSTANT, value=BORDER)
+        return self._look(framed, bgr, size, margin)
+
+    def _look(
+        self, image: NDArray[np.uint8], photo: NDArray[np.uint8], size: tuple[int, int], margin: int = 0
+    ) -> tuple[Detection, ...]:
+        """Faces in an image that shows the photo at `size` (width, height), inside a margin; in the photo's pixels."""
+        self._net.setInputSize(image.shape[1::-1])
+        rows = self._net.detect(image)[1]
         if rows is None:
             return ()
-        # Boxes and landmarks come in the frame's pixels.
         rows[:, [0, 1, *range(4, 14)]] -= margin
-        return tuple(
-            sorted((_detection(r, w / size[0], h / size[1]) for r in rows), key=lambda d: -d.box[2] * d.box[3])
-        )
+        h, w = photo.shape[:2]
+        faces = (_detection(r, w / size[0], h / size[1]) for r in rows)
+        return tuple(sorted(faces, key=lambda d: -d.box[2] * d.box[3]))
+
+
+def _scaled(image: NDArray[np.uint8], factor: float) -> tuple[int, int]:
+    """Width and height, at least 8."""
+    h, w = image.shape[:2]
+    return max(8, round(w * factor)), max(8, round(h * factor))
 
 
 def _detection(row: NDArray[np.float32], sx: float, sy: float) -> Detection:

@@ -88,16 +88,21 @@ class Grounding:
             if c.name in states[c.face] and states[c.face][c.name] != ("yes" if c.value else "no")
         )
 
+    def wrong(self, sentence: str, faces: Sequence[Sequence[Label]]) -> bool:
+        """Does it contradict the labels, or itself?"""
+        return bool(self.contradicts(sentence, faces)) or self.torn(sentence)
+
     def wrong_from(self, text: str, faces: Sequence[Sequence[Label]]) -> int | None:
         """Where the last sentence of a growing text begins to say what was not found.
 
         A word that may still grow is left for the next call. A sentence that opens with Yes or No is left alone: there
-        it is the decision that is wrong, and no other word helps."""
+        it is the decision that is wrong, and no other word helps.
+        """
         last = sentences(text)[-1:]
         if not last:
             return None
         begin, sentence = len(text) - len(last[0]), last[0]
-        if not sentence.rstrip().endswith((".", "!", "?")):
+        if not complete(sentence):
             sentence = sentence[: max(sentence.rfind(" "), 0)]
         wrong = () if opens(sentence) else self.contradicts(sentence, faces)
         return begin + wrong[0].start if wrong else None
@@ -125,6 +130,11 @@ def opened(statement: str) -> str:
         return statement
     word = "No" if verb.lastgroup == "negated" else "Yes"
     return f"{word}, {statement[:1].lower()}{statement[1:]}"
+
+
+def complete(text: str) -> bool:
+    """Does it end with a sentence's end?"""
+    return text.rstrip().endswith((".", "!", "?"))
 
 
 def sentences(text: str) -> list[str]:

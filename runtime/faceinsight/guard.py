@@ -7,7 +7,7 @@ import logging
 import re
 from collections.abc import Callable, Collection, Iterator, Sequence
 
-from .grounding import Grounding, opened, opens
+from .grounding import Grounding, complete, opened, opens
 from .labels import Label
 from .manifest import Manifest
 from .types import Face, Piece
@@ -33,7 +33,6 @@ class Guard:
         self._grounding = Grounding(manifest.characteristics)
         self._absent = {c.name: c.absent for c in manifest.characteristics}
         self._prompt = manifest.llm.prompt
-        self._regions = {c.name: c.region for c in manifest.characteristics}
         looked = map(re.escape, self._prompt.looked.split("{place}"))
         self._looked = re.compile("(?P<place>.+)".join(looked), re.IGNORECASE)
 
@@ -47,21 +46,21 @@ class Guard:
     ) -> Iterator[Piece]:
         """pieces: the LLM's answer; faces: whom it is about; asked: per face, the findings it was asked for."""
         labels = [f.labels for f in faces]
-        places = dict.fromkeys(self._prompt.places[self._regions[x.name]] for own in asked for x in own)
+        places = dict.fromkeys(self._prompt.places[x.region] for own in asked for x in own)
         held: list[Piece] = []
         dropped: list[str] = []
         said = False
         for piece in pieces:
             held.append(piece)
             sentence = "".join(p.text for p in held)
-            if not piece.finish and not sentence.rstrip().endswith((".", "!", "?")):
+            if not piece.finish and not complete(sentence):
                 continue
             if self._off.search(sentence):
                 yield dataclasses.replace(piece, text="" if said else self._prompt.withheld, finish="withheld")
                 return
             looked = self._looked.search(sentence)
             elsewhere = looked and places and looked["place"].lower() not in places
-            if elsewhere or self._grounding.contradicts(sentence, labels) or self._grounding.torn(sentence):
+            if elsewhere or self._grounding.wrong(sentence, labels):
                 log.info("left out: %r", sentence)
                 dropped.append(sentence)
                 held = [dataclasses.replace(p, text="") for p in held]

@@ -37,6 +37,22 @@ class Label:
     rule: str | None = None
 
 
+def calibrated(
+    logits: NDArray[np.floating],
+    slope: NDArray[np.float64],
+    shift: NDArray[np.float64],
+    choices: Sequence[NDArray[np.int64]],
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Raw logits (...,K) -> calibrated logits and probabilities; those of a choice's members (their columns are given)
+    sum to one."""
+    z = np.clip(slope * logits + shift, -30, 30)
+    probability = 1 / (1 + np.exp(-z))
+    for choice in choices:
+        e = np.exp(z[..., choice] - z[..., choice].max(-1, keepdims=True))
+        probability[..., choice] = e / e.sum(-1, keepdims=True)
+    return z, probability
+
+
 class Labeler:
     """Calibration, visibility, rules and abstention over a fixed choice of characteristics."""
 
@@ -52,12 +68,7 @@ class Labeler:
 
     def calibrated(self, logits: NDArray[np.float32]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Raw logits (...,K) -> calibrated logits and probabilities; of a choice's members, given that one holds."""
-        z = np.clip(self._slope * logits + self._shift, -30, 30)
-        probability = 1 / (1 + np.exp(-z))
-        for choice in self._choices:
-            e = np.exp(z[..., choice] - z[..., choice].max(-1, keepdims=True))
-            probability[..., choice] = e / e.sum(-1, keepdims=True)
-        return z, probability
+        return calibrated(logits, self._slope, self._shift, self._choices)
 
     def __call__(self, logits: NDArray[np.float32], area: Mapping[str, float]) -> tuple[Label, ...]:
         """Raw logits (K,) in the order of the characteristics; area: region -> share of the crop."""

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from .device import Device, import_llama
 from .errors import BundleError, FaceInsightError, QuestionError, RequestError
+from .grounding import complete
 from .manifest import LlmSpec
 from .types import Face, Piece
 
@@ -191,7 +192,7 @@ class Language:
                 decoder.reset()
                 continue
             last = ends or out + len(held) == limit
-            if last or objection is None or said.rstrip().endswith((".", "!", "?")):
+            if last or objection is None or complete(said):
                 finish = "repaired" if taken_back and ends else "stop" if ends else "length"
                 for step in held:
                     out += 1

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
-from ..augment import degrade, jitter_matrix, to_pixels
+from ..augment import FLIP, degrade, jitter_matrix, to_pixels
 from ..ccm import CorrelationModule, complete, correlation_graph
 from ..data import Faces, Mixture
 from ..efficientnet import PYRAMID
@@ -25,12 +25,10 @@ from ..parser import FaceParser
 from ..recipe import Schedule
 from ..segmentation import MAP_SIZE, RegionPool, SegmentationEncoder, coarse
 from ..specs import region_indices
-from ..vocabulary import CHOICES, FLIP_CLASSES, MASK_CLASSES, NAMES, REGIONS, RULES
+from ..vocabulary import CHOICES, MASK_CLASSES, NAMES, REGIONS, RULES
 from .loop import device, groups, train
 from .tasks import TaskLoss, prior_bias
 from .trunk import TrunkClassifier
-
-_FLIP = np.array(FLIP_CLASSES, np.uint8)
 
 
 def label_maps(parser: FaceParser, faces: Faces, cache: Path, size: int, *, batch: int = 16) -> NDArray[np.uint8]:
@@ -96,7 +94,7 @@ def view(
     moved = motion @ into * down + np.array([[0, 0, 0.5 * down - 0.5]] * 2)
     y = cv2.warpAffine(label_map, moved, (MAP_SIZE, MAP_SIZE), flags=cv2.INTER_NEAREST, borderValue=0)
     if rng.random() < 0.5:
-        x, y = np.ascontiguousarray(x[:, ::-1]), _FLIP[y[:, ::-1]]
+        x, y = np.ascontiguousarray(x[:, ::-1]), FLIP[y[:, ::-1]]
     x = np.ascontiguousarray(x)
     return degrade(rng, x) if rng.random() < harsh else x, np.asarray(y, np.uint8)
 

@@ -181,7 +181,6 @@ class Findings(NamedTuple):
     states: NDArray[np.int64]
     truth: NDArray[np.int64]
     keep: NDArray[np.bool_]
-    hidden: bool
 
     def known(self) -> dict[str, int]:
         return {NAMES[i]: int(s) for i, s in zip(self.chosen, self.truth, strict=True)}
@@ -195,8 +194,7 @@ class Findings(NamedTuple):
         place = {NAMES[i]: n for n, i in enumerate(self.chosen)}
         asked = {place[n] for n in about if n in place}
         if len(asked) >= LIST_FROM:
-            # A list of what was found: that something is missing from it is then a finding too, so all or nothing.
-            asked = set() if self.hidden else {n for n in asked if self.states[n] != NO}
+            asked = {n for n in asked if self.states[n] != NO}
         if stray in place:
             asked.add(place[stray])
         return [(int(self.chosen[n]), int(self.states[n])) for n in sorted(asked) if self.keep[n]]
@@ -267,7 +265,7 @@ class Dialogues:
             visible = np.array([_VISIBLE[NAMES[i]] for i in chosen])
             keep = ~visible
             truth = np.where(keep | np.isnan(label), states, np.where(label > 0.5, YES, NO))
-        return Findings(chosen, states, truth, keep, kind == "hidden")
+        return Findings(chosen, states, truth, keep)
 
 
 def tree_mask(turns: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..vocabulary import CHOICES, NAMES
+from ..vocabulary import CHOICES, CHOSEN, NAMES
 
 
 class TaskLoss(nn.Module):
@@ -20,8 +20,7 @@ class TaskLoss(nn.Module):
     def __init__(self, *, weight: float = 0.3) -> None:
         super().__init__()
         self.weight = weight
-        chosen = {n for names in CHOICES.values() for n in names}
-        self.attributes = [i for i, n in enumerate(NAMES) if n not in chosen]
+        self.attributes = [i for i, n in enumerate(NAMES) if n not in CHOSEN]
         self.choices = {task: [NAMES.index(n) for n in names] for task, names in CHOICES.items()}
 
     def forward(self, logits: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, float]]:
