@@ -71,15 +71,30 @@ def _aged(name: str, words: Sequence[str], heldout: Sequence[str] = ()) -> Conce
 CONCEPTS = (
     _has(
         "5_o_Clock_Shadow",
-        ["a five o'clock shadow", "stubble", "a stubbly chin", "a beard shadow", "a dark shadow on the chin"],
+        [
+            "a five o'clock shadow",
+            "stubble",
+            "a stubbly chin",
+            "a beard shadow",
+            "a dark shadow on the chin",
+            "beard stubble",
+        ],
         ["a shadow of a beard"],
     ),
-    _has("Arched_Eyebrows", ["arched eyebrows", "arched brows", "curved eyebrows"], ["eyebrows that are arched"]),
-    _has("Bags_Under_Eyes", ["bags under the eyes", "eye bags", "bags under both eyes"], ["bags below the eyes"]),
+    _has(
+        "Arched_Eyebrows",
+        ["arched eyebrows", "arched brows", "curved eyebrows", "brows in an arch"],
+        ["eyebrows that are arched"],
+    ),
+    _has(
+        "Bags_Under_Eyes",
+        ["bags under the eyes", "eye bags", "bags under both eyes", "puffy bags beneath the eyes"],
+        ["bags below the eyes"],
+    ),
     _is("Bald", ["bald", "bald headed", "without hair on the head"], ["completely bald"]),
     _has("Bangs", ["bangs", "a fringe", "hair over the forehead"], ["bangs over the forehead"]),
     _has("Big_Lips", ["full lips", "big lips", "thick lips"], ["large lips"]),
-    _has("Big_Nose", ["a big nose", "a large nose", "a wide nose"], ["quite a big nose"]),
+    _has("Big_Nose", ["a big nose", "a large nose", "a wide nose", "a nose of great size"], ["quite a big nose"]),
     _has("Black_Hair", ["black hair", "dark black hair", "hair that is black"], ["jet black hair"]),
     _has(
         "Blond_Hair",
@@ -89,14 +104,22 @@ CONCEPTS = (
     _is("Blurry", ["blurry in the picture", "blurred", "out of focus"], ["blurry"]),
     _has(
         "Brown_Hair",
-        ["brown hair", "brunette hair", "hair that is brown", "light brown hair", "chestnut hair"],
+        ["brown hair", "brunette hair", "hair that is brown", "light brown hair", "chestnut hair", "deep brown hair"],
         ["dark brown hair"],
     ),
-    _has("Bushy_Eyebrows", ["bushy eyebrows", "thick eyebrows", "bushy brows"], ["heavy bushy eyebrows"]),
+    _has(
+        "Bushy_Eyebrows",
+        ["bushy eyebrows", "thick eyebrows", "bushy brows", "dense eyebrows", "wild bushy brows"],
+        ["heavy bushy eyebrows"],
+    ),
     _has("Chubby", ["a chubby face", "chubby cheeks", "a plump face"], ["a face that is chubby"]),
     _has("Double_Chin", ["a double chin", "a second chin"], ["any double chin"]),
-    _wears("Eyeglasses", ["glasses", "eyeglasses", "spectacles", "a pair of glasses"], ["any glasses", "specs"]),
-    _has("Goatee", ["a goatee", "a goatee beard", "a chin beard"], ["any goatee"]),
+    _wears(
+        "Eyeglasses",
+        ["glasses", "eyeglasses", "spectacles", "a pair of glasses", "eyewear", "sunglasses", "shades"],
+        ["any glasses", "specs"],
+    ),
+    _has("Goatee", ["a goatee", "a goatee beard", "a chin beard", "a small goatee"], ["any goatee"]),
     _has("Gray_Hair", ["gray hair", "grey hair", "white or gray hair"], ["hair that is gray"]),
     _wears("Heavy_Makeup", ["heavy makeup", "a lot of makeup", "makeup"], ["much makeup"]),
     _has(
@@ -115,31 +138,76 @@ CONCEPTS = (
     ),
     _has("Mustache", ["a mustache", "a moustache", "hair on the upper lip"], ["any mustache"]),
     _has("Narrow_Eyes", ["narrow eyes", "narrowed eyes"], ["eyes that are narrow"]),
-    _has("No_Beard", ["a beard", "facial hair", "any beard", "a bearded chin"], ["some kind of beard"], inverted=True),
-    _has("Oval_Face", ["an oval face", "an oval shaped face"], ["a face that is oval"]),
-    _has("Pale_Skin", ["pale skin", "a pale face"], ["skin that is pale"]),
-    _has("Pointy_Nose", ["a pointy nose", "a pointed nose", "a sharp nose"], ["a nose that is pointy"]),
+    _has(
+        "No_Beard",
+        ["a beard", "facial hair", "any beard", "a bearded chin", "a full beard", "a long beard", "a sort of beard"],
+        ["some kind of beard"],
+        inverted=True,
+    ),
+    _has(
+        "Oval_Face",
+        ["an oval face", "an oval shaped face", "a face shaped like an oval", "an oval head shape"],
+        ["a face that is oval"],
+    ),
+    _has("Pale_Skin", ["pale skin", "a pale face", "skin of a pale tone"], ["skin that is pale"]),
+    _has(
+        "Pointy_Nose",
+        ["a pointy nose", "a pointed nose", "a sharp nose", "a nose with a sharp tip", "a nose ending in a point"],
+        ["a nose that is pointy"],
+    ),
     _has(
         "Receding_Hairline",
         ["a receding hairline", "a high receding hairline", "receding hair"],
         ["any receding hairline"],
     ),
-    _has("Rosy_Cheeks", ["rosy cheeks", "red cheeks", "pink cheeks"], ["cheeks that are rosy"]),
+    _has(
+        "Rosy_Cheeks",
+        ["rosy cheeks", "red cheeks", "pink cheeks", "a rosy glow on the cheeks", "cheeks with a red blush"],
+        ["cheeks that are rosy"],
+    ),
     _has("Sideburns", ["sideburns", "long sideburns"], ["any sideburns"]),
     _is("Smiling", ["smiling", "grinning", "showing a smile", "laughing"], ["giving a smile"]),
-    _has("Straight_Hair", ["straight hair", "hair that is straight", "straight looking hair"], ["very straight hair"]),
+    _has(
+        "Straight_Hair",
+        ["straight hair", "hair that is straight", "straight looking hair", "perfectly straight hair"],
+        ["very straight hair"],
+    ),
     _has(
         "Wavy_Hair",
-        ["wavy hair", "curly hair", "hair with waves", "wavy looking hair", "hair falling in waves"],
+        [
+            "wavy hair",
+            "curly hair",
+            "hair with waves",
+            "wavy looking hair",
+            "hair falling in waves",
+            "hair that is curly",
+        ],
         ["hair that is wavy"],
     ),
     _wears("Wearing_Earrings", ["earrings", "an earring", "a pair of earrings"], ["any earrings"]),
-    _wears("Wearing_Hat", ["a hat", "a cap", "something on the head", "a hat or cap"], ["any hat", "a headgear"]),
+    _wears(
+        "Wearing_Hat",
+        [
+            "a hat",
+            "a cap",
+            "something on the head",
+            "a hat or cap",
+            "headwear",
+            "a head covering",
+            "a helmet",
+            "a beanie",
+        ],
+        ["any hat", "a headgear"],
+    ),
     _wears("Wearing_Lipstick", ["lipstick", "some lipstick", "lip color"], ["any lipstick"]),
     _wears("Wearing_Necklace", ["a necklace", "a chain around the neck"], ["any necklace"]),
     _wears("Wearing_Necktie", ["a necktie", "a tie"], ["any tie"]),
     _is("Young", ["young", "a young person"], ["still young"]),
-    _looks("Neutral", ["neutral", "expressionless", "without any expression"], ["emotionless"]),
+    _looks(
+        "Neutral",
+        ["neutral", "expressionless", "without any expression", "without emotion", "free of emotion", "blank"],
+        ["emotionless"],
+    ),
     _looks("Happiness", ["happy", "cheerful", "joyful", "glad"], ["very happy"]),
     _looks("Surprise", ["surprised", "astonished", "amazed"], ["really surprised"]),
     _looks("Sadness", ["sad", "unhappy", "sorrowful"], ["a bit sad"]),
@@ -205,6 +273,10 @@ _HELDOUT_TEMPLATES = {
 
 #: What people put before a noun without meaning anything else by it.
 _MODIFIERS = ("any", "some", "some sort of", "a bit of", "any sort of", "clearly visible")
+#: How much so, before an adjective.
+_DEGREES = ("so", "extremely", "truly", "fairly", "totally", "kind of", "visibly", "clearly")
+#: What people say before they ask.
+ASIDES = ("Hey,", "Now,", "So,", "Please say,", "One more thing:", "Be honest:", "For the record:", "Let me ask:")
 
 AGE_QUESTIONS = (
     "How old is {s}?",
@@ -421,4 +493,6 @@ def closed_question(rng: np.random.Generator, concept: Concept, *, heldout: bool
     words = concept.words
     if concept.form in ("wear", "have") and rng.random() < 0.2:
         words = tuple(f"{rng.choice(_MODIFIERS)} {_bare(x)}" for x in words)
+    if concept.form == "look" and rng.random() < 0.2:
+        words = tuple(f"{rng.choice(_DEGREES)} {x}" for x in words)
     return say(rng, _TEMPLATES[concept.form], words)

@@ -15,11 +15,14 @@ from ..dialogue import pair_turn, turn
 from ..question import QuestionEncoder
 from ..recipe import Schedule
 from ..vocabulary import NAMES
+from ..wordings import ASIDES
 from .llm import PAIRS, PROMPT
 from .loop import train
 
 #: How often the words of a question change places.
 STIRRED = 0.3
+#: How often a word that has nothing to do with the question stands in it, and how often words stand before it.
+FOREIGN, ASIDE = 0.4, 0.2
 #: States do not change what a question is about; any will do.
 _ANY_STATES = dict.fromkeys(NAMES, 0)
 
@@ -37,7 +40,8 @@ def train_question(table: Tensor, text: Tensor, tokenizer: Any, *, out: Path, sc
             for _ in indices
         ]
         own = [[*tokenizer.encode(t.after).ids, *follow] if t.after else [] for t in turns]
-        ids = [[*a, *_stirred(rng, tokenizer.encode(t.question).ids)] for a, t in zip(own, turns, strict=True)]
+        asked = [_aside(rng, t.question) for t in turns]
+        ids = [[*a, *_stirred(rng, tokenizer.encode(q).ids, len(table))] for a, q in zip(own, asked, strict=True)]
         tokens = torch.zeros(len(ids), max(map(len, ids)), dtype=torch.int64)
         mask = torch.zeros(tokens.shape, dtype=torch.bool)
         target = torch.zeros(len(ids), len(NAMES))
@@ -58,8 +62,17 @@ def train_question(table: Tensor, text: Tensor, tokenizer: Any, *, out: Path, sc
     return model
 
 
-def _stirred(rng: np.random.Generator, tokens: list[int]) -> list[int]:
-    """At times in another order, near to their places: "a nose that is big" asks what "a big nose" does."""
+def _aside(rng: np.random.Generator, question: str) -> str:
+    """At times with a few words before it."""
+    return f"{rng.choice(ASIDES)} {question[0].lower()}{question[1:]}" if rng.random() < ASIDE else question
+
+
+def _stirred(rng: np.random.Generator, tokens: list[int], vocabulary: int) -> list[int]:
+    """At times with a foreign word in it ("a very dark cap" is still a cap), and at times in another order, near to
+    their places: "a nose that is big" asks what "a big nose" does."""
+    if rng.random() < FOREIGN:
+        at = int(rng.integers(len(tokens) + 1))
+        tokens = [*tokens[:at], *rng.integers(vocabulary, size=rng.integers(1, 3)).tolist(), *tokens[at:]]
     if rng.random() > STIRRED:
         return tokens
     order = np.argsort(np.arange(len(tokens)) + rng.uniform(0, 4, len(tokens)))
