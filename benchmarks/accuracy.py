@@ -280,9 +280,7 @@ def said(text: str, concept: Concept, grounding: Grounding) -> str | None:
 
 def own_words(insight: FaceInsight, face: Face, question: str) -> str:
     """What the LLM says before anything is checked."""
-    ids = insight.language.read(question)
-    findings = insight.relevance.findings(face, insight.relevance(ids))
-    return "".join(map(str, insight.language.stream([face], ids, [findings]))).strip()
+    return "".join(map(str, insight.unchecked(face, question))).strip()
 
 
 def contradictions(grounding: Grounding, text: str, face: Face) -> int:
@@ -382,7 +380,7 @@ def ablation(insight: FaceInsight, samples: Sequence[Sample], count: int) -> Fig
             tokens = np.concatenate([face.tokens[:image] if "i" in kept else face.tokens[:0],
                                      face.tokens[image:] if "r" in kept else face.tokens[:0]])  # fmt: skip
             ids = insight.language.read(question)
-            about = insight.relevance(ids) if "k" in kept else np.empty(0, np.int64)
+            about = insight.relevance(question) if "k" in kept else np.empty(0, np.int64)
             other = dataclasses.replace(face, tokens=tokens, key=face.key + arm)
             findings = insight.relevance.findings(other, about)
             text = "".join(map(str, insight.language.stream([other], ids, [findings]))).strip()

@@ -131,11 +131,10 @@ def test_questions_pick_their_findings(insight, face):
 
 
 def test_a_long_list_of_findings_leaves_out_what_is_absent(insight, face):
-    ids = insight.language.read("Describe this face.")
-    about = insight.relevance(ids)
+    about = insight.relevance("Describe this face.")
     given = insight.relevance.findings(face, about)
     assert len(given) == sum(face.labels[i].state != "no" for i in about) < len(about)
-    one = insight.relevance(insight.language.read("Is she wearing glasses?"))
+    one = insight.relevance("Is she wearing glasses?")
     assert len(insight.relevance.findings(face, one)) == 1
 
 
@@ -223,7 +222,7 @@ def test_the_llm_goes_back_and_says_it_otherwise(insight, face):
     """At each word to which there is an objection it takes another plausible one, and no trace of the first stays."""
     language, question = insight.language, "Describe this face."
     ids = language.read(question)
-    findings = [insight.relevance.findings(face, insight.relevance(ids))]
+    findings = [insight.relevance.findings(face, insight.relevance(question))]
 
     def spoken(objection=None):
         out = list(language.stream([face], ids, findings, objection=objection))

@@ -77,13 +77,10 @@ class ProbedLanguage(Language):
         out = []
         for token in tokens:
             at = self._decode_tokens([token], at)
-            out.append(np.ctypeslib.as_array(self._c.llama_get_logits_ith(self._context, -1), (self._size,)).copy())
+            logits = self._c.llama_get_logits_ith(self._context, -1)
+            out.append(np.ctypeslib.as_array(logits, (self.vocabulary.size,)).copy())
         self.forget()
         return np.stack(out)
-
-    def tokenize(self, text: str) -> list[int]:
-        """As the runtime tokenises a question."""
-        return self._tokenize(text, False)
 
 
 def llm_stages(
@@ -103,7 +100,7 @@ def llm_stages(
     with torch.no_grad(), ProbedLanguage(gguf, spec, device, exact=True) as language:
         for i, text in enumerate(texts):
             ids = tokenizer.encode(text).ids
-            mine = language.tokenize(text)
+            mine = language.vocabulary.tokens(text)
             if mine != ids:
                 raise ValueError(f"tokens of {text!r}: reference {ids}, GGUF {mine}")
             embedded = model.model.embed_tokens(torch.tensor([ids]))

@@ -93,7 +93,5 @@ class Guard:
         for name, labels in zip(who, asked, strict=True):
             telling = [x for x in labels if x.state != "no"] if len(labels) > STATED else labels
             for x in (telling or labels)[:STATED]:
-                template = self._prompt.statements[x.state]
-                text = template.format(who=name, phrase=x.phrase, absent=self._absent[x.name])
-                out.append(text[:1].upper() + text[1:])
+                out.append(self._prompt.stated(x.state, who=name, phrase=x.phrase, absent=self._absent[x.name]))
         return " ".join(dict.fromkeys(out)) or self._prompt.withheld

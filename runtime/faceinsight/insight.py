@@ -6,7 +6,11 @@ import math
 import os
 import time
 from collections.abc import Iterator, Sequence
+from operator import attrgetter
 from types import TracebackType
+
+import numpy as np
+from numpy.typing import NDArray
 
 from .bundle import Bundle
 from .device import Device
@@ -19,6 +23,8 @@ from .manifest import Manifest
 from .perception import Perception
 from .relevance import Relevance
 from .types import Answer, Face, Piece, Report, Timings
+from .vision import Vision
+from .vocabulary import VocabularyFile
 
 
 class FaceInsight:
@@ -31,10 +37,18 @@ class FaceInsight:
     Not thread-safe: one call at a time per instance.
     """
 
-    def __init__(self, manifest: Manifest, perception: Perception, relevance: Relevance, language: Language) -> None:
+    def __init__(
+        self,
+        manifest: Manifest,
+        perception: Perception,
+        relevance: Relevance,
+        language: Language,
+        vision: Vision | None = None,
+    ) -> None:
         self.perception = perception
         self.relevance = relevance
         self.language = language
+        self.vision = vision
         self._guard = Guard(manifest, perception.enabled)
 
     @classmethod
@@ -60,8 +74,16 @@ class FaceInsight:
         where = Device.resolve(device, threads=threads)
         manifest = opened.manifest
         perception = Perception.load(opened, where, allow=allow, deny=deny)
-        relevance = Relevance(manifest, where.session(opened.file(manifest.question.file)), perception.numbers)
-        return cls(manifest, perception, relevance, Language(opened.file(manifest.llm.file), manifest.llm, where))
+        llm, asked = manifest.llm, manifest.question
+        spec = manifest.vision
+        vision = Vision(spec, where.session(opened.file(spec.file))) if spec else None
+        language = Language(opened.file(llm.file), llm, where, see=vision or attrgetter("tokens"))
+        vocabulary = language.vocabulary
+        if asked.vocabulary:
+            follow = llm.prompt.follow
+            vocabulary = VocabularyFile(opened.file(asked.vocabulary), follow=follow, max_question=llm.max_question)
+        relevance = Relevance(manifest, where.session(opened.file(asked.file)), vocabulary, perception.numbers)
+        return cls(manifest, perception, relevance, language, vision)
 
     def perceive(self, image: ImageSource) -> tuple[Face, ...]:
         """The faces in a photo (a path, the bytes of a JPEG, PNG or WebP, or RGB uint8 (H,W,3)), the largest first.
@@ -113,24 +135,40 @@ class FaceInsight:
         self, face: Face | Sequence[Face], question: str, after: str | None, max_tokens: int | None
     ) -> tuple[tuple[Label, ...], Iterator[Piece]]:
         """What the question asks about, and the stream of its answer."""
-        faces = tuple(face) if isinstance(face, (tuple, list)) else (face,)
-        if not 1 <= len(faces) <= 2 or not all(isinstance(f, Face) for f in faces):
-            found = ", ".join(type(f).__name__ for f in faces) or "nothing"
-            raise RequestError(f"expected a Face from perceive(), or two, found {found}")
-        tokens = self.language.read(question, after)
-        about = self.relevance(tokens)
-        findings = [self.relevance.findings(f, about) for f in faces]
+        faces, tokens, about, findings = self._read(face, question, after)
         objection = self._guard.objection(faces)
         pieces = self.language.stream(faces, tokens, findings, max_tokens=max_tokens, objection=objection)
         asked = [tuple(f.labels[i] for i in about) for f in faces]
         return tuple(x for labels in asked for x in labels), self._guard(pieces, faces, asked)
 
+    def unchecked(
+        self, face: Face | Sequence[Face], question: str, *, after: str | None = None, max_tokens: int | None = None
+    ) -> Iterator[Piece]:
+        """The LLM's own words, held against nothing: for measuring what the checks of `stream` are worth."""
+        faces, tokens, _, findings = self._read(face, question, after)
+        return self.language.stream(faces, tokens, findings, max_tokens=max_tokens)
+
+    def _read(
+        self, face: Face | Sequence[Face], question: str, after: str | None
+    ) -> tuple[tuple[Face, ...], list[int], NDArray[np.int64], list[NDArray[np.float32] | str]]:
+        """Whom a question is about, its tokens, the positions of the labels it asks about, and what was found there."""
+        faces = tuple(face) if isinstance(face, (tuple, list)) else (face,)
+        if not 1 <= len(faces) <= 2 or not all(isinstance(f, Face) for f in faces):
+            found = ", ".join(type(f).__name__ for f in faces) or "nothing"
+            raise RequestError(f"expected a Face from perceive(), or two, found {found}")
+        tokens = self.language.read(question, after)
+        about = self.relevance(question, after)
+        return faces, tokens, about, [self.relevance.findings(f, about) for f in faces]
+
     def forget(self) -> None:
-        """Wipe what the LLM's cache holds of faces. A Face that the caller keeps is the caller's."""
+        """Wipe what the caches hold of faces. A Face that the caller keeps is the caller's."""
         self.language.forget()
+        if self.vision:
+            self.vision.forget()
 
     def close(self) -> None:
         """Wipe the caches and free the models."""
+        self.forget()
         self.language.close()
 
     def __enter__(self) -> FaceInsight:

@@ -7,6 +7,7 @@ import ctypes
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
@@ -19,6 +20,7 @@ from .errors import BundleError, FaceInsightError, QuestionError, RequestError
 from .grounding import complete
 from .manifest import LlmSpec
 from .types import Face, Piece
+from .vocabulary import Vocabulary, quiet
 
 Self = TypeVar("Self", bound="Language")
 
@@ -52,11 +54,22 @@ class Language:
     _model: Any = None
     _context: Any = None
 
-    def __init__(self, model: Path, spec: LlmSpec, device: Device, *, exact: bool = False) -> None:
-        """exact: float32 KV cache and plain attention, for comparing with a reference; slower and larger."""
+    def __init__(
+        self,
+        model: Path,
+        spec: LlmSpec,
+        device: Device,
+        *,
+        see: Callable[[Face], NDArray[np.float32]] = attrgetter("tokens"),
+        exact: bool = False,
+    ) -> None:
+        """see: a face's tokens (T,width), asked for once per prefix.
+
+        exact: float32 KV cache and plain attention, for comparing with a reference; slower and larger.
+        """
         self._c: Any = import_llama()
-        self._spec = spec
-        _quiet(self._c)
+        self._spec, self._see = spec, see
+        quiet(self._c)
         self._c.llama_backend_init()
         model_params = self._c.llama_model_default_params()
         model_params.n_gpu_layers = 999 if device.llm_on_gpu else 0
@@ -68,8 +81,8 @@ class Language:
         width = self._c.llama_model_n_embd(self._model)
         if width != spec.width:
             raise BundleError(f"{model.name} has embedding width {width}, the manifest says {spec.width}")
-        self._vocabulary = self._c.llama_model_get_vocab(self._model)
-        self._size = self._c.llama_vocab_n_tokens(self._vocabulary)
+        prompt = spec.prompt
+        self.vocabulary = Vocabulary(self._model, follow=prompt.follow, max_question=spec.max_question)
         params = self._c.llama_context_default_params()
         params.n_ctx = params.n_batch = params.n_ubatch = spec.context
         params.n_threads = params.n_threads_batch = device.threads
@@ -80,11 +93,12 @@ class Language:
         if not self._context:
             raise FaceInsightError(f"llama.cpp could not make a context of {spec.context} tokens; is memory short?")
         self._memory = self._c.llama_get_memory(self._context)
-        prompt = spec.prompt
-        self._before, self._after = self._tokenize(prompt.before_face, True), self._tokenize(prompt.after_face, True)
-        self._answer, self._between = self._tokenize(prompt.before_answer, True), self._tokenize(prompt.between, True)
-        self._follow = self._tokenize(prompt.follow, True)
-        self._stop = set(self._tokenize(prompt.stop, True)[:1])
+        # Face tokens are no text: what stands before them and behind them begins anew.
+        parts = (prompt.before_face, prompt.after_face, prompt.between, prompt.stop)
+        fixed = (self.vocabulary.tokens(part, special=True, first=True) for part in parts)
+        self._before, self._after, self._between, stop = fixed
+        self._answer = self.vocabulary.tokens(prompt.before_answer, special=True)
+        self._stop = set(stop[:1])
         self._known: tuple[str, ...] | None = None
         self._prefix = 0
         self._question_number = 0
@@ -92,21 +106,13 @@ class Language:
     def read(self, question: str, after: str | None = None) -> list[int]:
         """Tokens of a question, behind an earlier one if given. Raises QuestionError for an empty or too long one."""
         self._require_open()
-        text = " ".join(question.split())
-        if not text:
-            raise QuestionError("the question is empty")
-        tokens = self._tokenize(text, False)
-        if after is not None:
-            tokens = [*self._tokenize(" ".join(after.split()), False), *self._follow, *tokens]
-        if len(tokens) > self._spec.max_question:
-            raise QuestionError(f"the question has {len(tokens)} tokens; at most {self._spec.max_question}")
-        return tokens
+        return self.vocabulary.read(question, after)
 
     def stream(
         self,
         faces: Sequence[Face],
         question: list[int],
-        findings: Sequence[NDArray[np.float32]],
+        findings: Sequence[NDArray[np.float32] | str],
         *,
         max_tokens: int | None = None,
         objection: Objection | None = None,
@@ -116,7 +122,8 @@ class Language:
         Args:
             faces: one, or two to compare; their image and region tokens come first.
             question: tokens, as `read` gives them.
-            findings: per face (M,width), what the question asks about; M may be 0.
+            findings: per face what was found of that which the question asks about: knowledge tokens (M,width), or
+                words; either may be empty.
             objection: where it has one, the answer goes back to that word and takes another plausible token there,
                 if there is one.
         """
@@ -135,14 +142,15 @@ class Language:
         if self._known == key:
             self._c.llama_memory_seq_rm(self._memory, 0, self._prefix, -1)
             return
-        for face in faces:
-            if face.tokens.shape[1] != self._spec.width:
+        seen = [self._see(face) for face in faces]
+        for tokens in seen:
+            if tokens.shape[1] != self._spec.width:
                 raise RequestError(
-                    f"face tokens of width {face.tokens.shape[1]}; this bundle's LLM reads {self._spec.width}"
+                    f"face tokens of width {tokens.shape[1]}; this bundle's LLM reads {self._spec.width}"
                 )
         self.forget()
         at = self._decode_tokens(self._before, 0)
-        at = self._decode_each([f.tokens for f in faces], at)
+        at = self._decode_each(seen, at)
         self._prefix = self._decode_tokens(self._after, at)
         self._known = key
 
@@ -156,7 +164,7 @@ class Language:
     def _generate(
         self,
         question: list[int],
-        findings: Sequence[NDArray[np.float32]],
+        findings: Sequence[NDArray[np.float32] | str],
         limit: int,
         began: float,
         objection: Objection | None,
@@ -178,8 +186,8 @@ class Language:
                 at = self._decode_tokens(tokens, at)
                 candidates = self._candidates()
             token = candidates[0][0]
-            ends = token in self._stop or self._c.llama_vocab_is_eog(self._vocabulary, token)
-            text = decoder.decode(b"" if ends else self._bytes(token), ends)
+            ends = token in self._stop or self.vocabulary.ends(token)
+            text = decoder.decode(b"" if ends else self.vocabulary.bytes(token), ends)
             held.append(_Step(at, candidates, text, (time.perf_counter() - began) * 1e3))
             said = "".join(s.text for s in held)
             wrong = objection(said) if objection and taken_back < TAKEN_BACK else None
@@ -205,7 +213,7 @@ class Language:
 
     def _candidates(self) -> list[tuple[int, float]]:
         """The likeliest next tokens and their probabilities, the likeliest first; others only if they are plausible."""
-        logits = np.ctypeslib.as_array(self._c.llama_get_logits_ith(self._context, -1), (self._size,))
+        logits = np.ctypeslib.as_array(self._c.llama_get_logits_ith(self._context, -1), (self.vocabulary.size,))
         best = np.argpartition(-logits, CANDIDATES)[:CANDIDATES]
         best = best[np.argsort(-logits[best], kind="stable")]
         total = np.exp(logits - logits[best[0]]).sum()
@@ -223,11 +231,14 @@ class Language:
         finally:
             self._c.llama_batch_free(batch)
 
-    def _decode_each(self, parts: Sequence[NDArray[np.float32]], at: int) -> int:
-        """Embeddings of one face or two, with what stands between them."""
-        for i, rows in enumerate(parts):
+    def _decode_each(self, parts: Sequence[NDArray[np.float32] | str], at: int) -> int:
+        """What is shown or told of one face or two, with what stands between."""
+        for i, part in enumerate(parts):
             at = self._decode_tokens(self._between, at) if i else at
-            at = self._decode_embeddings(rows, at)
+            if isinstance(part, str):
+                at = self._decode_tokens(self.vocabulary.tokens(part), at)
+            else:
+                at = self._decode_embeddings(part, at)
         return at
 
     def _decode_embeddings(self, rows: NDArray[np.float32], at: int) -> int:
@@ -258,20 +269,6 @@ class Language:
             self.forget()
             raise FaceInsightError(f"llama.cpp could not decode (status {status}); the cache was cleared, ask again")
         return at + count
-
-    def _tokenize(self, text: str, special: bool) -> list[int]:
-        """special=False for anything a user typed: a control token in it stays text."""
-        data = text.encode("utf-8", "replace")
-        out = (ctypes.c_int32 * (len(data) + 8))()
-        count = self._c.llama_tokenize(self._vocabulary, data, len(data), out, len(out), False, special)
-        if count < 0:
-            raise QuestionError(f"the text could not be tokenised ({len(data)} bytes)")
-        return list(out[:count])
-
-    def _bytes(self, token: int) -> bytes:
-        out = ctypes.create_string_buffer(256)
-        count = self._c.llama_token_to_piece(self._vocabulary, token, out, len(out), 0, False)
-        return out.raw[:count] if count > 0 else b""
 
     def _require_open(self) -> None:
         if not self._context:
@@ -307,14 +304,3 @@ def _step_of(held: Sequence[_Step], character: int) -> _Step:
         if character < end:
             return step
     return held[-1]
-
-
-_callback: Any = None
-
-
-def _quiet(c: Any) -> None:
-    """llama.cpp writes to stderr by itself; its messages go nowhere, errors come as return values."""
-    global _callback
-    if _callback is None:
-        _callback = c.llama_log_callback(lambda level, text, data: None)
-        c.llama_log_set(_callback, ctypes.c_void_p(0))

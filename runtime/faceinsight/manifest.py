@@ -19,6 +19,8 @@ NEVER = "never"
 KINDS = ("at_most_one", "at_least_one", "exactly_one", "excludes", "implies")
 #: What can be known of a characteristic, in the order of their numbers.
 STATES = ("no", "yes", "unsure", "not visible")
+#: An image that is not square: padded with the mean colour, or cut to its centre.
+PADS = ("mean", "none")
 
 Point = tuple[float, float]
 
@@ -61,7 +63,10 @@ class ParserSpec:
 
 @dataclass(frozen=True, slots=True)
 class EncoderSpec:
-    """Pixels (B,3,size,size), label map, characteristics (K,) -> logits, image tokens, region tokens, region area."""
+    """Pixels (B,3,size,size), label map, characteristics (K,) -> logits, region area, image and region tokens.
+
+    width: of the tokens; 0 where the graph has none, because a vision encoder of its own makes what the LLM sees.
+    """
 
     file: str
     size: int
@@ -69,6 +74,30 @@ class EncoderSpec:
     std: tuple[float, float, float]
     image_tokens: int
     width: int
+
+
+@dataclass(frozen=True, slots=True)
+class VisionSpec:
+    """A CLIP tower with its projector: pixels (B,3,size,size) -> image tokens (B,image_tokens,width).
+
+    mean, std: of pixels 0..1. pad: what becomes of an image that is not square, one of PADS.
+    margin: it is shown a square around the face box with `margin` times its longer side.
+    """
+
+    file: str
+    size: int
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    pad: str
+    image_tokens: int
+    width: int
+    margin: float = 2.0
+
+    def __post_init__(self) -> None:
+        if self.pad not in PADS:
+            raise FieldError(f"pad: expected {' or '.join(PADS)}, found {self.pad!r}")
+        if not 1 <= self.margin <= 100:
+            raise FieldError(f"margin: expected 1 to 100, found {self.margin}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,13 +110,15 @@ class KnowledgeSpec:
 
 @dataclass(frozen=True, slots=True)
 class QuestionSpec:
-    """Token ids (B,L) of a question -> relevance (B,N); above zero the LLM is given that characteristic's token.
+    """Token ids (B,L) of a question -> relevance (B,N); above zero the LLM is told of that characteristic.
 
     list_from: a question about at least this many is given a list of findings: those that are not "no".
+    vocabulary: GGUF with the vocabulary that it reads in; None: the LLM's.
     """
 
     file: str
     list_from: int
+    vocabulary: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +179,7 @@ class RuleSpec:
 @dataclass(frozen=True, slots=True)
 class PromptSpec:
     """Fixed parts around what varies:
-    before_face [face tokens] after_face [question] [knowledge tokens] before_answer [answer] stop.
+    before_face [face tokens] after_face [question] [findings] before_answer [answer] stop.
 
     between: between the face tokens of two faces, and between what was found on them.
     follow: between an earlier question and the one behind it.
@@ -157,6 +188,7 @@ class PromptSpec:
     statements: state -> sentence that says it, with {who}, {phrase}, {absent}; for an answer that must be put right.
     looked: sentence that says where something was seen, with {place}.
     places: region -> what it is called there.
+    findings: how an LLM without knowledge tokens is told what was found, with {findings}.
     """
 
     before_face: str
@@ -170,6 +202,12 @@ class PromptSpec:
     statements: dict[str, str]
     looked: str
     places: dict[str, str]
+    findings: str = ""
+
+    def stated(self, state: str, *, who: str, phrase: str, absent: str) -> str:
+        """The sentence that says it."""
+        text = self.statements[state].format(who=who, phrase=phrase, absent=absent)
+        return text[:1].upper() + text[1:]
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,6 +236,8 @@ class Licence:
 class Manifest:
     """A bundle's contract.
 
+    knowledge: None where the LLM is told in words what was found.
+    vision: None where the encoder itself makes the LLM's image and region tokens.
     soft_weight: what breaking a soft rule costs, in calibrated logits.
     switches: groups of characteristics that a user can turn on and off, and whether they are on by default.
     """
@@ -212,7 +252,7 @@ class Manifest:
     crop: CropSpec
     parser: ParserSpec
     encoder: EncoderSpec
-    knowledge: KnowledgeSpec
+    knowledge: KnowledgeSpec | None
     question: QuestionSpec
     regions: dict[str, tuple[str, ...]]
     characteristics: tuple[CharacteristicSpec, ...]
@@ -223,6 +263,7 @@ class Manifest:
     licences: tuple[Licence, ...]
     provenance: dict[str, str] = field(default_factory=dict)
     parity: dict[str, float] = field(default_factory=dict)
+    vision: VisionSpec | None = None
 
     def __post_init__(self) -> None:
         names = [c.name for c in self.characteristics]
@@ -246,21 +287,28 @@ class Manifest:
         unnamed = [r for r in self.regions if r not in self.llm.prompt.places]
         if unnamed or "{place}" not in self.llm.prompt.looked:
             raise FieldError(f"llm.prompt.places: no name for {unnamed[:1]}, or no {{place}} in llm.prompt.looked")
-        for part in (self.detector, self.parser, self.encoder, self.knowledge, self.question, self.llm):
-            _known("files", (part.file,), self.files)
-        for size in (self.parser.size, self.encoder.size):
+        for part in (self.detector, self.parser, self.encoder, self.vision, self.knowledge, self.question, self.llm):
+            _known("files", (part.file,) if part else (), self.files)
+        _known("files", (self.question.vocabulary,) if self.question.vocabulary else (), self.files)
+        for size in (self.parser.size, self.encoder.size, self.vision.size if self.vision else 32):
             if not 32 <= size <= 2048:
                 raise FieldError(f"crop size {size}; expected 32 to 2048 pixels")
+        if any(s <= 0 for s in (*self.parser.std, *self.encoder.std, *(self.vision.std if self.vision else ()))):
+            raise FieldError("std: expected positive numbers")
         if not self.detector.sides or any(not 32 <= s <= 8192 for s in self.detector.sides):
             raise FieldError(f"detector.sides {list(self.detector.sides)}; expected at least one of 32 to 8192 pixels")
-        if any(s <= 0 for s in (*self.parser.std, *self.encoder.std)):
-            raise FieldError("std: expected positive numbers")
         if self.soft_weight < 0:
             raise FieldError(f"soft_weight: expected at least 0, found {self.soft_weight}")
-        if self.knowledge.states != STATES:
+        if self.knowledge and self.knowledge.states != STATES:
             raise FieldError(f"knowledge.states: expected {list(STATES)}, found {list(self.knowledge.states)}")
-        if self.encoder.width != self.llm.width:
-            raise FieldError(f"encoder.width {self.encoder.width} does not fit llm.width {self.llm.width}")
+        if not self.knowledge and "{findings}" not in self.llm.prompt.findings:
+            raise FieldError("llm.prompt.findings: without knowledge tokens, expected a text with {findings}")
+        if self.vision and (self.encoder.width or self.knowledge):
+            raise FieldError("vision: with it, encoder.width is 0 and knowledge is null: they speak to another LLM")
+        width = self.vision.width if self.vision else self.encoder.width
+        if width != self.llm.width:
+            name = "vision" if self.vision else "encoder"
+            raise FieldError(f"{name}.width {width} does not fit llm.width {self.llm.width}")
 
     @classmethod
     def from_json(cls, text: str) -> Manifest:

@@ -19,6 +19,7 @@ from .graph import Graph
 from .labels import Label, Labeler
 from .manifest import STATES, CharacteristicSpec, EncoderSpec, Manifest, ParserSpec
 from .types import Face
+from .vision import surroundings
 
 #: Faces per run of the encoders: bounds memory on a photo of a crowd.
 BATCH = 8
@@ -26,14 +27,14 @@ BATCH = 8
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """What the graphs say of B faces: label_map (B,S,S), logits (B,K), image_tokens (B,P,width),
-    region_tokens (B,R,width), area (B,R)."""
+    """What the graphs say of B faces: label_map (B,S,S), logits (B,K), area (B,R), image_tokens (B,P,width) and
+    region_tokens (B,R,width); with a vision encoder of its own the bundle has none of these, P and width are 0."""
 
     label_map: NDArray[np.uint8]
     logits: NDArray[np.float32]
+    area: NDArray[np.float32]
     image_tokens: NDArray[np.float32]
     region_tokens: NDArray[np.float32]
-    area: NDArray[np.float32]
 
 
 def enabled(manifest: Manifest, allow: Sequence[str], deny: Sequence[str] = ()) -> tuple[CharacteristicSpec, ...]:
@@ -63,9 +64,9 @@ class Perception:
         allow: Sequence[str] = (),
         deny: Sequence[str] = (),
     ) -> None:
-        """parser, encoder, knowledge: ONNX Runtime sessions (or anything with their interface)."""
+        """parser, encoder, knowledge: ONNX Runtime sessions (or anything with their interface); no knowledge: None."""
         m, width, regions = manifest, manifest.encoder.width, len(manifest.regions)
-        self._manifest = m
+        self._manifest, self._vision = m, m.vision
         self.detector = detector
         size, map_size = m.encoder.size, m.parser.size
         self._parser = Graph(
@@ -75,14 +76,14 @@ class Perception:
             encoder,
             m.encoder.file,
             {"pixels": (None, 3, size, size), "label_map": (None, map_size, map_size), "characteristics": (None,)},
-            {
-                "logits": (None, None),
-                "image_tokens": (None, m.encoder.image_tokens, width),
-                "region_tokens": (None, regions, width),
-                "region_area": (None, regions),
-            },
+            {"logits": (None, None), "region_area": (None, regions)}
+            | (
+                {"image_tokens": (None, m.encoder.image_tokens, width), "region_tokens": (None, regions, width)}
+                if width
+                else {}
+            ),
         )
-        self._knowledge = Graph(
+        self._knowledge = m.knowledge and Graph(
             knowledge,
             m.knowledge.file,
             {"characteristics": (None,), "states": (None,)},
@@ -106,7 +107,8 @@ class Perception:
             nms_threshold=m.detector.nms_threshold,
             sides=m.detector.sides,
         )
-        parser, encoder, knowledge = (device.session(bundle.file(p.file)) for p in (m.parser, m.encoder, m.knowledge))
+        parts = (m.parser, m.encoder, m.knowledge)
+        parser, encoder, knowledge = (p and device.session(bundle.file(p.file)) for p in parts)
         return cls(m, detector, parser, encoder, knowledge, allow=allow, deny=deny)
 
     def __call__(self, image: NDArray[np.uint8]) -> tuple[Face, ...]:
@@ -125,11 +127,14 @@ class Perception:
             labels = self._labeler(seen.logits[i], areas)
             present = seen.region_tokens[i][seen.area[i] > 0]
             tokens = np.concatenate([seen.image_tokens[i], present]).astype(np.float32)
-            known = self.knowledge_tokens(labels)
-            key = hashlib.sha256(tokens.tobytes()).hexdigest()
+            picture = surroundings(image, d.box, self._vision) if self._vision else None
+            key = hashlib.sha256(tokens.tobytes() if picture is None else picture.tobytes()).hexdigest()
             faces.append(
-                Face(d.box, d.landmarks, d.score, labels, areas, seen.label_map[i], matrices[i], tokens, known, key)
-            )
+                Face(
+                    d.box, d.landmarks, d.score, labels, areas, seen.label_map[i], matrices[i], tokens,
+                    self.knowledge_tokens(labels), picture, key,
+                )
+            )  # fmt: skip
         return faces
 
     def crops(
@@ -148,10 +153,16 @@ class Perception:
         """Parse and encode canonical crops (B,S,S,3) RGB, for the characteristics with these numbers."""
         (label_map,) = self._parser(pixels=to_pixels(wide, self._manifest.parser))
         pixels = to_pixels(small, self._manifest.encoder)
-        return Encoded(label_map, *self._encoder(pixels=pixels, label_map=label_map, characteristics=characteristics))
+        seen = self._encoder(pixels=pixels, label_map=label_map, characteristics=characteristics)
+        if self._vision:
+            nothing = np.zeros((len(small), 0, 0), np.float32)
+            seen += [nothing, np.zeros((len(small), len(self._manifest.regions), 0), np.float32)]
+        return Encoded(label_map, *seen)
 
     def knowledge_tokens(self, labels: Sequence[Label]) -> NDArray[np.float32]:
-        """(K,width): which characteristics were looked at, and what was found."""
+        """(K,width): which characteristics were looked at, and what was found; (0,0) where the LLM is told in words."""
+        if not self._knowledge:
+            return np.zeros((0, 0), np.float32)
         states = np.array([STATES.index(x.state) for x in labels], np.int64)
         return self._knowledge(characteristics=self.numbers, states=states)[0]
 
