@@ -57,4 +57,4 @@ def require_space(folder: Path, needed: int) -> None:
         folder = folder.parent
     free = shutil.disk_usage(folder).free
     if free < needed:
-        raise OSError(f"{folder}: {free / 1e9:.1f} GB free on this disk, the export needs {needed / 1e9:.1f} GB at its peak")
+        raise OSError(f"{folder}: {free / 1e9:.1f} GB free on this disk, the export needs {needed / 1e9:.1f} GB")

@@ -101,12 +101,18 @@ def _verify(folder: Path, name: str, size: int, sha256: str) -> None:
         raise BundleError(f"{path} is not a regular file (links are refused)")
     if status.st_size != size:
         raise BundleError(f"{path} has {status.st_size:,} bytes, the manifest says {size:,}: the file is damaged")
+    found = sha256_of(path)
+    if found != sha256:
+        raise BundleError(f"{path} has sha256 {found}, the manifest says {sha256}: the file is damaged")
+
+
+def sha256_of(path: Path) -> str:
+    """Of a file of any size."""
+    digest = hashlib.sha256()
     with open(path, "rb") as f:
-        digest = hashlib.sha256()
         while block := f.read(1 << 20):
             digest.update(block)
-    if digest.hexdigest() != sha256:
-        raise BundleError(f"{path} has sha256 {digest.hexdigest()}, the manifest says {sha256}: the file is damaged")
+    return digest.hexdigest()
 
 
 def _version(text: str) -> tuple[int, ...]:

@@ -1,0 +1,265 @@
+"""A LLaVA checkpoint and the face parts of a FaceInsight bundle to a verified bundle, in steps that resume."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from faceinsight import __version__
+from faceinsight.bundle import MANIFEST, Bundle, sha256_of
+from faceinsight.decode_json import FieldError, decode
+from faceinsight.manifest import EncoderSpec, FileEntry, Licence, LlmSpec, Manifest, PromptSpec, QuestionSpec, VisionSpec
+from faceinsight.pixels import to_pixels
+
+from .checkpoint import Checkpoint, read_json
+from .face_parts import VOCABULARY, take_face_parts
+from .gguf_file import QUANTISATIONS, quantise
+from .llava_parity import pictures, verify_llava
+from .llm_gguf import llm_bytes, write_gguf
+from .lora import Adapter, Merged
+from .parity import Stage
+from .steps import Steps, require_space
+from .tokenizer_gguf import read_vocabulary
+from .vision import PRECISIONS, write_vision
+from .vision_tower import VisionShape
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+#: Size of a quantised LLM relative to its 16-bit conversion, at most.
+SHARES = {"f16": 1.0, "q8_0": 0.54, "q6_k": 0.42, "q5_k_m": 0.37, "q5_0": 0.36, "q4_k_m": 0.32, "q4_0": 0.3}
+#: CLIP's preprocessing, where a checkpoint brings no preprocessor_config.json.
+CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+#: How an LLM that was not trained on knowledge tokens is told what was found.
+FINDINGS = " (Measured on this face: {findings})"
+NOT_VISIBLE = "It is not visible whether {who} {phrase}."
+
+
+@dataclass(frozen=True)
+class LlavaRecipe:
+    """The prompt that a family of LLaVAs was trained with, and limits in tokens.
+
+    margin: the vision encoder is shown a square with `margin` times the face box's longer side.
+    """
+
+    before_face: str
+    after_face: str
+    before_answer: str
+    stop: str
+    context: int
+    between: str = "\n"
+    follow: str = "\n"
+    max_question: int = 256
+    max_answer: int = 256
+    margin: float = 2.0
+
+    @classmethod
+    def load(cls, name: str) -> LlavaRecipe:
+        """A shipped recipe by name, or a TOML file by path. Raises FileNotFoundError or ValueError."""
+        path = Path(name) if name.endswith(".toml") else recipe_path(name)
+        if not path.is_file():
+            raise FileNotFoundError(f"no recipe {name!r}; shipped: {', '.join(shipped())}; or give a .toml file")
+        try:
+            return decode(cls, tomllib.loads(path.read_text(encoding="utf-8")), path.name)
+        except (FieldError, tomllib.TOMLDecodeError) as e:
+            raise ValueError(f"{path}: {e}") from None
+
+
+def recipe_path(name: str) -> Path:
+    """Where a shipped recipe lies."""
+    return Path(__file__).parent / "recipes" / f"{name}.toml"
+
+
+def shipped() -> list[str]:
+    """Names of the recipes for LLaVA checkpoints."""
+    return sorted(p.stem for p in recipe_path("x").parent.glob("*.toml"))
+
+
+@dataclass(frozen=True)
+class Choice:
+    """How much precision is given up, and where: `vision` one of vision.PRECISIONS, `llm` one of SHARES; image tokens
+    for the LLM and how they are reached (token_budget.py); a LoRA adapter's folder to merge."""
+
+    vision: str = "fp32"
+    llm: str = "q4_k_m"
+    tokens: int | None = None
+    method: str = "merge"
+    lora: Path | None = None
+
+    def __post_init__(self) -> None:
+        for what, value, known in (("vision", self.vision, PRECISIONS), ("llm", self.llm, SHARES)):
+            if value not in known:
+                raise ValueError(f"--{what} {value!r}; expected one of {', '.join(known)}")
+
+
+def export_llava(
+    folder: Path,
+    out: Path,
+    *,
+    recipe: str,
+    choice: Choice = Choice(),
+    face: str = "nano",
+    progress: Callable[[str], None] = lambda text: None,
+) -> list[Stage]:
+    """Write and verify a bundle at `out`, which must not exist. Returns the parity of each stage.
+
+    An interrupted export goes on with the step it was in, if folder, recipe, choice and face parts are the same.
+    Raises FileExistsError, CheckpointError, OSError for too small a disk, ParityError naming the stage that failed.
+    """
+    rules = LlavaRecipe.load(recipe)
+    checkpoint = Checkpoint.open(folder)
+    if choice.lora:
+        checkpoint = Merged(checkpoint, Adapter.open(choice.lora))
+    parts = Bundle.open(face)
+    vision = vision_spec(checkpoint, rules, choice)
+    half = llm_bytes(checkpoint, "f16")
+    settings = {
+        "checkpoint": str(folder.resolve()), "recipe": repr(rules), "choice": repr(choice), "face": parts.sha256,
+        "exporter": __version__,
+    }  # fmt: skip
+    steps = Steps(out, settings, progress=progress)
+    require_space(out.parent, 1_500_000_000 + half + int(half * SHARES[choice.llm]) * (choice.llm != "f16"))
+    work = steps.folder
+
+    steps.run(
+        "face parts",
+        lambda: take_face_parts(parts, work),
+        ["detector.onnx", "parser.onnx", "encoder.onnx", "question.onnx", VOCABULARY],
+    )
+    images = to_pixels(pictures(), vision)
+    steps.run(
+        f"vision ({choice.vision})",
+        lambda: write_vision(
+            checkpoint, work / "vision.onnx", precision=choice.vision, tokens=choice.tokens, method=choice.method,
+            images=images,
+        ),
+        ["vision.onnx"],
+    )  # fmt: skip
+    converted = "llm.gguf" if choice.llm == "f16" else "llm-f16.gguf"
+    words = read_vocabulary(folder, checkpoint.text_config)
+    steps.run(
+        "llm (f16)",
+        lambda: write_gguf(
+            checkpoint, words, work / converted, precision="f16", name=out.name, progress=_bar("llm (f16)")
+        ),
+        [converted] if choice.llm == "f16" or not (work / "llm.gguf").is_file() else [],
+    )
+    if choice.llm != "f16":
+        steps.run(
+            f"llm ({choice.llm})",
+            lambda: quantise(work / converted, work / "llm.gguf", choice.llm),
+            ["llm.gguf"],
+        )
+        (work / converted).unlink(missing_ok=True)
+    llm = LlmSpec(
+        "llm.gguf", vision.width, rules.context, prompt(rules, parts.manifest.llm.prompt), rules.max_question,
+        rules.max_answer,
+    )  # fmt: skip
+    stages = verify_llava(
+        checkpoint, work, vision, llm, precisions=(choice.vision, choice.llm), method=choice.method, progress=progress
+    )
+    manifest = _manifest(parts.manifest, work, out.name, vision, llm, checkpoint, choice, recipe, stages)
+    (work / MANIFEST).write_text(manifest.to_json())
+    Bundle.open(work)
+    steps.finish()
+    return stages
+
+
+def vision_spec(checkpoint: Checkpoint, recipe: LlavaRecipe, choice: Choice) -> VisionSpec:
+    """What the checkpoint says of its vision encoder. Raises ValueError for a preprocessing that is not CLIP's."""
+    shape = VisionShape.read(checkpoint.config)
+    known = checkpoint.folder / "preprocessor_config.json"
+    settings: dict[str, Any] = {}
+    if known.is_file():
+        settings = read_json(known)
+    if settings.get("resample", 3) != 3:
+        raise ValueError(f"{known}: resample {settings['resample']}; LLaVA-1.5 resizes with 3 (bicubic)")
+    mean, std = settings.get("image_mean", CLIP_MEAN), settings.get("image_std", CLIP_STD)
+    count = choice.tokens or shape.side**2 + (not shape.drop_class)
+    width = checkpoint.shape("multi_modal_projector.linear_2.weight")[0]
+    return VisionSpec(
+        "vision.onnx", shape.size, (mean[0], mean[1], mean[2]), (std[0], std[1], std[2]), "mean", count, width,
+        recipe.margin,
+    )  # fmt: skip
+
+
+def prompt(recipe: LlavaRecipe, spoken: PromptSpec) -> PromptSpec:
+    """The recipe's prompt; what is said of findings is the face bundle's."""
+    return dataclasses.replace(
+        spoken, before_face=recipe.before_face, after_face=recipe.after_face, before_answer=recipe.before_answer,
+        stop=recipe.stop, between=recipe.between, follow=recipe.follow, findings=FINDINGS,
+        statements=spoken.statements | {"not visible": NOT_VISIBLE},
+    )  # fmt: skip
+
+
+def _bar(name: str) -> Callable[[int, int], None]:
+    from tqdm import tqdm
+
+    bar = tqdm(desc=name, unit="B", unit_scale=True, mininterval=1)
+
+    def update(done: int, total: int) -> None:
+        bar.total = total
+        bar.update(done - bar.n)
+        if done >= total:
+            bar.close()
+
+    return update
+
+
+def _manifest(
+    face: Manifest,
+    work: Path,
+    name: str,
+    vision: VisionSpec,
+    llm: LlmSpec,
+    checkpoint: Checkpoint,
+    choice: Choice,
+    recipe: str,
+    stages: list[Stage],
+) -> Manifest:
+    files = {p.name: _entry(p) for p in sorted(work.iterdir()) if p.suffix in (".onnx", ".gguf")}
+    own = Licence(
+        "vision encoder, projector and LLM", "that of the checkpoint", checkpoint.folder.name,
+        "not checked by the exporter: see where the checkpoint comes from",
+    )  # fmt: skip
+    e = face.encoder
+    kept = {f"{face.name}: {k}": v for k, v in face.parity.items() if k in ("label_map", "logits", "relevance")}
+    return dataclasses.replace(
+        face,
+        name=name,
+        min_runtime=__version__,
+        created=datetime.date.today().isoformat(),
+        files=files,
+        detector=dataclasses.replace(face.detector, file="detector.onnx"),
+        parser=dataclasses.replace(face.parser, file="parser.onnx"),
+        encoder=EncoderSpec("encoder.onnx", e.size, e.mean, e.std, 0, 0),
+        vision=vision,
+        knowledge=None,
+        question=QuestionSpec("question.onnx", face.question.list_from, VOCABULARY),
+        llm=llm,
+        licences=(*face.licences, own),
+        provenance={
+            "recipe": recipe,
+            "vision precision": choice.vision,
+            "llm precision": choice.llm,
+            "image tokens by": choice.method if choice.tokens else "all of the grid",
+            "LoRA": choice.lora.name if choice.lora else "none",
+            "face parts": f"{face.name}: {face.provenance.get('exporter', '')}",
+            "exporter": f"faceinsight {__version__}",
+        },
+        parity=kept | {s.name: round(s.error, 8) for s in stages},
+    )
+
+
+def _entry(path: Path) -> FileEntry:
+    return FileEntry(sha256_of(path), path.stat().st_size)

@@ -1,0 +1,211 @@
+"""Is the bundle what the checkpoint is? Stage by stage, transformers against the runtime, on the same inputs.
+
+Each stage is given the reference's output of the stage before, so that a fault is named where it is.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+from numpy.typing import NDArray
+
+from faceinsight.device import Device, cores
+from faceinsight.manifest import LlmSpec, VisionSpec
+from faceinsight.pixels import to_pixels
+
+from .checkpoint import Checkpoint
+from .onnx_file import FLOAT
+from .parity import LLM_TOLERANCES, ParityError, ProbedLanguage, Stage, compare
+from .reference import logits, streamed
+from .token_budget import Budget, reduce
+
+#: Largest relative error of the image tokens, by the vision encoder's precision; root mean square for the reduced ones.
+VISION_TOLERANCES = {"fp32": 1e-4, "fp16": 0.02, "int8": 0.08, "int8-static": 0.08}
+QUESTION = "Is the person in the picture smiling, or not?"
+#: Tokens of an answer that are compared.
+ANSWER = 24
+
+
+def pictures(count: int = 4, *, seed: int = 0) -> list[NDArray[np.uint8]]:
+    """RGB pictures (H,W,3) of several shapes: smooth fields with edges and grain, more like photos than noise is."""
+    rng = np.random.default_rng(seed)
+    out = []
+    for i in range(count):
+        height, width = ((352, 480), (500, 333), (336, 336), (240, 261))[i % 4]
+        y, x = np.mgrid[0:height, 0:width] / max(height, width)
+        image = np.zeros((height, width, 3))
+        for _ in range(6):
+            (fy, fx), phase, colour = rng.normal(0, 6, 2), rng.uniform(0, 6.3), rng.normal(0, 35, 3)
+            wave = np.sin(fy * y + fx * x + phase)
+            image += (wave if rng.random() < 0.7 else np.sign(wave))[..., None] * colour
+        image += 128 + rng.normal(0, 4, image.shape)
+        out.append(np.clip(image, 0, 255).astype(np.uint8))
+    return out
+
+
+def verify_llava(
+    checkpoint: Checkpoint,
+    folder: Path,
+    vision: VisionSpec,
+    llm: LlmSpec,
+    *,
+    precisions: tuple[str, str],
+    method: str = "merge",
+    images: Sequence[NDArray[np.uint8]] | None = None,
+    progress: Callable[[str], None] = lambda text: None,
+) -> list[Stage]:
+    """Compare the files in `folder` with a checkpoint (an adapter merged in, if there is one).
+
+    precisions: the vision encoder's and the LLM's. Raises ParityError with the whole table if a stage is beyond its
+    tolerance.
+    """
+    shown = list(images or pictures())
+    device = Device("cpu", False, cores())
+    progress("verify: pixels")
+    reference = _processor(checkpoint, vision)(shown)
+    stages = [compare("pixels", reference, to_pixels(shown, vision), 1e-6)]
+    progress("verify: vision")
+    features, tokens = _see(checkpoint, reference[:2], vision, method)
+    stages += _vision_stages(folder / vision.file, reference[:2], features, tokens, precisions[0], device)
+    progress(f"verify: llm ({precisions[1]})")
+    stages += _llm_stages(checkpoint, folder / llm.file, llm, tokens[0], precisions[1], device)
+    if not all(s.passed for s in stages):
+        raise ParityError("parity failed:\n" + "\n".join(map(str, stages)))
+    return stages
+
+
+def _processor(checkpoint: Checkpoint, spec: VisionSpec) -> Callable[[list[NDArray[np.uint8]]], NDArray[np.float32]]:
+    """LLaVA-1.5's preprocessing, by Pillow and transformers: a square in the mean colour, then CLIP's."""
+    from PIL import Image
+    from transformers import CLIPImageProcessor
+
+    known = checkpoint.folder / "preprocessor_config.json"
+    clip = CLIPImageProcessor.from_pretrained(checkpoint.folder) if known.is_file() else CLIPImageProcessor(
+        size={"shortest_edge": spec.size}, crop_size={"height": spec.size, "width": spec.size},
+        image_mean=list(spec.mean), image_std=list(spec.std),
+    )  # fmt: skip
+    colour = tuple(int(m * 255) for m in clip.image_mean)
+
+    def square(image: NDArray[np.uint8]) -> Any:
+        side = max(image.shape[:2])
+        canvas = Image.new("RGB", (side, side), colour)
+        canvas.paste(Image.fromarray(image), ((side - image.shape[1]) // 2, (side - image.shape[0]) // 2))
+        return canvas
+
+    return lambda images: np.asarray(clip([square(i) for i in images], return_tensors="np")["pixel_values"], np.float32)
+
+
+@torch.no_grad()
+def _see(
+    checkpoint: Checkpoint, pixels: NDArray[np.float32], spec: VisionSpec, method: str
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """transformers' vision features (B,P,C) and image tokens (B,N,width)."""
+    from transformers import CONFIG_MAPPING, CLIPVisionModel
+    from transformers.models.llava.modeling_llava import LlavaMultiModalProjector
+
+    config = CONFIG_MAPPING["llava"](**checkpoint.config)
+    tower, projector = CLIPVisionModel(config.vision_config).eval(), LlavaMultiModalProjector(config).eval()
+    _fill(tower, checkpoint, "vision_tower.")
+    _fill(projector, checkpoint, "multi_modal_projector.")
+    states = tower(torch.from_numpy(pixels), output_hidden_states=True).hidden_states
+    layers = config.vision_feature_layer
+    chosen = [states[n] for n in (layers if isinstance(layers, (list, tuple)) else [layers])]
+    if config.vision_feature_select_strategy == "default":
+        chosen = [x[:, 1:] for x in chosen]
+    features = torch.cat(chosen, 2)
+    kept = features.numpy()
+    if spec.image_tokens != kept.shape[1]:
+        kept = reduce(kept, Budget(round(kept.shape[1] ** 0.5), spec.image_tokens, method))
+    return features.numpy(), projector(torch.from_numpy(kept)).numpy()
+
+
+def _fill(module: Any, checkpoint: Checkpoint, prefix: str) -> None:
+    """Load a module of transformers; what its version made a buffer (position ids) stays as it is."""
+    state = {k: torch.from_numpy(checkpoint.get(prefix + k)) for k in module.state_dict() if checkpoint.has(prefix + k)}
+    missing = [k for k, _ in module.named_parameters() if k not in state]
+    if missing:
+        raise ParityError(f"{checkpoint.folder} has no {prefix}{missing[0]}, which transformers' model needs")
+    module.load_state_dict(state, strict=False)
+
+
+def _vision_stages(
+    path: Path,
+    pixels: NDArray[np.float32],
+    features: NDArray[np.float32],
+    tokens: NDArray[np.float32],
+    precision: str,
+    device: Device,
+) -> list[Stage]:
+    tolerance, mean = VISION_TOLERANCES[precision], precision != "fp32"
+    opened = path.with_suffix(".features.onnx")
+    try:
+        # What a protobuf message lacks can be added at its end: the features become an output of a copy.
+        shutil.copyfile(path, opened)
+        name = _features_of(path)
+        info = onnx.helper.make_tensor_value_info(name, FLOAT if precision != "fp16" else onnx.TensorProto.FLOAT16, None)
+        with open(opened, "ab") as f:
+            f.write(onnx.ModelProto(graph=onnx.GraphProto(output=[info])).SerializeToString())
+        session = device.session(opened)
+        parts = [session.run([name, "image_tokens"], {"pixels": p[None]}) for p in pixels]
+    finally:
+        opened.unlink(missing_ok=True)
+    seen, said = (np.concatenate(x).astype(np.float32) for x in zip(*parts, strict=True))
+    return [
+        compare("vision features", features, seen, tolerance, mean=mean),
+        compare("image tokens", tokens, said, tolerance, mean=mean),
+    ]
+
+
+def _features_of(path: Path) -> str:
+    """Name of the value that goes into token budget or projector."""
+    names = [o for n in onnx.load(path, load_external_data=False).graph.node for o in n.output]
+    return next((n for n in names if n == "features"), None) or next(n for n in names if n.startswith("features."))
+
+
+def _llm_stages(
+    checkpoint: Checkpoint,
+    path: Path,
+    spec: LlmSpec,
+    image_tokens: NDArray[np.float32],
+    precision: str,
+    device: Device,
+) -> list[Stage]:
+    prompt = spec.prompt
+    with ProbedLanguage(path, spec, device, exact=True) as language:
+        before = language.vocabulary.tokens(prompt.before_face, special=True, first=True)
+        after = [
+            *language.vocabulary.tokens(prompt.after_face, special=True, first=True),
+            *language.vocabulary.tokens(QUESTION),
+            *language.vocabulary.tokens(prompt.before_answer, special=True),
+        ]
+        rows = np.concatenate([checkpoint.get("model.embed_tokens.weight")[before], image_tokens]).astype(np.float32)
+        answer = language.answer(rows, after, ANSWER)
+        found = language.logits([*after, *answer], rows)
+    tolerance = LLM_TOLERANCES[precision]
+    expected = logits(streamed(checkpoint), [*after, *answer], rows)
+    at = range(len(after) - 1, len(after) - 1 + len(answer))
+    # Where two words are as good as equally likely, rounding may choose between them.
+    slack = tolerance * np.abs(expected).max()
+    other = [bool(expected[p].max() - expected[p, t] > slack) for p, t in zip(at, answer, strict=True)]
+    return [
+        _prompt_stage(checkpoint, prompt.before_face, before, prompt.after_face + QUESTION + prompt.before_answer, after),
+        compare("llm logits", expected, found, tolerance, mean=precision not in ("f32", "f16")),
+        Stage("greedy text", 1 - float(np.mean(other)), float(np.mean(other)), 0.0),
+    ]
+
+
+def _prompt_stage(checkpoint: Checkpoint, before: str, mine_before: list[int], after: str, mine_after: list[int]) -> Stage:
+    """Tokens of the prompt before and behind the image: transformers' tokenizer against the runtime's."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(checkpoint.folder, trust_remote_code=False)
+    theirs = [tokenizer(t, add_special_tokens=False)["input_ids"] for t in (before, after)]
+    wrong = [a != b for a, b in zip(theirs, (mine_before, mine_after), strict=True)]
+    return Stage("prompt tokens", 1 - float(np.mean(wrong)), float(np.mean(wrong)), 0.0)
+
