@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,8 @@ from numpy.typing import NDArray
 from faceinsight.device import Device
 from faceinsight.language import Language
 from faceinsight.manifest import LlmSpec
+
+from .reference import logits
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,9 +84,34 @@ class ProbedLanguage(Language):
         self.forget()
         return np.stack(out)
 
-    def tokenize(self, text: str) -> list[int]:
-        """As the runtime tokenises a question."""
-        return self._tokenize(text, False)
+    def tokenize(self, text: str, *, special: bool = False) -> list[int]:
+        """As the runtime tokenises a question; with `special`, as it does a prompt's fixed parts."""
+        return self._tokenize(text, special)
+
+    def start(self) -> list[int]:
+        """What the file says goes before a text: the token that begins it, or nothing."""
+        begins = self._c.llama_vocab_get_add_bos(self._vocabulary)
+        return [self._c.llama_vocab_bos(self._vocabulary)] if begins else []
+
+    def greedy(self, tokens: list[int], count: int) -> list[int]:
+        """The `count` likeliest next tokens after `tokens`, each given those before it."""
+        self.forget()
+        at, out, batch = 0, [], tokens
+        for _ in range(count):
+            at = self._decode_tokens(batch, at)
+            batch = [self._candidates()[0][0]]
+            out += batch
+        self.forget()
+        return out
+
+    def adapt(self, adapter: Path) -> None:
+        """Apply a LoRA adapter at full strength. Raises ValueError if llama.cpp does not take it."""
+        found = self._c.llama_adapter_lora_init(self._model, str(adapter).encode())
+        if not found:
+            raise ValueError(f"{adapter} is no adapter for this model")
+        one, strength = (self._c.llama_adapter_lora_p_ctypes * 1)(found), (ctypes.c_float * 1)(1.0)
+        if self._c.llama_set_adapters_lora(self._context, one, 1, strength) != 0:
+            raise ValueError(f"llama.cpp could not apply {adapter}")
 
 
 def llm_stages(
@@ -100,14 +128,12 @@ def llm_stages(
 ) -> list[Stage]:
     """Tokens and logits at each position, after injected embeddings, for each text."""
     stages = []
-    with torch.no_grad(), ProbedLanguage(gguf, spec, device, exact=True) as language:
+    with ProbedLanguage(gguf, spec, device, exact=True) as language:
         for i, text in enumerate(texts):
             ids = tokenizer.encode(text).ids
             mine = language.tokenize(text)
             if mine != ids:
                 raise ValueError(f"tokens of {text!r}: reference {ids}, GGUF {mine}")
-            embedded = model.model.embed_tokens(torch.tensor([ids]))
-            both = torch.cat([torch.from_numpy(rows)[None], embedded], 1)
-            reference = model(inputs_embeds=both).logits[0, len(rows) :].numpy()
+            reference = logits(model, ids, rows)
             stages.append(compare(f"llm logits {i}", reference, language.logits(ids, rows), tolerance, mean=mean))
     return stages
