@@ -189,7 +189,7 @@ def _shards(folder: Path) -> list[Path]:
         raise CheckpointError(f"{folder / INDEX} has no weight_map from tensor names to files")
     shards = []
     for name in sorted(set(index.values())):
-        if Path(name).name != name or "\\" in name:
+        if Path(name).name != name or name == ".." or "\\" in name:
             raise CheckpointError(f"{folder / INDEX} points to {name!r}; expected a file name within the folder")
         if not (folder / name).is_file():
             raise FileNotFoundError(f"{folder / name} is missing: {INDEX} lists it; complete the download")

@@ -98,7 +98,9 @@ def write_llm(
     disk is too small.
     """
     vocabulary = read_vocabulary(checkpoint.folder, checkpoint.text_config)
-    write_gguf(checkpoint, vocabulary, path, precision=precision, name=name or checkpoint.folder.name, progress=progress)
+    write_gguf(
+        checkpoint, vocabulary, path, precision=precision, name=name or checkpoint.folder.name, progress=progress
+    )
 
 
 def write_gguf(
@@ -134,9 +136,7 @@ def write_gguf(
         partial.unlink(missing_ok=True)
 
 
-def _write_tensors(
-    writer: Any, family: Family, weights: Weights, precision: str, progress: Progress | None
-) -> None:
+def _write_tensors(writer: Any, family: Family, weights: Weights, precision: str, progress: Progress | None) -> None:
     """Header first, for which shapes suffice; then one tensor after the other."""
     factors, todo = rope_factors(weights.text_config), targets(weights, family)
     for name, value in factors.items():

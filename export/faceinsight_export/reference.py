@@ -18,7 +18,7 @@ def streamed(weights: Weights) -> Any:
 
     The embedding table, each decoder layer, the last norm and the output layer are read when they are reached and
     dropped when they are done: a 7B model runs in about 1 GB beside its activations. Each call reads the whole
-    checkpoint, so give it a whole text and no cache: `model(input_ids=..., use_cache=False)`.
+    checkpoint, so give it a whole text and no cache, under torch.no_grad(): `model(input_ids=..., use_cache=False)`.
     """
     config = weights.text_config
     model = skeleton(config)
@@ -51,14 +51,14 @@ def _put(module: nn.Module, name: str, value: torch.Tensor) -> None:
     setattr(module.get_submodule(owner), leaf, nn.Parameter(value, requires_grad=False))
 
 
-@torch.no_grad()
 def logits(model: Any, tokens: list[int], rows: NDArray[np.float32] | None = None) -> NDArray[np.float32]:
     """(len(tokens),vocabulary) next-token logits after each token, behind embedding rows (L,width) if there are any.
 
     `model` is a causal LM of transformers, streamed or whole.
     """
-    embedded = model.get_input_embeddings()(torch.tensor([tokens]))
-    if rows is not None:
-        embedded = torch.cat([torch.from_numpy(rows)[None], embedded], 1)
-    out = model(inputs_embeds=embedded, use_cache=False).logits[0, -len(tokens) :]
+    with torch.no_grad():
+        embedded = model.get_input_embeddings()(torch.tensor([tokens]))
+        if rows is not None:
+            embedded = torch.cat([torch.from_numpy(rows)[None], embedded], 1)
+        out = model(inputs_embeds=embedded, use_cache=False).logits[0, -len(tokens) :]
     return np.asarray(out.float().numpy())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,19 +15,22 @@ from .checkpoint import CheckpointError, read_json
 log = logging.getLogger(__name__)
 
 _TYPE = gguf.TokenType
-_WORDS = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|%s| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
+_WORDS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|%s| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 _TRIPLES, _SINGLES = _WORDS % r"\p{N}{1,3}", _WORDS % r"\p{N}"
 #: llama.cpp's names of pre-tokenizers, by what they do: the steps of tokenizer.json, and whether a whole word that is
 #: a token is taken without merging.
-PRE_TOKENIZERS = {
+PRE_TOKENIZERS: dict[tuple[object, ...], str] = {
     (("split", _TRIPLES), ("bytes", False), True): "llama-bpe",
     (("split", _TRIPLES), ("bytes", False), False): "smaug-bpe",
     (("split", _SINGLES), ("bytes", False), False): "qwen2",
     (("bytes", True), False): "gpt-2",
     (("digits", True), ("bytes", True), False): "smollm",
 }
+
+#: Token by id: text, type, score.
+_Table = dict[int, tuple[str, int, float]]
+#: From a folder and its tokenizer.json: table, merges, pre-tokenizer, and whether a space goes before a text.
+_Reader = Callable[[Path, dict[str, Any]], tuple[_Table, list[str], str, bool]]
 
 
 @dataclass(frozen=True)
@@ -54,7 +57,7 @@ class Vocabulary:
     strips: bool = False
 
     def add_to(self, writer: Any) -> None:
-        """Write it under llama.cpp's keys. The chat template stays behind: it is code; the bundle has its own prompt."""
+        """Write it under llama.cpp's keys. The chat template stays behind: it is code, and the bundle has a prompt."""
         writer.add_tokenizer_model(self.model)
         writer.add_tokenizer_pre(self.pre)
         writer.add_token_list(self.tokens)
@@ -83,7 +86,7 @@ def read_vocabulary(folder: Path, config: Any) -> Vocabulary:
     size = int(config.vocab_size)
     if (folder / "tokenizer.json").is_file():
         data = read_json(folder / "tokenizer.json")
-        build = _sentencepiece_json if data["model"].get("byte_fallback") else _byte_level
+        build: _Reader = _sentencepiece_json if data.get("model", {}).get("byte_fallback") else _byte_level
         special = gguf.SpecialVocab(folder, n_vocab=size)
         added = data.get("added_tokens") or []
     elif (folder / "tokenizer.model").is_file():
@@ -127,13 +130,9 @@ def read_vocabulary(folder: Path, config: Any) -> Vocabulary:
     )
 
 
-#: Token by id: text, type, score.
-_Table = dict[int, tuple[str, int, float]]
-
-
 def _byte_level(folder: Path, data: dict[str, Any]) -> tuple[_Table, list[str], str, bool]:
     """A byte-level BPE: its table, merges and pre-tokenizer."""
-    model = data["model"]
+    model = data.get("model", {})
     kind = model.get("type")
     if kind != "BPE":
         raise CheckpointError(f"{folder}: tokenizer of type {kind}; supported: byte-level BPE and SentencePiece BPE")
@@ -197,7 +196,7 @@ def _sentencepiece_json(folder: Path, data: dict[str, Any]) -> tuple[_Table, lis
     return table, [], "default", prefix
 
 
-def _sentencepiece_model(folder: Path, _: dict[str, Any]) -> tuple[_Table, list[str], str, bool]:
+def _sentencepiece_model(folder: Path, data: dict[str, Any]) -> tuple[_Table, list[str], str, bool]:
     """A SentencePiece BPE from tokenizer.model, the protocol buffer that SentencePiece writes."""
     from transformers.convert_slow_tokenizer import import_protobuf
 
@@ -241,7 +240,9 @@ def _require_no_accidents(folder: Path, table: _Table) -> None:
     texts = {text for text, kind, _ in table.values() if kind == int(_TYPE.NORMAL)}
     for text, kind, _ in table.values():
         if kind == int(_TYPE.CONTROL) and any(text[:i] in texts and text[i:] in texts for i in range(1, len(text))):
-            raise CheckpointError(f"{folder}: typed text can turn into the control token {text!r}; it is not safe to use")
+            raise CheckpointError(
+                f"{folder}: typed text can turn into the control token {text!r}; it is not safe to use"
+            )
 
 
 def _strips(folder: Path, added: Iterable[dict[str, Any]]) -> bool:
