@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from faceinsight.device import Device
 from faceinsight.manifest import LlmSpec
-from faceinsight_export import gguf_file
+from faceinsight_export import families, gguf_file
 from faceinsight_export.bundle import ParityError, export_bundle
 from faceinsight_export.half import store_half
 from faceinsight_export.parity import compare, graph_stages, llm_stages
@@ -83,7 +83,7 @@ def test_quantised_gguf_is_close(llm, vocabulary, tmp_path: Path, kind, toleranc
 
 
 def test_rope_order_left_out_is_caught(llm, vocabulary, tmp_path: Path, monkeypatch):
-    monkeypatch.setattr(gguf_file, "interleave_rope", lambda weight, heads: weight)
+    monkeypatch.setattr(families, "interleave_rope", lambda weight, heads: weight)
     gguf_file.write_llama(llm, vocabulary, tmp_path / "a.gguf", name="tiny")
     assert not all(s.passed for s in stages(llm, vocabulary, tmp_path / "a.gguf", 0.05))
 
@@ -222,7 +222,7 @@ def test_export_is_atomic_and_the_runtime_runs_it(trained, tmp_path: Path):
 
 @pytest.mark.slow
 def test_a_failed_gate_leaves_nothing(trained, tmp_path: Path, monkeypatch):
-    monkeypatch.setattr(gguf_file, "interleave_rope", lambda weight, heads: weight)
+    monkeypatch.setattr(families, "interleave_rope", lambda weight, heads: weight)
     with pytest.raises(ParityError, match=r"llm logits 0 f32.*FAILED"):
         export_bundle(trained, tmp_path / "out" / "bad")
     assert list((tmp_path / "out").iterdir()) == []

@@ -1,78 +1,67 @@
-"""LLM to GGUF: a mapping of names, written with the gguf package, quantised in process by llama.cpp."""
+"""LLM to GGUF: nano's from memory, and quantisation in process by llama.cpp."""
 
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import gguf
 import numpy as np
+from numpy.typing import NDArray
 
-from faceinsight_models.llm import BLOCK_NAMES, BpeVocabulary, interleave_rope
+from faceinsight_models.llm import BpeVocabulary
 
-#: llama.cpp's file types by the names people use.
+from .llm_gguf import write_gguf
+from .tokenizer_gguf import Vocabulary
+
+#: llama.cpp's file types by the names people use. The k types want widths that are multiples of 256; llama.cpp takes a
+#: type of similar size where a width is none.
 QUANTISATIONS = {
     "f32": gguf.LlamaFileType.ALL_F32,
     "f16": gguf.LlamaFileType.MOSTLY_F16,
     "q8_0": gguf.LlamaFileType.MOSTLY_Q8_0,
+    "q6_k": gguf.LlamaFileType.MOSTLY_Q6_K,
+    "q5_k_m": gguf.LlamaFileType.MOSTLY_Q5_K_M,
     "q5_0": gguf.LlamaFileType.MOSTLY_Q5_0,
+    "q4_k_m": gguf.LlamaFileType.MOSTLY_Q4_K_M,
     "q4_0": gguf.LlamaFileType.MOSTLY_Q4_0,
 }
 
 
+@dataclass(frozen=True)
+class _Module:
+    """A model in memory, read as a checkpoint is."""
+
+    model: Any
+
+    @property
+    def names(self) -> Iterable[str]:
+        return list(self.model.state_dict())
+
+    @property
+    def text_config(self) -> Any:
+        return self.model.config
+
+    def has(self, name: str) -> bool:
+        return name in self.model.state_dict()
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        return tuple(self.model.state_dict()[name].shape)
+
+    def get(self, name: str) -> NDArray[Any]:
+        return np.asarray(self.model.state_dict()[name].float().numpy())
+
+
 def write_llama(model: Any, vocabulary: BpeVocabulary, path: Path, *, name: str) -> None:
-    """A transformers LlamaForCausalLM with tied embeddings -> float32 GGUF."""
-    config = model.config
-    writer = gguf.GGUFWriter(path, "llama")
-    writer.add_name(name)
-    writer.add_vocab_size(config.vocab_size)
-    writer.add_context_length(config.max_position_embeddings)
-    writer.add_embedding_length(config.hidden_size)
-    writer.add_block_count(config.num_hidden_layers)
-    writer.add_feed_forward_length(config.intermediate_size)
-    writer.add_head_count(config.num_attention_heads)
-    writer.add_head_count_kv(config.num_key_value_heads)
-    writer.add_rope_dimension_count(config.hidden_size // config.num_attention_heads)
-    writer.add_rope_freq_base(_rope_theta(config))
-    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
-    writer.add_file_type(gguf.LlamaFileType.ALL_F32)
-    writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre(vocabulary.pre)
-    writer.add_token_list(vocabulary.tokens)
-    writer.add_token_types(vocabulary.types)
-    writer.add_token_merges(vocabulary.merges)
-    writer.add_bos_token_id(1)
-    writer.add_eos_token_id(2)
-    writer.add_unk_token_id(0)
-    writer.add_pad_token_id(2)
-    writer.add_add_bos_token(False)
-    writer.add_add_space_prefix(False)
-
-    theirs = {v: k for k, v in BLOCK_NAMES.items()}
-    for key, value in model.state_dict().items():
-        if key == "lm_head.weight":
-            continue  # tied: llama.cpp reads the embedding table
-        if key.startswith("model.layers."):
-            number, rest = key.removeprefix("model.layers.").removesuffix(".weight").split(".", 1)
-            gguf_name = theirs[rest]
-            if gguf_name in ("attn_q", "attn_k"):
-                heads = config.num_attention_heads if gguf_name == "attn_q" else config.num_key_value_heads
-                value = interleave_rope(value, heads)
-            target = f"blk.{number}.{gguf_name}.weight"
-        else:
-            target = {"model.embed_tokens.weight": "token_embd.weight", "model.norm.weight": "output_norm.weight"}[key]
-        writer.add_tensor(target, np.ascontiguousarray(value.detach().numpy(), np.float32))
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-
-
-def _rope_theta(config: Any) -> float:
-    # transformers 4 keeps it on the config, later ones inside rope_parameters.
-    parameters = getattr(config, "rope_parameters", None) or {}
-    return float(getattr(config, "rope_theta", None) or parameters["rope_theta"])
+    """A transformers LlamaForCausalLM and its vocabulary -> float32 GGUF. Raises FileExistsError."""
+    special = {"bos": 1, "eos": 2, "unk": 0, "pad": 2}
+    words = Vocabulary(
+        "gpt2", vocabulary.pre, vocabulary.tokens, vocabulary.types, [], vocabulary.merges, special, begin=False
+    )
+    write_gguf(_Module(model), words, path, precision="f32", name=name)
 
 
 def quantise(source: Path, target: Path, kind: str, *, threads: int = 0) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,8 @@ from numpy.typing import NDArray
 from faceinsight.device import Device
 from faceinsight.language import Language
 from faceinsight.manifest import LlmSpec
+
+from .reference import logits
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +85,30 @@ class ProbedLanguage(Language):
         self.forget()
         return np.stack(out)
 
+    def start(self) -> list[int]:
+        """What the file says goes before a text: the token that begins it, or nothing."""
+        vocabulary = self._c.llama_model_get_vocab(self._model)
+        return [self._c.llama_vocab_bos(vocabulary)] if self._c.llama_vocab_get_add_bos(vocabulary) else []
+
+    def greedy(self, tokens: list[int], count: int, rows: NDArray[np.float32] | None = None) -> list[int]:
+        """The `count` likeliest next tokens after embedding rows, if any, and `tokens`, each given those before it."""
+        self.forget()
+        at, out, batch = 0 if rows is None else self._decode_embeddings(rows, 0), [], tokens
+        for _ in range(count):
+            at = self._decode_tokens(batch, at)
+            batch = [self._candidates()[0][0]]
+            out += batch
+        self.forget()
+        return out
+
+    def adapt(self, adapter: Path) -> None:
+        """Apply a LoRA adapter at full strength. Raises ValueError if llama.cpp does not take it."""
+        found = self._c.llama_adapter_lora_init(self._model, str(adapter).encode())
+        if not found:
+            raise ValueError(f"{adapter} is no adapter for this model")
+        one, strength = (self._c.llama_adapter_lora_p_ctypes * 1)(found), (ctypes.c_float * 1)(1.0)
+        if self._c.llama_set_adapters_lora(self._context, one, 1, strength) != 0:
+            raise ValueError(f"llama.cpp could not apply {adapter}")
 
 def llm_stages(
     model: Any,
@@ -97,14 +124,12 @@ def llm_stages(
 ) -> list[Stage]:
     """Tokens and logits at each position, after injected embeddings, for each text."""
     stages = []
-    with torch.no_grad(), ProbedLanguage(gguf, spec, device, exact=True) as language:
+    with ProbedLanguage(gguf, spec, device, exact=True) as language:
         for i, text in enumerate(texts):
             ids = tokenizer.encode(text).ids
             mine = language.vocabulary.tokens(text)
             if mine != ids:
                 raise ValueError(f"tokens of {text!r}: reference {ids}, GGUF {mine}")
-            embedded = model.model.embed_tokens(torch.tensor([ids]))
-            both = torch.cat([torch.from_numpy(rows)[None], embedded], 1)
-            reference = model(inputs_embeds=both).logits[0, len(rows) :].numpy()
+            reference = logits(model, ids, rows)
             stages.append(compare(f"llm logits {i}", reference, language.logits(ids, rows), tolerance, mean=mean))
     return stages

@@ -81,9 +81,12 @@ BLOCK_NAMES = {
 }
 
 
-def interleave_rope(weight: Tensor, heads: int) -> Tensor:
-    """Rows of a q or k projection from transformers' order (two halves) to GGUF's Llama order (interleaved pairs)."""
-    return weight.reshape(heads, 2, -1, weight.shape[1]).transpose(1, 2).reshape(weight.shape)
+def interleave_rope(weight: Any, heads: int) -> Any:
+    """Rows of a q or k projection from transformers' order (two halves) to GGUF's Llama order (interleaved pairs).
+
+    Of a torch tensor or a numpy array; its bias too.
+    """
+    return weight.reshape(heads, 2, -1, *weight.shape[1:]).swapaxes(1, 2).reshape(weight.shape)
 
 
 def separate_rope(weight: Tensor, heads: int) -> Tensor:
