@@ -19,6 +19,8 @@ NEVER = "never"
 KINDS = ("at_most_one", "at_least_one", "exactly_one", "excludes", "implies")
 #: What can be known of a characteristic, in the order of their numbers.
 STATES = ("no", "yes", "unsure", "not visible")
+#: An image that is not square: padded with the mean colour, or cut to its centre.
+PADS = ("mean", "none")
 
 Point = tuple[float, float]
 
@@ -69,6 +71,26 @@ class EncoderSpec:
     std: tuple[float, float, float]
     image_tokens: int
     width: int
+
+
+@dataclass(frozen=True, slots=True)
+class VisionSpec:
+    """A CLIP tower with its projector: pixels (B,3,size,size) -> image tokens (B,image_tokens,width).
+
+    pad: what becomes of an image that is not square: one of PADS.
+    """
+
+    file: str
+    size: int
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    pad: str
+    image_tokens: int
+    width: int
+
+    def __post_init__(self) -> None:
+        if self.pad not in PADS:
+            raise FieldError(f"pad: expected {' or '.join(PADS)}, found {self.pad!r}")
 
 
 @dataclass(frozen=True, slots=True)
