@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from faceinsight.device import Device
 from faceinsight.manifest import LlmSpec
 from faceinsight_export import families, gguf_file
-from faceinsight_export.bundle import ParityError, export_bundle
+from faceinsight_export.bundle import export_bundle
 from faceinsight_export.half import store_half
 from faceinsight_export.parity import compare, graph_stages, llm_stages
 from faceinsight_models.graphs import write_encoder, write_knowledge, write_parser, write_question

@@ -40,7 +40,7 @@ from faceinsight_models.vocabulary import MASK_CLASSES, REGIONS, SWITCHES
 from .card import CARD, licences, model_card, training_data
 from .gguf_file import quantise, write_llama
 from .half import store_half
-from .parity import Stage, graph_stages, llm_stages
+from .parity import LLM_TOLERANCES, ParityError, Stage, graph_stages, llm_stages
 
 #: Relative to a stage's largest value. Half-precision weight storage and 8-bit weights set them, not the conversion:
 #: with float32 weights the graphs agree to 1e-5 (tests/test_export.py).
@@ -49,18 +49,10 @@ TOLERANCES = {
     "encoder": 0.02,
     "knowledge": 0.005,
     "question": 0.005,
-    "f32": 1e-3,
-    "f16": 0.01,
-    "q8_0": 0.1,
-    "q5_0": 0.3,
-    "q4_0": 0.5,
 }
 #: Answers of the kind the LLM is trained to give: where its 8-bit weights are compared with the reference.
 SPOKEN = ("No, the person is not wearing glasses.", "The person has wavy brown hair and is smiling.")
 
-
-class ParityError(RuntimeError):
-    """A stage of the bundle does not reproduce its reference."""
 
 
 def export_bundle(trained: Trained, out: Path, *, progress: Callable[[str], None] = lambda text: None) -> list[Stage]:
@@ -155,7 +147,7 @@ def _write(trained: Trained, work: Path, name: str, progress: Callable[[str], No
         stages += [
             Stage(f"{s.name} {precision}", s.cosine, s.error, s.tolerance)
             for s in llm_stages(
-                trained.llm, _plain(trained), path, spec, prompt, texts, TOLERANCES[precision], device,
+                trained.llm, _plain(trained), path, spec, prompt, texts, LLM_TOLERANCES[precision], device,
                 mean=precision != "f32",
             )
         ]  # fmt: skip

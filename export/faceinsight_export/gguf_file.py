@@ -57,11 +57,15 @@ class _Module:
 
 def write_llama(model: Any, vocabulary: BpeVocabulary, path: Path, *, name: str) -> None:
     """A transformers LlamaForCausalLM and its vocabulary -> float32 GGUF. Raises FileExistsError."""
+    write_gguf(_Module(model), vocabulary_of(vocabulary), path, precision="f32", name=name)
+
+
+def vocabulary_of(vocabulary: BpeVocabulary) -> Vocabulary:
+    """nano's vocabulary in the terms of a conversion."""
     special = {"bos": 1, "eos": 2, "unk": 0, "pad": 2}
-    words = Vocabulary(
+    return Vocabulary(
         "gpt2", vocabulary.pre, vocabulary.tokens, vocabulary.types, [], vocabulary.merges, special, begin=False
     )
-    write_gguf(_Module(model), words, path, precision="f32", name=name)
 
 
 def quantise(source: Path, target: Path, kind: str, *, threads: int = 0) -> None:

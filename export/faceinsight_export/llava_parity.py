@@ -185,7 +185,7 @@ def _llm_stages(
             *language.vocabulary.tokens(prompt.before_answer, special=True),
         ]
         rows = np.concatenate([checkpoint.get("model.embed_tokens.weight")[before], image_tokens]).astype(np.float32)
-        answer = language.answer(rows, after, ANSWER)
+        answer = language.greedy(after, ANSWER, rows)
         found = language.logits([*after, *answer], rows)
     tolerance = LLM_TOLERANCES[precision]
     expected = logits(streamed(checkpoint), [*after, *answer], rows)

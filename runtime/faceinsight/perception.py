@@ -151,8 +151,8 @@ class Perception:
 
     def encode(self, wide: NDArray[np.uint8], small: NDArray[np.uint8], characteristics: NDArray[np.int64]) -> Encoded:
         """Parse and encode canonical crops (B,S,S,3) RGB, for the characteristics with these numbers."""
-        (label_map,) = self._parser(pixels=to_pixels(wide, self._manifest.parser))
-        pixels = to_pixels(small, self._manifest.encoder)
+        (label_map,) = self._parser(pixels=normalised(wide, self._manifest.parser))
+        pixels = normalised(small, self._manifest.encoder)
         seen = self._encoder(pixels=pixels, label_map=label_map, characteristics=characteristics)
         if self._vision:
             nothing = np.zeros((len(small), 0, 0), np.float32)
@@ -167,7 +167,7 @@ class Perception:
         return self._knowledge(characteristics=self.numbers, states=states)[0]
 
 
-def to_pixels(crops: NDArray[np.uint8], spec: ParserSpec | EncoderSpec) -> NDArray[np.float32]:
+def normalised(crops: NDArray[np.uint8], spec: ParserSpec | EncoderSpec) -> NDArray[np.float32]:
     """(B,S,S,3) uint8 RGB -> (B,3,S,S) float32, (x - mean) / std."""
     scaled = (crops.astype(np.float32) - np.array(spec.mean, np.float32)) / np.array(spec.std, np.float32)
     return np.ascontiguousarray(scaled.transpose(0, 3, 1, 2))

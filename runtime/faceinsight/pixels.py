@@ -49,6 +49,7 @@ def to_square(image: NDArray[np.uint8], spec: VisionSpec) -> NDArray[np.uint8]:
 def _table(mean: tuple[float, ...], std: tuple[float, ...]) -> NDArray[np.float32]:
     """(3,256): what each of 256 values becomes, rounded to float32 after each step as transformers does."""
     rescaled = (np.arange(256) * (1 / 255)).astype(np.float32)
-    table = (rescaled[None] - np.float32(mean)[:, None]) / np.float32(std)[:, None]
+    means, deviations = (np.array(x, np.float32)[:, None] for x in (mean, std))
+    table: NDArray[np.float32] = (rescaled - means) / deviations
     table.setflags(write=False)
     return table

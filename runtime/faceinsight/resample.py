@@ -2,9 +2,10 @@
 
 OpenCV's bicubic is another one: it does not widen the kernel when it shrinks, and its kernel has a = -0.75.
 
-Source: Pillow, src/libImaging/Resample.c. Weights are rounded to 22 bits after the point, the sum of a line's products
-is rounded to 8 bits, columns are made before rows. Here the products are float64 matrix products of whole numbers
-below 2**53, hence exact in any order; only the band of inputs that a few outputs need is multiplied.
+Source: Pillow, src/libImaging/Resample.c. Weights are rounded to 22 bits after the point, each sum of products to 8
+bits; the width is resized first, then the height (Pillow 13 takes the height first where it shrinks much more than the
+width: never for a square that becomes a square). Here the products are float64 matrix products of whole numbers below
+2**53, hence exact in any order; only the band of inputs that a few outputs need is multiplied.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ def plain(length: int, target: int) -> Axis:
 
 
 def resize(image: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
-    """(H,W,C) uint8 -> (height,width,C) uint8, as Image.resize((width, height), BICUBIC)."""
+    """(H,W,C) uint8 -> (height,width,C) uint8, as Pillow's Image.resize((width, height), BICUBIC)."""
     return resample(image, plain(image.shape[0], height), plain(image.shape[1], width), (0,) * image.shape[2])
 
 
@@ -68,16 +69,20 @@ def resample(image: NDArray[np.uint8], y: Axis, x: Axis, colour: Sequence[int]) 
 def _lines(image: NDArray[np.uint8], axis: Axis, colour: Sequence[int]) -> NDArray[np.uint8]:
     """(L,M,C) -> (axis.count,M,C): each line of the result is a weighted sum of lines."""
     if axis.length == axis.target:
-        # Nothing to resize: Pillow leaves the pass out, and so must the padding be all there is.
+        # Pillow leaves this pass out.
         return _window(image, axis, axis.first, axis.first + axis.count, colour)
-    length, width, channels = image.shape
+    _, width, channels = image.shape
     out = np.empty((axis.count, width * channels), np.uint8)
     step = max(1, COLUMNS // channels)
     for left in range(0, width, step):
         part = image[:, left : left + step]
         at = slice(left * channels, left * channels + part.shape[1] * channels)
         for first, low, weights in _bands(axis.length, axis.target, axis.first, axis.count):
-            lines = _window(part, axis, low, low + weights.shape[1], colour)
+            high = low + weights.shape[1]
+            if low >= axis.start + len(image) or high <= axis.start:
+                out[first : first + len(weights), at] = np.resize(np.asarray(colour, np.uint8), at.stop - at.start)
+                continue
+            lines = _window(part, axis, low, high, colour)
             sums = weights @ lines.reshape(len(lines), -1).astype(np.float64)
             sums += 0.5
             np.clip(sums, 0, 255, out=sums)
