@@ -26,10 +26,12 @@ WORDS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|%s| ?[^\s\p{L}\p
 
 def sentencepiece(folder: Path, *, prefix: bool = True, words: int = 120) -> Any:
     """A Llama-like tokenizer in `folder` as tokenizer.json; returns it. `prefix`: a space goes before a text."""
-    from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, processors, trainers
+    from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
     learner = Tokenizer(models.BPE())
     learner.normalizer = normalizers.Replace(" ", "▁")
+    # As SentencePiece: no piece goes beyond a word.
+    learner.pre_tokenizer = pre_tokenizers.Split("▁", "merged_with_next")
     learner.train_from_iterator(CORPUS, trainers.BpeTrainer(vocab_size=words, show_progress=False))
     learned = sorted(learner.get_vocab(), key=lambda t: learner.get_vocab()[t])
     pieces = CONTROL + [f"<0x{i:02X}>" for i in range(256)] + sorted(learned, key=lambda t: len(t) == 1)
@@ -103,14 +105,14 @@ def save(model: Any, folder: Path, *, shard: str = "60KB") -> None:
     model.save_pretrained(folder, max_shard_size=shard, safe_serialization=True)
 
 
-def llava(folder: Path, *, new: bool, **text: Any) -> Any:
+def llava(folder: Path, *, new: bool, image_size: int = 28, **text: Any) -> Any:
     """A LLaVA-1.5 folder, tokenizer included, in the layout of transformers since 4.52 (`new`) or before; the model."""
     from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
 
     tokenizer = sentencepiece(folder)
     vision = CLIPVisionConfig(
-        hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=2, image_size=28, patch_size=14,
-        projection_dim=16,
+        hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=2, image_size=image_size,
+        patch_size=14, projection_dim=16,
     )  # fmt: skip
     # 64 rows beyond the tokenizer's, as the real one has: for <image>, <pad> and nothing.
     llm = LlamaConfig(**small(tokenizer.get_vocab_size() + 64, **text))

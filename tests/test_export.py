@@ -14,7 +14,7 @@ from faceinsight.manifest import LlmSpec
 from faceinsight_export import families, gguf_file
 from faceinsight_export.bundle import export_bundle
 from faceinsight_export.half import store_half
-from faceinsight_export.parity import compare, graph_stages, llm_stages
+from faceinsight_export.parity import ParityError, compare, graph_stages, llm_stages
 from faceinsight_models.graphs import write_encoder, write_knowledge, write_parser, write_question
 from faceinsight_models.llm import BpeVocabulary, interleave_rope, load_gguf, prune, separate_rope
 from faceinsight_models.parser import FaceParser

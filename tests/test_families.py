@@ -107,9 +107,11 @@ def test_a_family_computes_as_transformers_does(name: str, tmp_path: Path):
         tokens = ids(model.config.vocab_size, 9)
         assert language.greedy(tokens, 64) == greedy(model, tokens)
         for text in TEXTS:
-            assert [*language.start(), *language.vocabulary.tokens(text, special=True, first=True)] == tokenizer.encode(text).ids, text
+            found = [*language.start(), *language.vocabulary.tokens(text, special=True, first=True)]
+            assert found == tokenizer.encode(text).ids, text
             tokenizer.encode_special_tokens = True
-            assert language.vocabulary.tokens(text, first=True) == tokenizer.encode(text, add_special_tokens=False).ids, text
+            found = language.vocabulary.tokens(text, first=True)
+            assert found == tokenizer.encode(text, add_special_tokens=False).ids, text
             tokenizer.encode_special_tokens = False
 
 
@@ -125,7 +127,10 @@ def test_the_llm_of_a_llava(new: bool, tmp_path: Path):
     assert size <= llm_bytes(checkpoint, "f32", vocabulary) < size + 20_000
     with opened(tmp_path / "a.gguf") as language:
         assert worst(model, language) <= 1e-3
-        tokens = [*language.start(), *language.vocabulary.tokens("USER: Is she smiling? ASSISTANT:", special=True, first=True)]
+        tokens = [
+            *language.start(),
+            *language.vocabulary.tokens("USER: Is she smiling? ASSISTANT:", special=True, first=True),
+        ]
         assert language.greedy(tokens, 64) == greedy(model, tokens)
     with pytest.raises(FileExistsError, match="exists already"):
         write_llm(checkpoint, tmp_path / "a.gguf", precision="f32")

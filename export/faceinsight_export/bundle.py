@@ -54,7 +54,6 @@ TOLERANCES = {
 SPOKEN = ("No, the person is not wearing glasses.", "The person has wavy brown hair and is smiling.")
 
 
-
 def export_bundle(trained: Trained, out: Path, *, progress: Callable[[str], None] = lambda text: None) -> list[Stage]:
     """Write and verify a bundle at `out`, which must not exist. Returns the parity of each stage.
 

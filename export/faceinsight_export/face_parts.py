@@ -36,7 +36,8 @@ def cut(source: Path, target: Path) -> None:
     graph = model.graph
     kept = [o for o in graph.output if o.name in OUTPUTS]
     if len(kept) != len(OUTPUTS):
-        raise ValueError(f"{source} has outputs {', '.join(o.name for o in graph.output)}; expected {', '.join(OUTPUTS)}")
+        found = ", ".join(o.name for o in graph.output)
+        raise ValueError(f"{source} has outputs {found}; expected {' and '.join(OUTPUTS)} among them")
     del graph.output[:]
     graph.output.extend(kept)
     needed = set(OUTPUTS)

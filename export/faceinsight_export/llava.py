@@ -10,18 +10,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from faceinsight import __version__
 from faceinsight.bundle import MANIFEST, Bundle, sha256_of
 from faceinsight.decode_json import FieldError, decode
-from faceinsight.manifest import EncoderSpec, FileEntry, Licence, LlmSpec, Manifest, PromptSpec, QuestionSpec, VisionSpec
+from faceinsight.manifest import (
+    EncoderSpec,
+    FileEntry,
+    Licence,
+    LlmSpec,
+    Manifest,
+    PromptSpec,
+    QuestionSpec,
+    VisionSpec,
+)
 from faceinsight.pixels import to_pixels
 
 from .checkpoint import Checkpoint, read_json
 from .face_parts import VOCABULARY, take_face_parts
-from .gguf_file import QUANTISATIONS, quantise
+from .gguf_file import quantise
 from .llava_parity import pictures, verify_llava
 from .llm_gguf import llm_bytes, write_gguf
 from .lora import Adapter, Merged

@@ -16,11 +16,11 @@ import torch
 from numpy.typing import NDArray
 
 from faceinsight.device import Device, cores
-from faceinsight.manifest import LlmSpec, VisionSpec
+from faceinsight.manifest import LlmSpec, PromptSpec, VisionSpec
 from faceinsight.pixels import to_pixels
 
 from .checkpoint import Checkpoint
-from .onnx_file import FLOAT
+from .onnx_file import FLOAT, HALF
 from .parity import LLM_TOLERANCES, ParityError, ProbedLanguage, Stage, compare
 from .reference import logits, streamed
 from .token_budget import Budget, reduce
@@ -87,8 +87,7 @@ def _processor(checkpoint: Checkpoint, spec: VisionSpec) -> Callable[[list[NDArr
 
     known = checkpoint.folder / "preprocessor_config.json"
     clip = CLIPImageProcessor.from_pretrained(checkpoint.folder) if known.is_file() else CLIPImageProcessor(
-        size={"shortest_edge": spec.size}, crop_size={"height": spec.size, "width": spec.size},
-        image_mean=list(spec.mean), image_std=list(spec.std),
+        size={"shortest_edge": spec.size}, crop_size={"height": spec.size, "width": spec.size}
     )  # fmt: skip
     colour = tuple(int(m * 255) for m in clip.image_mean)
 
@@ -148,7 +147,7 @@ def _vision_stages(
         # What a protobuf message lacks can be added at its end: the features become an output of a copy.
         shutil.copyfile(path, opened)
         name = _features_of(path)
-        info = onnx.helper.make_tensor_value_info(name, FLOAT if precision != "fp16" else onnx.TensorProto.FLOAT16, None)
+        info = onnx.helper.make_tensor_value_info(name, HALF if precision == "fp16" else FLOAT, None)
         with open(opened, "ab") as f:
             f.write(onnx.ModelProto(graph=onnx.GraphProto(output=[info])).SerializeToString())
         session = device.session(opened)
@@ -194,18 +193,17 @@ def _llm_stages(
     slack = tolerance * np.abs(expected).max()
     other = [bool(expected[p].max() - expected[p, t] > slack) for p, t in zip(at, answer, strict=True)]
     return [
-        _prompt_stage(checkpoint, prompt.before_face, before, prompt.after_face + QUESTION + prompt.before_answer, after),
+        _prompt_stage(checkpoint, [before, after], prompt),
         compare("llm logits", expected, found, tolerance, mean=precision not in ("f32", "f16")),
         Stage("greedy text", 1 - float(np.mean(other)), float(np.mean(other)), 0.0),
     ]
 
 
-def _prompt_stage(checkpoint: Checkpoint, before: str, mine_before: list[int], after: str, mine_after: list[int]) -> Stage:
+def _prompt_stage(checkpoint: Checkpoint, found: list[list[int]], prompt: PromptSpec) -> Stage:
     """Tokens of the prompt before and behind the image: transformers' tokenizer against the runtime's."""
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(checkpoint.folder, trust_remote_code=False)
-    theirs = [tokenizer(t, add_special_tokens=False)["input_ids"] for t in (before, after)]
-    wrong = [a != b for a, b in zip(theirs, (mine_before, mine_after), strict=True)]
+    texts = prompt.before_face, prompt.after_face + QUESTION + prompt.before_answer
+    wrong = [tokenizer(t, add_special_tokens=False)["input_ids"] != f for t, f in zip(texts, found, strict=True)]
     return Stage("prompt tokens", 1 - float(np.mean(wrong)), float(np.mean(wrong)), 0.0)
-

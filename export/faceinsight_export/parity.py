@@ -119,6 +119,7 @@ class ProbedLanguage(Language):
         if self._c.llama_set_adapters_lora(self._context, one, 1, strength) != 0:
             raise ValueError(f"llama.cpp could not apply {adapter}")
 
+
 def llm_stages(
     model: Any,
     tokenizer: Any,

@@ -9,7 +9,6 @@ from typing import Any
 from .device import import_llama
 from .errors import BundleError, QuestionError
 
-
 #: A character that no tokenizer joins with a letter or a mark behind it.
 _ANCHOR = "\n"
 

@@ -1,0 +1,192 @@
+"""A user's LLaVA checkpoint to a verified bundle that answers; what is not the checkpoint's is caught and named."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from pathlib import Path
+
+import checkpoints
+import numpy as np
+import pytest
+
+from faceinsight import FaceInsight
+from faceinsight.bundle import Bundle
+from faceinsight_export import families, llava, llava_parity, steps
+from faceinsight_export.checkpoint import Checkpoint
+from faceinsight_export.llava import Choice, LlavaRecipe, export_llava, shipped
+from faceinsight_export.parity import ParityError
+from faceinsight_export.vision_tower import VisionShape
+
+RECIPE = "llava-1.5-7b"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """A tiny LLaVA in the old layout, large enough that its prompt fits."""
+    out = tmp_path_factory.mktemp("llava") / "checkpoint"
+    checkpoints.llava(out, new=False, image_size=56, max_position_embeddings=2048)
+    return out
+
+
+@pytest.fixture(scope="module")
+def bundle(folder: Path, tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("bundle") / "tiny"
+    before = {p.name: p.read_bytes() for p in folder.iterdir()}
+    stages = export_llava(folder, out, recipe=RECIPE, choice=Choice("fp32", "f16"))
+    assert [s.name for s in stages] == [
+        "pixels", "vision features", "image tokens", "prompt tokens", "llm logits", "greedy text",
+    ]  # fmt: skip
+    assert all(s.passed for s in stages)
+    assert {p.name: p.read_bytes() for p in folder.iterdir()} == before, "the checkpoint was changed"
+    return out
+
+
+def test_the_runtime_runs_a_users_llava(bundle: Path, photo, face, insight):
+    with FaceInsight.load(bundle, device="cpu", threads=1) as fi:
+        (found,) = fi.perceive(photo)
+        # The face parts are nano's: the same labels.
+        assert found.labels == face.labels
+        assert found.picture is not None
+        assert found.picture.shape == (56, 56, 3)
+        first = fi.ask(found, "Is she smiling?", max_tokens=4)
+        assert first.timings.tokens <= 4
+        assert [x.name for x in first.labels] == [x.name for x in insight.ask(face, "Is she smiling?").labels]
+        again = fi.ask(found, "Is she smiling?", max_tokens=4)
+        assert (again.text, again.confidence) == (first.text, first.confidence)
+        # Another picture, other image tokens.
+        other = dataclasses.replace(found, picture=found.picture[::-1].copy(), key="upside down")
+        assert fi.vision is not None
+        assert not np.allclose(fi.vision(other), fi.vision(found))
+        fi.forget()
+        assert fi.ask(found, "Is she smiling?", max_tokens=4).text == first.text
+
+
+def test_findings_are_told_in_words(bundle: Path, photo):
+    with FaceInsight.load(bundle, device="cpu", threads=1) as fi:
+        (found,) = fi.perceive(photo)
+        told = fi.relevance.findings(found, fi.relevance("Is she wearing glasses?"))
+        assert told == " (Measured on this face: The person is not wearing glasses.)"
+        assert fi.relevance.findings(found, fi.relevance("What is the capital of France?")) == ""
+        assert "woman" not in fi.relevance.findings(found, fi.relevance("Is she a woman?"))
+
+
+def test_everything_is_named_in_the_manifest(bundle: Path):
+    m = Bundle.open(bundle).manifest
+    assert (m.vision.image_tokens, m.vision.width, m.llm.width) == (16, 64, 64)
+    assert m.provenance["llm precision"] == "f16"
+    assert m.parity["greedy text"] == 0
+    assert "nano: logits" in m.parity
+    assert any("checkpoint" in x.licence for x in m.licences)
+    assert not list(bundle.parent.glob(".*"))
+
+
+def verify(folder: Path, bundle: Path, **changes) -> None:
+    m = Bundle.open(bundle).manifest
+    vision = dataclasses.replace(m.vision, **changes)
+    llava_parity.verify_llava(Checkpoint.open(folder), bundle, vision, m.llm, precisions=("fp32", "f16"))
+
+
+def failed(error: pytest.ExceptionInfo[ParityError]) -> list[str]:
+    return [line.split("  ")[0].strip() for line in str(error.value).splitlines() if "FAILED" in line]
+
+
+def test_a_wrong_mean_and_a_wrong_filter_fail_at_the_pixels(folder: Path, bundle: Path, monkeypatch):
+    verify(folder, bundle)
+    with pytest.raises(ParityError) as e:
+        verify(folder, bundle, mean=(0.5, 0.5, 0.5))
+    assert failed(e) == ["pixels"]
+    import cv2
+
+    def bilinear(images, spec):
+        return llava_parity_pixels([cv2.resize(i, (spec.size, spec.size)) for i in images], spec)
+
+    llava_parity_pixels = llava_parity.to_pixels
+    monkeypatch.setattr(llava_parity, "to_pixels", bilinear)
+    with pytest.raises(ParityError) as e:
+        verify(folder, bundle)
+    assert failed(e) == ["pixels"]
+
+
+def planted(folder: Path, tmp_path: Path) -> list[str]:
+    with pytest.raises(ParityError) as e:
+        export_llava(folder, tmp_path / "faulty", recipe=RECIPE, choice=Choice("fp32", "f16"))
+    assert not (tmp_path / "faulty").exists(), "a bundle that fails is not finished"
+    return failed(e)
+
+
+def test_a_wrong_hidden_state_fails_at_the_vision_features(folder: Path, tmp_path: Path, monkeypatch):
+    read = VisionShape.read
+    deeper = lambda config: dataclasses.replace(read(config), taps=(2,))  # noqa: E731
+    monkeypatch.setattr(VisionShape, "read", staticmethod(deeper))
+    assert "vision features" in planted(folder, tmp_path)
+
+
+def test_a_transposed_projector_fails_at_the_image_tokens(folder: Path, tmp_path: Path, monkeypatch):
+    get = Checkpoint.get
+
+    def transposed(self, name):
+        value = get(self, name)
+        writing = (tmp_path / ".faulty.part" / "vision.onnx").exists()
+        return value.T if name == "multi_modal_projector.linear_2.weight" and writing else value
+
+    # Only while the graph is written: transformers' reference reads the checkpoint as it is.
+    monkeypatch.setattr(Checkpoint, "get", transposed)
+    monkeypatch.setattr(llava, "verify_llava", unpatched(monkeypatch, Checkpoint, "get", get, llava.verify_llava))
+    assert failed_only(planted(folder, tmp_path), "image tokens")
+
+
+def test_unturned_rope_fails_at_the_logits(folder: Path, tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(families, "interleave_rope", lambda weight, heads: weight)
+    assert "llm logits" in planted(folder, tmp_path)
+
+
+def unpatched(monkeypatch, owner, name, original, then):
+    def call(*args, **options):
+        monkeypatch.setattr(owner, name, original)
+        return then(*args, **options)
+
+    return call
+
+
+def failed_only(names: list[str], one: str) -> bool:
+    return names == [one]
+
+
+def test_an_interrupted_export_goes_on(folder: Path, tmp_path: Path, monkeypatch):
+    def stop(*args, **options):
+        raise KeyboardInterrupt
+
+    quantise, said = llava.quantise, []
+    monkeypatch.setattr(llava, "quantise", stop)
+    choice = Choice("fp32", "q8_0", tokens=8)
+    with pytest.raises(KeyboardInterrupt):
+        export_llava(folder, tmp_path / "out", recipe=RECIPE, choice=choice)
+    assert not (tmp_path / "out").exists()
+    monkeypatch.setattr(llava, "quantise", quantise)
+    export_llava(folder, tmp_path / "out", recipe=RECIPE, choice=choice, progress=said.append)
+    assert "vision (fp32): finished earlier" in said
+    assert "llm (f16): finished earlier" in said
+    m = Bundle.open(tmp_path / "out").manifest
+    assert m.vision.image_tokens == 8
+    assert "llm-f16.gguf" not in m.files
+    with pytest.raises(FileExistsError):
+        export_llava(folder, tmp_path / "out", recipe=RECIPE, choice=choice)
+
+
+def test_too_small_a_disk_is_seen_first(folder: Path, tmp_path: Path, monkeypatch):
+    small = shutil._ntuple_diskusage(10, 9, 1)
+    monkeypatch.setattr(steps.shutil, "disk_usage", lambda path: small)
+    with pytest.raises(OSError, match=r"0\.0 GB free on this disk, the export needs 1\.5 GB"):
+        export_llava(folder, tmp_path / "out", recipe=RECIPE)
+
+
+def test_recipes_are_strict(tmp_path: Path):
+    assert all(LlavaRecipe.load(name).stop for name in shipped())
+    with pytest.raises(FileNotFoundError, match=r"llava-1\.5-7b"):
+        LlavaRecipe.load("llava-9")
+    (tmp_path / "own.toml").write_text('before_face = "x"\n')
+    with pytest.raises(ValueError, match="after_face"):
+        LlavaRecipe.load(str(tmp_path / "own.toml"))
+    with pytest.raises(ValueError, match="--llm 'q9'; expected one of f16"):
+        Choice(llm="q9")
