@@ -82,7 +82,7 @@ def rows() -> np.ndarray:
 
 def worst(model: Any, language: ProbedLanguage) -> float:
     """Largest error over the positions, of each relative to the largest logit there."""
-    tokens = ids(model.config.get_text_config().vocab_size)
+    tokens = ids(model.get_input_embeddings().num_embeddings)
     reference, found = logits(model, tokens, rows()), language.logits(tokens, rows())
     return max(compare("logits", r[None], f[None], 0).error for r, f in zip(reference, found, strict=True))
 

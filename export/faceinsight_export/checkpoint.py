@@ -151,7 +151,8 @@ class Checkpoint:
                 f"{self.folder / CONFIG}: model_type {kind!r} is unknown to transformers {transformers.__version__}"
             )
         # A copy: the configuration classes write into what they are given.
-        return transformers.CONFIG_MAPPING[kind](**copy.deepcopy(self.config)).get_text_config()
+        config = transformers.CONFIG_MAPPING[kind](**copy.deepcopy(self.config))
+        return getattr(config, "text_config", config)
 
     def has(self, name: str) -> bool:
         """Is there such a tensor?"""
