@@ -1,53 +1,143 @@
-"""faceinsight-export: trained parts to a bundle, and a bundle checked."""
+"""faceinsight-export: a training run or a LLaVA checkpoint to a verified bundle, its single parts, and a check."""
 
 from __future__ import annotations
 
 import argparse
 import sys
 from pathlib import Path
+from typing import Any
+
+VISION = ("fp32", "fp16", "int8", "int8-static")
+LLM = ("f16", "q8_0", "q6_k", "q5_k_m", "q5_0", "q4_k_m", "q4_0")
 
 
 def main(argv: list[str] | None = None) -> int:
     """Entry point. Exit code 0, or 1 with the reason on stderr."""
     parser = argparse.ArgumentParser(prog="faceinsight-export", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    bundle = commands.add_parser("bundle", help="export a training run to a verified bundle")
-    bundle.add_argument("run", type=Path, help="run folder of faceinsight-train")
-    bundle.add_argument("--recipe", default="nano", help="a shipped recipe or a .toml file (default: nano)")
-    bundle.add_argument(
-        "--assets", type=Path, required=True, metavar="DIR", help="folder made by faceinsight-train assets"
-    )
-    bundle.add_argument(
-        "--training-free", type=Path, metavar="DATA",
-        help="instead: graph, rules and segmentation prompts on parts that saw no face label; needs the labelled faces",
-    )  # fmt: skip
-    bundle.add_argument("--out", type=Path, required=True, metavar="DIR", help="the bundle's folder; must not exist")
-    verify = commands.add_parser("verify", help="check a bundle's manifest and files")
+    _bundle_options(commands.add_parser("bundle", help="a training run, or a LLaVA checkpoint, to a verified bundle"))
+    vision = commands.add_parser("vision", help="the vision encoder and projector of a LLaVA checkpoint to ONNX")
+    vision.add_argument("checkpoint", type=Path)
+    _vision_options(vision)
+    vision.add_argument("--out", type=Path, required=True, metavar="FILE", help="the .onnx file; must not exist")
+    llm = commands.add_parser("llm", help="the LLM of a checkpoint to GGUF")
+    llm.add_argument("checkpoint", type=Path)
+    llm.add_argument("--llm", choices=("f32", *LLM), default="q4_k_m", help="how weights are stored (default: q4_k_m)")
+    llm.add_argument("--lora", type=Path, metavar="DIR", help="a LoRA adapter in PEFT's layout, merged in")
+    llm.add_argument("--out", type=Path, required=True, metavar="FILE", help="the .gguf file; must not exist")
+    parts = commands.add_parser("parser", help="the face parser of a training run to ONNX")
+    parts.add_argument("run", type=Path, help="run folder of faceinsight-train")
+    parts.add_argument("--recipe", default="nano", help="a shipped recipe or a .toml file (default: nano)")
+    parts.add_argument("--out", type=Path, required=True, metavar="FILE", help="the .onnx file; must not exist")
+    verify = commands.add_parser("verify", help="check a bundle's manifest and files, and against its checkpoint")
     verify.add_argument("bundle", help="a folder or a shipped name")
+    verify.add_argument("--checkpoint", type=Path, help="of a bundle from a LLaVA: compare each stage with it again")
+    verify.add_argument("--lora", type=Path, metavar="DIR", help="the adapter that was merged in")
     args = parser.parse_args(argv)
+    run = {"bundle": _bundle, "vision": _vision, "llm": _llm, "parser": _parser, "verify": _verify}
     try:
-        return _bundle(args) if args.command == "bundle" else _verify(args)
+        return run[args.command](args)
     except (ValueError, OSError, RuntimeError, ImportError) as e:
         print(f"faceinsight-export: {e}", file=sys.stderr)
         return 1
 
 
+def _vision_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--vision", choices=VISION, default="fp32", help="precision of the encoder (default: fp32)")
+    parser.add_argument("--tokens", type=int, metavar="N", help="image tokens for the LLM, such as 288 or 144 of 576")
+    parser.add_argument(
+        "--method", choices=("merge", "pool", "random"), default="merge", help="how fewer tokens are made (merge)"
+    )
+
+
+def _bundle_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("source", type=Path, help="run folder of faceinsight-train, or a LLaVA checkpoint folder")
+    parser.add_argument("--recipe", default="nano", help="a shipped recipe or a .toml file (default: nano)")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="the bundle's folder; must not exist")
+    run = parser.add_argument_group("of a training run")
+    run.add_argument("--assets", type=Path, metavar="DIR", help="folder made by faceinsight-train assets")
+    run.add_argument(
+        "--training-free", type=Path, metavar="DATA",
+        help="instead: graph, rules and segmentation prompts on parts that saw no face label; needs the labelled faces",
+    )  # fmt: skip
+    llava = parser.add_argument_group("of a LLaVA checkpoint")
+    _vision_options(parser)
+    llava.add_argument("--llm", choices=LLM, default="q4_k_m", help="how the LLM's weights are stored (q4_k_m)")
+    llava.add_argument("--lora", type=Path, metavar="DIR", help="a LoRA adapter in PEFT's layout, merged in")
+    llava.add_argument("--face", default="nano", help="the bundle that lends detector, parser and head (nano)")
+
+
 def _bundle(args: argparse.Namespace) -> int:
+    from .llava import shipped
+
+    llava = args.recipe in shipped() or (args.source / "config.json").is_file()
+    stages = (_llava_bundle if llava else _run_bundle)(args)
+    print("\n".join(map(str, stages)))
+    size = sum(p.stat().st_size for p in args.out.iterdir())
+    print(f"{args.out}: {size / 1e6:.1f} MB")
+    return 0
+
+
+def _say(text: str) -> None:
+    print(f"exporting {text} ...", flush=True)
+
+
+def _run_bundle(args: argparse.Namespace) -> list[Any]:
     from faceinsight_models.pipeline import Pipeline, load_trained
     from faceinsight_models.recipe import Recipe
     from faceinsight_models.training_free import training_free
 
     from .bundle import export_bundle
 
+    if not args.assets:
+        raise ValueError("--assets is missing: the folder made by faceinsight-train assets")
     recipe = Recipe.load(args.recipe)
     if args.training_free:
-        trained = training_free(Pipeline(recipe, data=args.training_free, run=args.run, asset_folder=args.assets))
+        trained = training_free(Pipeline(recipe, data=args.training_free, run=args.source, asset_folder=args.assets))
     else:
-        trained = load_trained(recipe, args.run, args.assets)
-    stages = export_bundle(trained, args.out, progress=lambda text: print(f"exporting {text} ...", flush=True))
-    print("\n".join(map(str, stages)))
-    size = sum(p.stat().st_size for p in args.out.iterdir())
-    print(f"{args.out}: {size / 1e6:.1f} MB")
+        trained = load_trained(recipe, args.source, args.assets)
+    return list(export_bundle(trained, args.out, progress=_say))
+
+
+def _llava_bundle(args: argparse.Namespace) -> list[Any]:
+    from .llava import Choice, export_llava
+
+    choice = Choice(args.vision, args.llm, args.tokens, args.method, args.lora)
+    return list(export_llava(args.source, args.out, recipe=args.recipe, choice=choice, face=args.face, progress=_say))
+
+
+def _vision(args: argparse.Namespace) -> int:
+    from .llava import convert_vision, open_checkpoint
+
+    checkpoint = open_checkpoint(args.checkpoint)
+    convert_vision(checkpoint, args.out, precision=args.vision, tokens=args.tokens, method=args.method)
+    return _written(args.out)
+
+
+def _llm(args: argparse.Namespace) -> int:
+    from .gguf_file import convert
+    from .llava import open_checkpoint
+
+    convert(open_checkpoint(args.checkpoint, args.lora), args.out, args.llm)
+    return _written(args.out)
+
+
+def _parser(args: argparse.Namespace) -> int:
+    from faceinsight_models.graphs import write_parser
+    from faceinsight_models.pipeline import load_parser
+    from faceinsight_models.recipe import Recipe
+
+    from .half import store_half
+
+    if args.out.exists():
+        raise FileExistsError(f"{args.out} exists already: choose another place, or remove it first")
+    write_parser(load_parser(args.run), args.out, size=Recipe.load(args.recipe).crop.parser)
+    store_half(args.out)
+    return _written(args.out)
+
+
+def _written(path: Path) -> int:
+    print(f"{path}: {path.stat().st_size / 1e6:.1f} MB")
     return 0
 
 
@@ -57,6 +147,11 @@ def _verify(args: argparse.Namespace) -> int:
     opened = Bundle.open(args.bundle)
     for name, entry in opened.manifest.files.items():
         print(f"{name:<16} {entry.bytes:>12,}  sha256 {entry.sha256[:16]}  ok")
+    if args.checkpoint:
+        from .llava import verify_bundle
+
+        print("\n".join(map(str, verify_bundle(opened, args.checkpoint, lora=args.lora, progress=_say))))
+        return 0
     for stage, error in opened.manifest.parity.items():
         print(f"{stage:<22} parity error {error:.2e}")
     return 0

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from faceinsight_models.llm import BpeVocabulary
 
-from .llm_gguf import write_gguf
+from .checkpoint import Checkpoint
+from .llm_gguf import PRECISIONS, write_gguf, write_llm
 from .tokenizer_gguf import Vocabulary
 
 #: llama.cpp's file types by the names people use. The k types want widths that are multiples of 256; llama.cpp takes a
@@ -66,6 +67,21 @@ def vocabulary_of(vocabulary: BpeVocabulary) -> Vocabulary:
     return Vocabulary(
         "gpt2", vocabulary.pre, vocabulary.tokens, vocabulary.types, [], vocabulary.merges, special, begin=False
     )
+
+
+def convert(checkpoint: Checkpoint, path: Path, kind: str) -> None:
+    """The LLM of a checkpoint as a GGUF of any of QUANTISATIONS. Raises FileExistsError and as `write_llm` does."""
+    if path.exists():
+        raise FileExistsError(f"{path} exists already: choose another name, or remove it first")
+    if kind in PRECISIONS:
+        write_llm(checkpoint, path, precision=kind)
+        return
+    half = path.with_name(f".{path.name}.f16")
+    try:
+        write_llm(checkpoint, half, precision="f16")
+        quantise(half, path, kind)
+    finally:
+        half.unlink(missing_ok=True)
 
 
 def quantise(source: Path, target: Path, kind: str, *, threads: int = 0) -> None:

@@ -123,11 +123,9 @@ def export_llava(
     Raises FileExistsError, CheckpointError, OSError for too small a disk, ParityError naming the stage that failed.
     """
     rules = LlavaRecipe.load(recipe)
-    checkpoint = Checkpoint.open(folder)
-    if choice.lora:
-        checkpoint = Merged(checkpoint, Adapter.open(choice.lora))
+    checkpoint = open_checkpoint(folder, choice.lora)
     parts = Bundle.open(face)
-    vision = vision_spec(checkpoint, rules, choice)
+    vision = vision_spec(checkpoint, tokens=choice.tokens, margin=rules.margin)
     half = llm_bytes(checkpoint, "f16")
     settings = {
         "checkpoint": str(folder.resolve()), "recipe": repr(rules), "choice": repr(choice), "face": parts.sha256,
@@ -142,15 +140,13 @@ def export_llava(
         lambda: take_face_parts(parts, work),
         ["detector.onnx", "parser.onnx", "encoder.onnx", "question.onnx", VOCABULARY],
     )
-    images = to_pixels(pictures(), vision)
     steps.run(
         f"vision ({choice.vision})",
-        lambda: write_vision(
-            checkpoint, work / "vision.onnx", precision=choice.vision, tokens=choice.tokens, method=choice.method,
-            images=images,
+        lambda: convert_vision(
+            checkpoint, work / "vision.onnx", precision=choice.vision, tokens=choice.tokens, method=choice.method
         ),
         ["vision.onnx"],
-    )  # fmt: skip
+    )
     converted = "llm.gguf" if choice.llm == "f16" else "llm-f16.gguf"
     words = read_vocabulary(folder, checkpoint.text_config)
     steps.run(
@@ -181,7 +177,33 @@ def export_llava(
     return stages
 
 
-def vision_spec(checkpoint: Checkpoint, recipe: LlavaRecipe, choice: Choice) -> VisionSpec:
+def open_checkpoint(folder: Path, lora: Path | None = None) -> Checkpoint:
+    """A checkpoint folder, with an adapter merged in as it is read. Raises CheckpointError or FileNotFoundError."""
+    checkpoint = Checkpoint.open(folder)
+    return Merged(checkpoint, Adapter.open(lora)) if lora else checkpoint
+
+
+def convert_vision(checkpoint: Checkpoint, path: Path, *, precision: str, tokens: int | None, method: str) -> None:
+    """Vision encoder and projector to ONNX; a reduced precision is judged on pictures. Raises as write_vision does."""
+    images = to_pixels(pictures(), vision_spec(checkpoint, tokens=tokens))
+    write_vision(checkpoint, path, precision=precision, tokens=tokens, method=method, images=images)
+
+
+def verify_bundle(
+    bundle: Bundle, folder: Path, *, lora: Path | None = None, progress: Callable[[str], None] = lambda text: None
+) -> list[Stage]:
+    """Compare a finished bundle with its checkpoint again. Raises ParityError, or ValueError for another bundle."""
+    m = bundle.manifest
+    if not m.vision:
+        raise ValueError(f"{bundle.path} was not made from a LLaVA checkpoint: it has no vision encoder of its own")
+    precisions = m.provenance["vision precision"], m.provenance["llm precision"]
+    return verify_llava(
+        open_checkpoint(folder, lora), bundle.path, m.vision, m.llm, precisions=precisions,
+        method=m.provenance["image tokens by"], progress=progress,
+    )  # fmt: skip
+
+
+def vision_spec(checkpoint: Checkpoint, *, tokens: int | None, margin: float = 2.0) -> VisionSpec:
     """What the checkpoint says of its vision encoder. Raises ValueError for a preprocessing that is not CLIP's."""
     shape = VisionShape.read(checkpoint.config)
     known = checkpoint.folder / "preprocessor_config.json"
@@ -191,12 +213,11 @@ def vision_spec(checkpoint: Checkpoint, recipe: LlavaRecipe, choice: Choice) -> 
     if settings.get("resample", 3) != 3:
         raise ValueError(f"{known}: resample {settings['resample']}; LLaVA-1.5 resizes with 3 (bicubic)")
     mean, std = settings.get("image_mean", CLIP_MEAN), settings.get("image_std", CLIP_STD)
-    count = choice.tokens or shape.side**2 + (not shape.drop_class)
+    count = tokens or shape.side**2 + (not shape.drop_class)
     width = checkpoint.shape("multi_modal_projector.linear_2.weight")[0]
     return VisionSpec(
-        "vision.onnx", shape.size, (mean[0], mean[1], mean[2]), (std[0], std[1], std[2]), "mean", count, width,
-        recipe.margin,
-    )  # fmt: skip
+        "vision.onnx", shape.size, (mean[0], mean[1], mean[2]), (std[0], std[1], std[2]), "mean", count, width, margin
+    )
 
 
 def prompt(recipe: LlavaRecipe, spoken: PromptSpec) -> PromptSpec:
@@ -258,7 +279,7 @@ def _manifest(
             "recipe": recipe,
             "vision precision": choice.vision,
             "llm precision": choice.llm,
-            "image tokens by": choice.method if choice.tokens else "all of the grid",
+            "image tokens by": choice.method,
             "LoRA": choice.lora.name if choice.lora else "none",
             "face parts": f"{face.name}: {face.provenance.get('exporter', '')}",
             "exporter": f"faceinsight {__version__}",

@@ -100,7 +100,6 @@ def _processor(checkpoint: Checkpoint, spec: VisionSpec) -> Callable[[list[NDArr
     return lambda images: np.asarray(clip([square(i) for i in images], return_tensors="np")["pixel_values"], np.float32)
 
 
-@torch.no_grad()
 def _see(
     checkpoint: Checkpoint, pixels: NDArray[np.float32], spec: VisionSpec, method: str
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
@@ -112,7 +111,8 @@ def _see(
     tower, projector = CLIPVisionModel(config.vision_config).eval(), LlavaMultiModalProjector(config).eval()
     _fill(tower, checkpoint, "vision_tower.")
     _fill(projector, checkpoint, "multi_modal_projector.")
-    states = tower(torch.from_numpy(pixels), output_hidden_states=True).hidden_states
+    with torch.no_grad():
+        states = tower(torch.from_numpy(pixels), output_hidden_states=True).hidden_states
     layers = config.vision_feature_layer
     chosen = [states[n] for n in (layers if isinstance(layers, (list, tuple)) else [layers])]
     if config.vision_feature_select_strategy == "default":
@@ -121,7 +121,8 @@ def _see(
     kept = features.numpy()
     if spec.image_tokens != kept.shape[1]:
         kept = reduce(kept, Budget(round(kept.shape[1] ** 0.5), spec.image_tokens, method))
-    return features.numpy(), projector(torch.from_numpy(kept)).numpy()
+    with torch.no_grad():
+        return features.numpy(), projector(torch.from_numpy(kept)).numpy()
 
 
 def _fill(module: Any, checkpoint: Checkpoint, prefix: str) -> None:
@@ -163,8 +164,8 @@ def _vision_stages(
 
 def _features_of(path: Path) -> str:
     """Name of the value that goes into token budget or projector."""
-    names = [o for n in onnx.load(path, load_external_data=False).graph.node for o in n.output]
-    return next((n for n in names if n == "features"), None) or next(n for n in names if n.startswith("features."))
+    names = [str(o) for n in onnx.load(path).graph.node for o in n.output]
+    return "features" if "features" in names else next(n for n in names if n.startswith("features."))
 
 
 def _llm_stages(
