@@ -1,9 +1,10 @@
-"""faceinsight-export: trained parts to a bundle, and a bundle checked."""
+"""faceinsight-export: trained parts to a bundle, a bundle checked, and its TensorRT plans built on the target."""
 
 from __future__ import annotations
 
 import argparse
 import sys
+from functools import partial
 from pathlib import Path
 
 
@@ -24,9 +25,11 @@ def main(argv: list[str] | None = None) -> int:
     bundle.add_argument("--out", type=Path, required=True, metavar="DIR", help="the bundle's folder; must not exist")
     verify = commands.add_parser("verify", help="check a bundle's manifest and files")
     verify.add_argument("bundle", help="a folder or a shipped name")
+    engine = commands.add_parser("engine", help="build a bundle's TensorRT plans on this device, for this device")
+    engine.add_argument("bundle", help="a folder or a shipped name")
     args = parser.parse_args(argv)
     try:
-        return _bundle(args) if args.command == "bundle" else _verify(args)
+        return {"bundle": _bundle, "verify": _verify, "engine": _engine}[args.command](args)
     except (ValueError, OSError, RuntimeError, ImportError) as e:
         print(f"faceinsight-export: {e}", file=sys.stderr)
         return 1
@@ -59,4 +62,20 @@ def _verify(args: argparse.Namespace) -> int:
         print(f"{name:<16} {entry.bytes:>12,}  sha256 {entry.sha256[:16]}  ok")
     for stage, error in opened.manifest.parity.items():
         print(f"{stage:<22} parity error {error:.2e}")
+    return 0
+
+
+def _engine(args: argparse.Namespace) -> int:
+    from faceinsight.bundle import Bundle
+    from faceinsight.engines import EngineCache, graph_files, key_of, target
+
+    opened, where, cache = Bundle.open(args.bundle), target(), EngineCache()
+    print(f"TensorRT {where.tensorrt} on {where.device} (sm_{where.sm}); plans in {cache.folder}")
+    for name in graph_files(opened):
+        key = key_of(opened.file(name), where)
+        plan = cache.load(key)
+        state = "there already" if plan else "built"
+        if plan is None:
+            plan = cache.build(key, opened.file(name), partial(print, f"{name}:", flush=True))
+        print(f"{name:<16} {len(plan):>12,} bytes  {state}")
     return 0

@@ -14,7 +14,7 @@ from .errors import DeviceError
 #: Majors whose calls used here have one and the same form.
 MAJORS = (13, 12)
 _HOST_TO_DEVICE, _DEVICE_TO_HOST = 1, 2
-#: cudaStreamNonBlocking: do not wait for the default stream. cudaStreamCaptureModeThreadLocal: other threads may allocate.
+#: cudaStreamNonBlocking: does not wait for the default stream; cudaStreamCaptureModeThreadLocal: others may allocate.
 _NON_BLOCKING, _CAPTURE_THREAD_LOCAL = 1, 1
 #: cudaDeviceAttr: integrated (memory shared with the CPU), compute capability.
 _INTEGRATED, _MAJOR, _MINOR = 18, 75, 76

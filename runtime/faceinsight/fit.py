@@ -8,8 +8,8 @@ The estimate is of the peak resident memory of a process that answers on the CPU
     detector     activations of OpenCV's first look
     LLM          tensors, KV cache, what decoding the longest part of a prompt touches
 
-The constants were measured with ONNX Runtime 1.32, OpenCV 5.0 and llama.cpp of llama-cpp-python 0.3.36 on x86-64: resident
-memory around one graph or one model at a time, of 1 to 300 MB, before and after malloc_trim.
+The constants were measured with ONNX Runtime 1.32, OpenCV 5.0 and llama.cpp of llama-cpp-python 0.3.36 on x86-64:
+resident memory around one graph or one model at a time, of 1 to 300 MB, before and after malloc_trim.
 tests/test_fit.py holds the sum against VmHWM.
 """
 
@@ -28,14 +28,16 @@ from .bundle import Bundle
 from .errors import RequestError
 from .gguf_header import GgufHeader
 from .onnx_file import OnnxFile
+from .probes import child_environment
 
-#: While it loads, ONNX Runtime holds a weight as it is stored, as read and as its kernel wants it. Beyond the float32 weight
-#: itself that was, in its sizes: float32 matrices 0.04-0.2, half-stored ones 0.6-0.9, convolutions (laid out anew) 2.0-2.8.
+#: While it loads, ONNX Runtime holds a weight as it is stored, as read and as its kernel wants it. Beyond the float32
+#: weight itself that was, in its sizes: matrices 0.04-0.2, half-stored ones 0.6-0.9, convolutions (laid out anew)
+#: 2.0-2.8.
 LOADING_PLAIN, LOADING_HALF, LOADING_CONVOLUTION = 0.15, 0.85, 2.4
 #: 8-bit weights stay as read and packed (a ViT-L/14 of 304 MB: 560 MB with packing, 300 MB without).
 PACKED = 1.8
-#: Activations: peak of the live tensors times this. The arena grows by doubling in the first run; in the second a block as
-#: large as the traced peak may lie beside it. 1.4-2.6, the same for 1 and 8 faces.
+#: Activations: peak of the live tensors times this. The arena grows by doubling in the first run; in the second a block
+#: as large as the traced peak may lie beside it. 1.4-2.6, the same for 1 and 8 faces.
 ARENA = 2.4
 #: The same of OpenCV's network.
 DETECTOR_ARENA = 1.5
@@ -45,7 +47,8 @@ LLAMA = 10_000_000
 FEED_FORWARDS, WIDTHS = 2, 8
 #: What Python and the libraries take where it cannot be measured.
 FLOOR = 80_000_000
-#: A second copy of the token embeddings, for the output: ggml types whose rows are repacked for the CPU (Q4_0, Q4_K, IQ4_NL).
+#: ggml types whose matrices are repacked for the CPU (Q4_0, Q4_K, IQ4_NL): token embeddings that are the output too are
+#: then there twice.
 REPACKED = (2, 12, 20)
 #: Faces that go through the encoders in one run (perception.BATCH).
 CROWD = 8
@@ -124,7 +127,9 @@ def estimate(bundle: Bundle, *, memory: int | None = None, floor: int | None = N
     more = sum(round(ARENA * (activations(g, crowd) - activations(g, axes))) for g in graphs.values())
     beyond = (
         Part(f"{CROWD} faces or more", more, "the encoders run on this many faces at a time"),
-        Part("no face at first", max(looks) - looks[0], f"the detector looks again at up to {max(m.detector.sides)} px"),
+        Part(
+            "no face at first", max(looks) - looks[0], f"the detector looks again at up to {max(m.detector.sides)} px"
+        ),
         Part("each further megapixel", 6_000_000, "the photo and a copy of it, 3 bytes a pixel"),
     )
     total = sum(p.bytes for p in parts)
@@ -151,7 +156,7 @@ def weights(graph: OnnxFile) -> tuple[int, int]:
 
 
 def activations(graph: OnnxFile, axes: dict[str, int]) -> int:
-    """Peak bytes of the tensors that are alive at once, run in the file's order, with these lengths of the free axes."""
+    """Peak bytes of the tensors alive at once, run in the file's order, with these lengths of the free axes."""
     folded = graph.casts()
     sizes = {name: v.bytes(axes) for name, v in graph.values.items() if name not in folded}
     last = {name: at for at, node in enumerate(graph.nodes) for name in node.inputs}
@@ -171,7 +176,8 @@ def measure_floor() -> int:
         "llama_cpp.llama_backend_init()\n"
         "print(next(l for l in open('/proc/self/status') if l.startswith('VmHWM')).split()[1])"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    env = child_environment()
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, env=env)
     return int(done.stdout) * 1024 if done.returncode == 0 and done.stdout.strip().isdigit() else FLOOR
 
 

@@ -9,6 +9,7 @@ import math
 import mmap
 import struct
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 from .errors import BundleError
@@ -85,7 +86,7 @@ class _Reader:
             raise ValueError("a tensor begins past its end")
         # A tensor reaches to where the next one begins: no table of block sizes is needed.
         ends = sorted({offset for *_, offset in table} | {len(self._data) - start})
-        following = dict(zip(ends, ends[1:], strict=False))
+        following = dict(pairwise(ends))
         sized = (GgufTensor(n, s, k, following.get(offset, offset) - offset) for n, s, k, offset in table)
         return GgufHeader(values, tuple(sized))
 

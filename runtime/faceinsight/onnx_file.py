@@ -36,7 +36,7 @@ class Value:
     shape: tuple[int | str, ...]
 
     def bytes(self, axes: dict[str, int]) -> int:
-        """Size with these lengths of the free axes. An expression like "2*batch" is worked out; what is not known: 1."""
+        """Size with these lengths of the free axes ("2*batch" is worked out; an axis that is not known is 1)."""
         count = math.prod(d if isinstance(d, int) else _length(d, axes) for d in self.shape)
         return count * BITS.get(self.kind, 32) // 8
 
@@ -64,7 +64,7 @@ class OnnxFile:
     def read(cls, path: Path) -> OnnxFile:
         """Raises BundleError if the file is no ONNX model, or ends early."""
         try:
-            return cls._parse(memoryview(np.memmap(path, np.uint8, "r")))
+            return cls._parse(memoryview(np.memmap(path, np.uint8, "r")))  # type: ignore[arg-type]
         except (ValueError, IndexError, OSError) as e:
             raise BundleError(f"{path} is not an ONNX model that can be read: {e}") from e
 

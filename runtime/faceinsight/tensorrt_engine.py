@@ -145,8 +145,7 @@ class TensorRtSession:
         except DeviceError:
             self._cuda.free_host(host)
             raise
-        memory = (ctypes.c_char * max(1, size)).from_address(host)
-        array = np.frombuffer(memory, dtype, math.prod(shape)).reshape(shape)
+        array = np.ndarray(shape, dtype, (ctypes.c_char * max(1, size)).from_address(host))
         shaped.context.set_tensor_address(name, device)
         return _Buffer(host, device, array)
 
