@@ -145,7 +145,8 @@ class TensorRtSession:
         except DeviceError:
             self._cuda.free_host(host)
             raise
-        array = np.ndarray(shape, dtype, (ctypes.c_char * max(1, size)).from_address(host))
+        memory = memoryview((ctypes.c_char * max(1, size)).from_address(host))
+        array = np.ndarray(shape, dtype, memory)
         shaped.context.set_tensor_address(name, device)
         return _Buffer(host, device, array)
 
