@@ -64,8 +64,7 @@ def repeat_layers(path: Path, times: int) -> None:
     reader = gguf.GGUFReader(path)
     data = bytearray(path.read_bytes())
     layers = int(reader.fields["llama.block_count"].parts[-1][0])
-    patch = reader.fields["llama.block_count"].parts[-1]
-    at = patch.ctypes.data - reader.data.ctypes.data
+    at = reader.fields["llama.block_count"].parts[-1].ctypes.data - reader.data.ctypes.data
     data[at : at + 4] = struct.pack("<I", layers * times)
     tensors = []
     for t in reader.tensors:
@@ -74,11 +73,10 @@ def repeat_layers(path: Path, times: int) -> None:
             number, rest = t.name.removeprefix("blk.").split(".", 1)
             copies = [f"blk.{int(number) + layers * n}.{rest}" for n in range(times)]
         tensors += [(name, t) for name in copies]
-    first = reader.tensors[0]
     table = min(t.field.offset for t in reader.tensors)
     header = bytearray(data[:table])
     header[8:16] = struct.pack("<Q", len(tensors))
-    offset, infos, body = 0, b"", b""
+    offset, infos, body = 0, b"", []
     for name, t in tensors:
         raw = t.data.tobytes()
         raw += bytes(-len(raw) % 32)
@@ -86,10 +84,9 @@ def repeat_layers(path: Path, times: int) -> None:
         infos += struct.pack(f"<{len(t.shape)}Q", *map(int, t.shape))
         infos += struct.pack("<IQ", int(t.tensor_type), offset)
         offset += len(raw)
-        body += raw
-    assert first is not None
+        body.append(raw)
     start = bytes(header) + infos
-    path.write_bytes(start + bytes(-len(start) % 32) + body)
+    path.write_bytes(start + bytes(-len(start) % 32) + b"".join(body))
 
 
 @needs_proc
@@ -136,7 +133,7 @@ def test_loading_a_graph_takes_what_is_said(tmp_path: Path, op: str, shape: tupl
         f"device.session(Path({str(path)!r})); print({PEAK} - before)"
     )
     kept, loading = fit.weights(OnnxFile.read(path))
-    assert kept == sum(w.raw_data.__len__() for w in weights)
+    assert kept == sum(len(w.raw_data) for w in weights)
     assert kept + loading == pytest.approx(run(code), rel=0.15)
 
 
