@@ -23,7 +23,8 @@ from faceinsight.cuda import Cuda
 from faceinsight.device import Device
 from faceinsight.engines import BuildingSession, EngineCache, Target, graph_files, key_of
 from faceinsight.graph import Graph
-from faceinsight.onnx_file import OnnxFile, fold_half
+from faceinsight.onnx_file import OnnxFile
+from faceinsight.onnx_rewrite import for_tensorrt
 from faceinsight.perception import BATCH
 from faceinsight.probes import probe, tiny_model
 from faceinsight.tensorrt_engine import SHAPES, TensorRtSession
@@ -372,7 +373,7 @@ def test_half_stored_weights_are_constants_again(tmp_path: Path):
     path = tmp_path / "half.onnx"
     onnx.save(proto, path)
     store_half(path)
-    folded = fold_half(path.read_bytes())
+    folded = for_tensorrt(path.read_bytes())
     again = onnx.load_from_string(folded)
     onnx.checker.check_model(again)
     assert [n.op_type for n in again.graph.node] == ["MatMul", "Relu"]
@@ -383,10 +384,39 @@ def test_half_stored_weights_are_constants_again(tmp_path: Path):
         for m in (path.read_bytes(), folded)
     ]
     assert np.array_equal(*results)
-    assert fold_half(folded) == folded
+    assert for_tensorrt(folded) == folded
     # A half-precision graph computes in half precision and stays as it is.
     outline = OnnxFile.read(path)
     assert outline.casts() == {"w": "w.half"}
+
+
+@pytest.mark.parametrize("name", ["encoder.onnx", "parser.onnx", "question.onnx"])
+def test_what_tensorrt_gets_computes_the_same(name: str):
+    """Bytes only come in and go out: TensorRT has no operators on them."""
+    import onnxruntime
+
+    data = Bundle.open("nano").file(name).read_bytes()
+    rewritten = for_tensorrt(data)
+    proto = onnx.load_from_string(rewritten)
+    onnx.checker.check_model(proto)
+    rng = np.random.default_rng(0)
+    feeds = {}
+    for value in OnnxFile.read(Bundle.open("nano").file(name)).inputs:
+        shape = [d if isinstance(d, int) else {"batch": 2, "count": 5, "length": 7}[d] for d in value.shape]
+        kind = {1: np.float32, 2: np.uint8, 7: np.int64}[value.kind]
+        feeds[value.name] = rng.integers(0, 19, shape).astype(kind)
+    results = [
+        onnxruntime.InferenceSession(m, providers=["CPUExecutionProvider"]).run(None, feeds) for m in (data, rewritten)
+    ]
+    for expected, found in zip(*results, strict=True):
+        assert expected.dtype == found.dtype
+        assert np.array_equal(expected, found)
+    inputs = {i.name for i in proto.graph.input if i.type.tensor_type.elem_type == TensorProto.UINT8}
+    readers = [n.op_type for n in proto.graph.node if inputs & set(n.input)]
+    assert readers == ["Cast"] * len(inputs)
+    makers = {o: n for n in proto.graph.node for o in n.output}
+    for cast in (n for n in proto.graph.node if n.op_type == "Cast" and n.attribute[0].i == TensorProto.UINT8):
+        assert makers[cast.input[0]].attribute[0].i == TensorProto.FLOAT
 
 
 class FakeCudart:

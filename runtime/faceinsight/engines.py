@@ -24,6 +24,7 @@ from .bundle import Bundle
 from .errors import DeviceError
 from .graph import Session
 from .onnx_file import OnnxFile, Value
+from .onnx_rewrite import REWRITE
 from .probes import probe
 from .tensorrt_build import Shape, build
 from .tensorrt_engine import TensorRtSession
@@ -35,7 +36,7 @@ OLDEST = (10, 3)
 #: Free axes by the name the exporter gives them (least, most usual, most): faces, characteristics, tokens.
 AXES = {"batch": (1, 1, 8), "count": (1, 64, 256), "length": (1, 16, 512)}
 #: Networks are strongly typed: they compute in the types the graph states, float32 with TensorRT's default TF32.
-PRECISION = "strongly typed, tf32"
+PRECISION = f"strongly typed, tf32, rewrite {REWRITE}"
 
 Progress = Callable[[str], None]
 

@@ -15,16 +15,16 @@ import numpy as np
 
 from .errors import BundleError
 
-FLOAT, FLOAT16 = 1, 10
+FLOAT, UINT8, FLOAT16 = 1, 2, 10
 #: Bits of an element, by onnx.TensorProto.DataType.
 BITS = {1: 32, 2: 8, 3: 8, 4: 16, 5: 16, 6: 32, 7: 64, 9: 8, 10: 16, 11: 64, 12: 32, 13: 64, 16: 16, 17: 8, 18: 8,
         19: 8, 20: 8, 21: 4, 22: 4, 23: 4}  # fmt: skip
 
 #: Field numbers of onnx.proto.
-_MODEL_GRAPH = 7
-_GRAPH_NODE, _GRAPH_INITIALIZER, _GRAPH_INPUT, _GRAPH_OUTPUT, _GRAPH_VALUE = 1, 5, 11, 12, 13
-_NODE_INPUT, _NODE_OUTPUT, _NODE_OP = 1, 2, 4
-_TENSOR_DIMS, _TENSOR_TYPE, _TENSOR_NAME, _TENSOR_RAW = 1, 2, 8, 9
+MODEL_GRAPH = 7
+GRAPH_NODE, GRAPH_INITIALIZER, GRAPH_INPUT, GRAPH_OUTPUT, GRAPH_VALUE = 1, 5, 11, 12, 13
+NODE_INPUT, NODE_OUTPUT, NODE_OP, NODE_ATTRIBUTE = 1, 2, 4, 5
+TENSOR_DIMS, TENSOR_TYPE, TENSOR_NAME, TENSOR_RAW = 1, 2, 8, 9
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,18 +72,18 @@ class OnnxFile:
     def _parse(cls, data: memoryview) -> OnnxFile:
         weights: dict[str, Value] = {}
         nodes: list[Node] = []
-        lists: dict[int, list[Value]] = {_GRAPH_INPUT: [], _GRAPH_OUTPUT: [], _GRAPH_VALUE: []}
-        for number, _, value in _fields(_graph(data)[1]):
-            if number == _GRAPH_INITIALIZER:
-                tensor = _tensor(value)[0]
+        lists: dict[int, list[Value]] = {GRAPH_INPUT: [], GRAPH_OUTPUT: [], GRAPH_VALUE: []}
+        for number, value in fields(find_graph(data)):
+            if number == GRAPH_INITIALIZER:
+                tensor = read_tensor(value)[0]
                 weights[tensor.name] = tensor
-            elif number == _GRAPH_NODE:
-                nodes.append(_node(value))
+            elif number == GRAPH_NODE:
+                nodes.append(read_node(value))
             elif number in lists:
-                lists[number].append(_value_info(value))
+                lists[number].append(read_value(value))
         values = {v.name: v for group in lists.values() for v in group if v.name not in weights}
-        inputs = tuple(v for v in lists[_GRAPH_INPUT] if v.name not in weights)
-        return cls(inputs, tuple(lists[_GRAPH_OUTPUT]), weights, values, tuple(nodes))
+        inputs = tuple(v for v in lists[GRAPH_INPUT] if v.name not in weights)
+        return cls(inputs, tuple(lists[GRAPH_OUTPUT]), weights, values, tuple(nodes))
 
     def casts(self) -> dict[str, str]:
         """Weights that are only stored in half precision: name after the cast -> name in the file."""
@@ -92,57 +92,6 @@ class OnnxFile:
             for n in self.nodes
             if n.op == "Cast" and n.inputs[0] in self.weights and self.weights[n.inputs[0]].kind == FLOAT16
         }
-
-
-def fold_half(data: bytes) -> bytes:
-    """An ONNX model whose half-stored weights are float32 again, their casts gone.
-
-    ONNX Runtime does this when it loads; TensorRT wants a convolution's weights to be constants.
-    """
-    whole = memoryview(data)
-    start, graph = _graph(whole)
-    halves: dict[str, memoryview] = {}
-    for number, _, value in _fields(graph):
-        if number == _GRAPH_INITIALIZER:
-            tensor, _ = _tensor(value)
-            if tensor.kind == FLOAT16:
-                halves[tensor.name] = value
-    nodes = [(value, _node(value)) for number, _, value in _fields(graph) if number == _GRAPH_NODE]
-    folded = {n.outputs[0]: n.inputs[0] for _, n in nodes if n.op == "Cast" and n.inputs[0] in halves}
-    used = {name for _, n in nodes if n.outputs[0] not in folded for name in n.inputs}
-    out = bytearray()
-    for number, at, value in _fields(graph):
-        if number == _GRAPH_NODE and _node(value).outputs[0] in folded:
-            continue
-        if number == _GRAPH_INITIALIZER and _tensor(value)[0].name in set(folded.values()) - used:
-            continue
-        out += graph[at : _end(graph, at)]
-    for name, half in folded.items():
-        out += _delimited(_GRAPH_INITIALIZER, _as_float(halves[half], name))
-    return data[:start] + _delimited(_MODEL_GRAPH, bytes(out)) + data[_end(whole, start) :]
-
-
-def _as_float(half: memoryview, name: str) -> bytes:
-    tensor, raw = _tensor(half)
-    if raw is None:
-        raise ValueError(f"weight {tensor.name!r} is not stored as raw data")
-    value = np.frombuffer(raw, "<f2").astype("<f4")
-    dims = b"".join(_varint(_TENSOR_DIMS << 3) + _varint(int(d)) for d in tensor.shape)
-    kind = _varint(_TENSOR_TYPE << 3) + _varint(FLOAT)
-    return dims + kind + _delimited(_TENSOR_NAME, name.encode()) + _delimited(_TENSOR_RAW, value.tobytes())
-
-
-def _delimited(number: int, value: bytes) -> bytes:
-    return _varint(number << 3 | 2) + _varint(len(value)) + value
-
-
-def _varint(value: int) -> bytes:
-    out = bytearray()
-    while value > 127:
-        out.append(value & 127 | 128)
-        value >>= 7
-    out.append(value)
-    return bytes(out)
 
 
 def _read_varint(data: memoryview, at: int) -> tuple[int, int]:
@@ -157,8 +106,9 @@ def _read_varint(data: memoryview, at: int) -> tuple[int, int]:
     raise ValueError("a number has more than 64 bits")
 
 
-def _spans(data: memoryview, at: int = 0) -> Iterator[tuple[int, int, int | tuple[int, int], int]]:
+def spans(data: memoryview) -> Iterator[tuple[int, int, int | tuple[int, int], int]]:
     """Field number, where it starts, its number or (start, end) of its bytes, where it ends."""
+    at = 0
     while at < len(data):
         begin = at
         tag, at = _read_varint(data, at)
@@ -178,80 +128,80 @@ def _spans(data: memoryview, at: int = 0) -> Iterator[tuple[int, int, int | tupl
         yield number, begin, content, at
 
 
-def _fields(data: memoryview) -> Iterator[tuple[int, int, memoryview]]:
-    """The length-delimited fields: number, where it starts, its bytes."""
-    for number, begin, content, _ in _spans(data):
+def fields(data: memoryview) -> Iterator[tuple[int, memoryview]]:
+    """The fields that hold bytes: number, bytes."""
+    for number, _, content, _ in spans(data):
         if isinstance(content, tuple):
-            yield number, begin, data[content[0] : content[1]]
+            yield number, data[content[0] : content[1]]
 
 
-def _end(data: memoryview, at: int) -> int:
-    """Where the field that starts at `at` ends."""
-    return next(_spans(data, at))[3]
-
-
-def _graph(data: memoryview) -> tuple[int, memoryview]:
-    found = next(((at, v) for n, at, v in _fields(data) if n == _MODEL_GRAPH), None)
-    if found is None:
+def find_graph(data: memoryview) -> memoryview:
+    """A model's graph. Raises ValueError if it holds none."""
+    graph = next((value for number, value in fields(data) if number == MODEL_GRAPH), None)
+    if graph is None:
         raise ValueError("it holds no graph")
-    return found
+    return graph
 
 
-def _text(value: memoryview) -> str:
+def text(value: memoryview) -> str:
+    """A name."""
     return bytes(value).decode("utf-8", "replace")
 
 
-def _node(data: memoryview) -> Node:
-    fields = list(_fields(data))
-    inputs = tuple(_text(v) for n, _, v in fields if n == _NODE_INPUT)
-    outputs = tuple(_text(v) for n, _, v in fields if n == _NODE_OUTPUT)
-    return Node(next((_text(v) for n, _, v in fields if n == _NODE_OP), ""), inputs, outputs)
+def read_node(data: memoryview) -> Node:
+    """NodeProto."""
+    names: dict[int, list[str]] = {NODE_INPUT: [], NODE_OUTPUT: [], NODE_OP: []}
+    for number, value in fields(data):
+        if number in names:
+            names[number].append(text(value))
+    return Node("".join(names[NODE_OP]), tuple(names[NODE_INPUT]), tuple(names[NODE_OUTPUT]))
 
 
-def _tensor(data: memoryview) -> tuple[Value, memoryview | None]:
-    """A weight's outline, and its raw data."""
+def read_tensor(data: memoryview) -> tuple[Value, memoryview | None]:
+    """TensorProto: a weight's outline, and its raw data."""
     dims: list[int | str] = []
     kind, name, raw = 0, "", None
-    for number, _, content, _ in _spans(data):
+    for number, _, content, _ in spans(data):
         if isinstance(content, int):
-            if number == _TENSOR_DIMS:
+            if number == TENSOR_DIMS:
                 dims.append(content)
-            elif number == _TENSOR_TYPE:
+            elif number == TENSOR_TYPE:
                 kind = content
             continue
         part = data[content[0] : content[1]]
-        if number == _TENSOR_DIMS:
+        if number == TENSOR_DIMS:
             at = 0
             while at < len(part):
                 size, at = _read_varint(part, at)
                 dims.append(size)
-        elif number == _TENSOR_NAME:
-            name = _text(part)
-        elif number == _TENSOR_RAW:
+        elif number == TENSOR_NAME:
+            name = text(part)
+        elif number == TENSOR_RAW:
             raw = part
     return Value(name, kind, tuple(dims)), raw
 
 
-def _value_info(data: memoryview) -> Value:
+def read_value(data: memoryview) -> Value:
+    """ValueInfoProto."""
     name, kind = "", 0
     shape: list[int | str] = []
-    for number, _, value in _fields(data):
+    for number, value in fields(data):
         if number == 1:
-            name = _text(value)
+            name = text(value)
         elif number == 2:
-            for tensor_type in (v for n, _, v in _fields(value) if n == 1):
-                kind = next((c for n, _, c, _ in _spans(tensor_type) if n == 1 and isinstance(c, int)), 0)
-                for dims in (v for n, _, v in _fields(tensor_type) if n == 2):
-                    shape = [_dimension(d) for n, _, d in _fields(dims) if n == 1]
+            for tensor_type in (v for n, v in fields(value) if n == 1):
+                kind = next((c for n, _, c, _ in spans(tensor_type) if n == 1 and isinstance(c, int)), 0)
+                for dims in (v for n, v in fields(tensor_type) if n == 2):
+                    shape = [_dimension(d) for n, d in fields(dims) if n == 1]
     return Value(name, kind, tuple(shape))
 
 
 def _dimension(data: memoryview) -> int | str:
-    for number, _, content, _ in _spans(data):
+    for number, _, content, _ in spans(data):
         if number == 1 and isinstance(content, int):
             return content
         if number == 2 and isinstance(content, tuple):
-            return _text(data[content[0] : content[1]])
+            return text(data[content[0] : content[1]])
     return "?"
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import DeviceError
-from .onnx_file import fold_half
+from .onnx_rewrite import for_tensorrt
 from .probes import MARK, child_environment, death
 
 #: Scratch memory that a kernel may ask for: enough for encoders, and a Jetson keeps the rest.
@@ -94,7 +94,7 @@ def build_here(request: dict[str, Any], trt: Any, say: Callable[[str], None]) ->
     strong = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
     network = builder.create_network(0 if strong is None else 1 << int(strong))
     parser = trt.OnnxParser(network, logger)
-    if not parser.parse(fold_half(data)):
+    if not parser.parse(for_tensorrt(data)):
         reasons = "; ".join(parser.get_error(i).desc() for i in range(parser.num_errors))
         raise RuntimeError(f"its ONNX parser says: {reasons}")
     config = builder.create_builder_config()
