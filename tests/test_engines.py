@@ -410,7 +410,7 @@ def test_what_tensorrt_gets_computes_the_same(name: str):
     ]
     for expected, found in zip(*results, strict=True):
         assert expected.dtype == found.dtype
-        assert np.array_equal(expected, found)
+        assert np.abs(expected.astype(float) - found).max() <= 1e-5 * np.abs(expected).max()
     inputs = {i.name for i in proto.graph.input if i.type.tensor_type.elem_type == TensorProto.UINT8}
     readers = [n.op_type for n in proto.graph.node if inputs & set(n.input)]
     assert readers == ["Cast"] * len(inputs)
