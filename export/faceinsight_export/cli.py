@@ -1,9 +1,10 @@
-"""faceinsight-export: a training run or a LLaVA checkpoint to a verified bundle, its single parts, and a check."""
+"""faceinsight-export: a training run or a LLaVA checkpoint to a verified bundle, its parts, a check, TensorRT plans."""
 
 from __future__ import annotations
 
 import argparse
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,8 +34,10 @@ def main(argv: list[str] | None = None) -> int:
     verify.add_argument("bundle", help="a folder or a shipped name")
     verify.add_argument("--checkpoint", type=Path, help="of a bundle from a LLaVA: compare each stage with it again")
     verify.add_argument("--lora", type=Path, metavar="DIR", help="the adapter that was merged in")
+    engine = commands.add_parser("engine", help="build a bundle's TensorRT plans on this device, for this device")
+    engine.add_argument("bundle", help="a folder or a shipped name")
     args = parser.parse_args(argv)
-    run = {"bundle": _bundle, "vision": _vision, "llm": _llm, "parser": _parser, "verify": _verify}
+    run = {"bundle": _bundle, "vision": _vision, "llm": _llm, "parser": _parser, "verify": _verify, "engine": _engine}
     try:
         return run[args.command](args)
     except (ValueError, OSError, RuntimeError, ImportError) as e:
@@ -154,4 +157,20 @@ def _verify(args: argparse.Namespace) -> int:
         return 0
     for stage, error in opened.manifest.parity.items():
         print(f"{stage:<22} parity error {error:.2e}")
+    return 0
+
+
+def _engine(args: argparse.Namespace) -> int:
+    from faceinsight.bundle import Bundle
+    from faceinsight.engines import EngineCache, graph_files, key_of, target
+
+    opened, where, cache = Bundle.open(args.bundle), target(), EngineCache()
+    print(f"TensorRT {where.tensorrt} on {where.device} (sm_{where.sm}); plans in {cache.folder}")
+    for name in graph_files(opened):
+        key = key_of(opened.file(name), where)
+        plan = cache.load(key)
+        state = "there already" if plan else "built"
+        if plan is None:
+            plan = cache.build(key, opened.file(name), partial(print, f"{name}:", flush=True))
+        print(f"{name:<16} {len(plan):>12,} bytes  {state}")
     return 0

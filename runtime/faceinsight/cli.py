@@ -1,4 +1,4 @@
-"""faceinsight: ask, report, draw, info."""
+"""faceinsight: ask, report, draw, info, doctor, fit."""
 
 from __future__ import annotations
 
@@ -10,13 +10,16 @@ import platform
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from . import FaceInsight, __version__
+from ._version import __version__
 from .bundle import Bundle
 from .device import DEVICES, Device, import_llama, import_onnxruntime
 from .errors import FaceInsightError, RequestError
 from .types import Answer, Face, Piece, Report
+
+if TYPE_CHECKING:
+    from .insight import FaceInsight
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -65,6 +68,18 @@ def _parser() -> argparse.ArgumentParser:
     info = commands.add_parser("info", help="versions, devices, active providers, bundle, sizes")
     info.set_defaults(run=_info)
 
+    doctor = commands.add_parser("doctor", help="what is wrong with this machine's set-up, and what to do")
+    doctor.add_argument("--bundle", default="nano", metavar="B", help="a shipped bundle or a folder (default: nano)")
+    doctor.set_defaults(run=_doctor)
+
+    fit = commands.add_parser("fit", help="will a bundle fit into memory? Before it is loaded")
+    fit.add_argument("bundle", nargs="?", default="nano", help="a shipped bundle or a folder (default: nano)")
+    fit.add_argument("--memory", metavar="8GB", help="what it may use (default: what is available here now)")
+    fit.set_defaults(run=_fit)
+
+    for command in (doctor, fit):
+        command.add_argument("--json", action="store_true", help="machine-readable output")
+        command.add_argument("-v", "--verbose", action="store_true", help="log more")
     for command in (ask, report, draw, info):
         command.add_argument(
             "--bundle", default="nano", metavar="B", help="a shipped bundle or a folder (default: nano)"
@@ -82,6 +97,8 @@ def _parser() -> argparse.ArgumentParser:
 
 def _load(args: argparse.Namespace) -> FaceInsight:
     allow, deny = ([g.strip() for g in given.split(",") if g.strip()] for given in (args.allow, args.deny))
+    from . import FaceInsight
+
     return FaceInsight.load(args.bundle, device=args.device, allow=allow, deny=deny, threads=args.threads)
 
 
@@ -204,6 +221,39 @@ def _info(args: argparse.Namespace) -> int:
             value = "\n".join(f"{k}: {v}" if i == 0 else f"{'':<22}{k}: {v}" for i, (k, v) in enumerate(value.items()))
         print(f"{key:<22}{', '.join(map(str, value)) if isinstance(value, list) else value}")
     return 0
+
+
+def _doctor(args: argparse.Namespace) -> int:
+    from .doctor import FAIL, diagnose, gather, to_dict
+
+    checks = diagnose(gather(args.bundle))
+    if args.json:
+        _print_json(to_dict(checks))
+    else:
+        for c in checks:
+            print(f"{c.status:<5} {c.name:<16}{c.found}")
+            for label, text in (("expected", c.expected), ("do", c.do)):
+                if text and c.status != "ok":
+                    print(f"{'':<22}{label}: {text}")
+    return int(any(c.status == FAIL for c in checks))
+
+
+def _fit(args: argparse.Namespace) -> int:
+    from .fit import estimate, parse_memory
+
+    fit = estimate(Bundle.open(args.bundle), memory=parse_memory(args.memory) if args.memory else None)
+    if args.json:
+        _print_json(fit.to_dict())
+        return int(not fit.fits)
+    for part in fit.parts:
+        print(f"{part.name:<24}{part.bytes / 1e6:>10,.1f} MB  {part.how}")
+    verdict = "it fits" if fit.fits else "it does not fit"
+    print(f"{'total':<24}{fit.total / 1e6:>10,.1f} MB  of {fit.memory / 1e6:,.1f} MB: {verdict}")
+    for part in fit.beyond:
+        print(f"{'+ ' + part.name:<24}{part.bytes / 1e6:>10,.1f} MB  {part.how}")
+    for line in fit.advice:
+        print(f"try: {line}")
+    return int(not fit.fits)
 
 
 def _answer(question: str, answer: Answer) -> dict[str, Any]:

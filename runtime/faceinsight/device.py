@@ -6,9 +6,13 @@ import logging
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .errors import BundleError, DependencyError, DeviceError, RequestError
+from .graph import Session
+
+if TYPE_CHECKING:
+    from .engines import Target
 
 log = logging.getLogger(__name__)
 
@@ -18,9 +22,10 @@ DEVICES = ("auto", *PROVIDERS)
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """A resolved choice: the provider for ONNX Runtime, whether the LLM goes to the GPU, and the thread budget.
+    """A resolved choice: what runs the graphs, whether the LLM goes to the GPU, and the thread budget.
 
     `strict`: the device was asked for by name, so a provider that does not start is an error; `auto` logs it.
+    `tensorrt`: the graphs run on TensorRT itself, built for this target; None: on ONNX Runtime.
 
     The stages run one after another, so each may use the whole budget; what must not happen is that an idle pool
     spins while another works, so ONNX Runtime's pools sleep between runs.
@@ -30,6 +35,7 @@ class Device:
     llm_on_gpu: bool
     threads: int
     strict: bool = True
+    tensorrt: Target | None = None
 
     @classmethod
     def resolve(cls, name: str, *, threads: int | None = None) -> Device:
@@ -50,20 +56,38 @@ class Device:
                 budget,
             )
             return cls(name, gpu_llm, budget, strict=False)
-        if PROVIDERS[name] not in available:
+        target = _tensorrt(available) if name == "tensorrt" else None
+        if target is None and PROVIDERS[name] not in available:
             raise DeviceError(
                 f"device {name!r} needs ONNX Runtime's {PROVIDERS[name]}; this build has {', '.join(available)}. "
-                "Install a GPU build (extra [gpu], on Jetson NVIDIA's wheel) or choose device='cpu'"
+                f"{_finding(name)}; or choose device='cpu'"
             )
         if name != "cpu" and not gpu_llm:
             raise DeviceError(
                 f"device {name!r}: this llama-cpp-python is a CPU build. Reinstall it with "
                 'CMAKE_ARGS="-DGGML_CUDA=on" or choose device="auto" to run the LLM on the CPU'
             )
-        return cls(name, name != "cpu", budget)
+        return cls(name, name != "cpu", budget, tensorrt=target)
 
-    def session(self, model: Path) -> Any:
-        """An ONNX Runtime session on this device. Raises if the provider did not become active."""
+    def session(self, model: Path) -> Session:
+        """A session on this device. Raises DeviceError if what was asked for did not become active."""
+        if self.tensorrt is None:
+            return self._onnxruntime(model)
+        from .engines import open_session
+
+        return open_session(model, self.tensorrt, self._meanwhile(model))
+
+    def _meanwhile(self, model: Path) -> Session | None:
+        """What answers while TensorRT builds a plan: CUDA, if this ONNX Runtime can; never the CPU."""
+        if PROVIDERS["cuda"] not in import_onnxruntime().get_available_providers():
+            return None
+        try:
+            return Device("cuda", self.llm_on_gpu, self.threads)._onnxruntime(model)
+        except DeviceError as e:
+            log.warning("%s", e)
+            return None
+
+    def _onnxruntime(self, model: Path) -> Session:
         ort = import_onnxruntime()
         options = ort.SessionOptions()
         options.intra_op_num_threads = self.threads
@@ -71,17 +95,56 @@ class Device:
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.log_severity_level = 3
         wanted = PROVIDERS[self.name]
-        providers = [wanted] if self.name == "cpu" else [wanted, PROVIDERS["cpu"]]
+        providers = [wanted] if self.name == "cpu" else _on_gpu(ort, self.name)
         try:
-            session = ort.InferenceSession(str(model), options, providers=providers)
+            session: Session = ort.InferenceSession(str(model), options, providers=providers)
         except Exception as e:
+            if self.name != "cpu":
+                raise DeviceError(f"{model.name} does not start on {wanted}: {e}. {_finding(self.name)}") from e
             raise BundleError(f"{model} does not load in ONNX Runtime {ort.__version__}: {e}") from e
         if session.get_providers()[0] != wanted:
             message = f"{wanted} did not start; ONNX Runtime fell back to {session.get_providers()[0]}"
             if self.strict:
-                raise DeviceError(message)
+                raise DeviceError(f"{message}. {_finding(self.name)}")
             log.warning("device auto: %s", message)
         return session
+
+
+def _tensorrt(available: list[str]) -> Target | None:
+    """TensorRT's own library, or None where ONNX Runtime's provider must do. Raises DeviceError if neither is there."""
+    from .engines import target
+
+    try:
+        return target()
+    except DeviceError as e:
+        if PROVIDERS["tensorrt"] in available:
+            log.info("%s; using ONNX Runtime's %s", e, PROVIDERS["tensorrt"])
+            return None
+        raise DeviceError(
+            f"device 'tensorrt': {e}, and ONNX Runtime's {PROVIDERS['tensorrt']} is not there either (this build has "
+            f"{', '.join(available)}). {_finding('tensorrt')}; or choose device='cpu'"
+        ) from e
+
+
+def _on_gpu(ort: Any, name: str) -> list[Any]:
+    """Providers for ONNX Runtime, the wanted one first; what TensorRT cannot run goes to CUDA before the CPU."""
+    from .probes import preload
+
+    preload(ort)
+    if name == "cuda":
+        return [PROVIDERS["cuda"], PROVIDERS["cpu"]]
+    from .engines import EngineCache
+
+    folder = str(EngineCache().folder)
+    kept = {"trt_engine_cache_enable": True, "trt_engine_cache_path": folder, "trt_timing_cache_enable": True}
+    cuda = [PROVIDERS["cuda"]] if PROVIDERS["cuda"] in ort.get_available_providers() else []
+    return [(PROVIDERS["tensorrt"], kept), *cuda, PROVIDERS["cpu"]]
+
+
+def _finding(name: str) -> str:
+    from .doctor import finding
+
+    return finding(name)
 
 
 def cores() -> int:

@@ -2,18 +2,48 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 from numpy.typing import NDArray
 
 from .errors import BundleError, FaceInsightError
 
 
+@dataclass(frozen=True, slots=True)
+class Node:
+    """An input or output of a graph; a free axis is None (or, from ONNX Runtime, its name)."""
+
+    name: str
+    shape: tuple[Any, ...]
+
+
+class Session(Protocol):
+    """What runs a graph: an ONNX Runtime session, a TensorRT plan, or anything with these methods."""
+
+    def get_inputs(self) -> Sequence[Any]:
+        """Nodes with `name` and `shape`."""
+        ...
+
+    def get_outputs(self) -> Sequence[Any]:
+        """Nodes with `name` and `shape`."""
+        ...
+
+    def get_providers(self) -> list[str]:
+        """What is active, the first choice first."""
+        ...
+
+    def run(self, names: Sequence[str] | None, feeds: dict[str, NDArray[Any]], /) -> list[NDArray[Any]]:
+        """Outputs of these names, for inputs by name."""
+        ...
+
+
 class Graph:
     """An ONNX model checked against the manifest: names and, where the graph states them, sizes."""
 
     def __init__(
-        self, session: Any, name: str, inputs: dict[str, tuple[Any, ...]], outputs: dict[str, tuple[Any, ...]]
+        self, session: Session, name: str, inputs: dict[str, tuple[Any, ...]], outputs: dict[str, tuple[Any, ...]]
     ) -> None:
         self._session = session
         self._name = name
@@ -31,7 +61,7 @@ class Graph:
 
     def __call__(self, **inputs: NDArray[Any]) -> list[NDArray[Any]]:
         try:
-            return self._session.run(self._outputs, inputs)  # type: ignore[no-any-return]
+            return self._session.run(self._outputs, inputs)
         except Exception as e:
             raise FaceInsightError(f"{self._name} failed: {e}") from e
 

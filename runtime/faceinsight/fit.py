@@ -1,0 +1,269 @@
+"""Will it fit? What a bundle takes in memory, from its files' headers, before anything heavy is loaded.
+
+The estimate is of the peak resident memory of a process that answers on the CPU about one face:
+
+    libraries    Python and what it imports, measured in a child process on this machine
+    graphs       weights as float32, however they are stored, + activations; or, if that is more, what the C library's
+                 heap grew to while ONNX Runtime loaded a graph (freed heap is used again, but not given back)
+    detector     activations of OpenCV's first look
+    LLM          tensors, KV cache, what decoding the longest part of a prompt touches
+
+The constants were measured with ONNX Runtime 1.32, OpenCV 5.0 and llama.cpp of llama-cpp-python 0.3.36 on x86-64:
+resident memory around one graph or one model at a time, of 1 to 300 MB, before and after malloc_trim.
+tests/test_fit.py holds the sum against VmHWM.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import subprocess
+import sys
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .bundle import Bundle
+from .errors import RequestError
+from .gguf_header import GgufHeader
+from .onnx_file import OnnxFile
+from .probes import child_environment
+
+#: While it loads, ONNX Runtime holds a weight as it is stored, as read and as its kernel wants it. Beyond the float32
+#: weight itself that was, in its sizes: matrices 0.04-0.7 (from run to run), half-stored ones 0.6-0.9, convolutions
+#: (laid out anew) 2.0-2.8.
+LOADING_PLAIN, LOADING_HALF, LOADING_CONVOLUTION = 0.35, 0.85, 2.4
+#: 8-bit weights stay as read and packed (a ViT-L/14 of 304 MB: 560 MB with packing, 300 MB without).
+PACKED = 1.8
+#: Activations: peak of the live tensors times this. The arena grows by doubling in the first run; in the second a block
+#: as large as the traced peak may lie beside it. 1.4-2.6, the same for 1 and 8 faces.
+ARENA = 2.4
+#: The same of OpenCV's network.
+DETECTOR_ARENA = 1.5
+#: Vocabulary, tables and graphs of llama.cpp, whatever the model.
+LLAMA = 10_000_000
+#: Bytes per token that decoding touches: 4 x (2 x feed-forward + 8 x width). Found for widths 576, 768, 1024.
+FEED_FORWARDS, WIDTHS = 2, 8
+#: What Python and the libraries take where it cannot be measured.
+FLOOR = 80_000_000
+#: ggml types whose matrices are repacked for the CPU (Q4_0, Q4_K, IQ4_NL): token embeddings that are the output too are
+#: then there twice.
+REPACKED = (2, 12, 20)
+#: Faces that go through the encoders in one run (perception.BATCH).
+CROWD = 8
+
+_UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One component: bytes in memory, and how they come about."""
+
+    name: str
+    bytes: int
+    how: str
+
+
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """The answer.
+
+    Attributes:
+        bundle: its name.
+        parts: what adds up to `total`.
+        total: estimated peak resident memory, bytes, for a photo of one face of up to a megapixel.
+        memory: what it may use, bytes.
+        beyond: what other photos add.
+        advice: what to change if it does not fit, the largest saving first.
+    """
+
+    bundle: str
+    parts: tuple[Part, ...]
+    total: int
+    memory: int
+    beyond: tuple[Part, ...]
+    advice: tuple[str, ...]
+
+    @property
+    def fits(self) -> bool:
+        """Within the memory given?"""
+        return self.total <= self.memory
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-serialisable."""
+        return dataclasses.asdict(self) | {"fits": self.fits}
+
+
+def estimate(bundle: Bundle, *, memory: int | None = None, floor: int | None = None) -> Fit:
+    """Peak memory of a bundle by component.
+
+    Args:
+        bundle: a verified bundle; of its files only headers are read.
+        memory: bytes it may use; by default what is available on this machine now.
+        floor: bytes of Python and the libraries; by default measured in a child process.
+    """
+    m = bundle.manifest
+    axes = {"batch": 1, "count": len(m.characteristics), "length": m.llm.max_question}
+    floor = measure_floor() if floor is None else floor
+    parts = [Part("libraries", floor, "Python, numpy, OpenCV, ONNX Runtime, llama.cpp")]
+    graphs = {name: OnnxFile.read(bundle.file(name)) for name in m.files if name.endswith(".onnx")}
+    detector = graphs.pop(m.detector.file)
+    looks = [_detector(detector, side) for side in m.detector.sides]
+    parts.append(Part(m.detector.file, looks[0], f"first look, {m.detector.sides[0]} px"))
+    held = heap = 0
+    for name, graph in graphs.items():
+        kept, loading = weights(graph)
+        arena = round(ARENA * activations(graph, axes))
+        parts.append(Part(name, kept + arena, f"weights {_mb(kept)} as loaded, activations {_mb(arena)}"))
+        held += kept
+        heap = max(heap, held + loading)
+    running = sum(p.bytes for p in parts[1:])
+    parts.append(Part("loading", max(0, heap - running), "what loading the graphs takes beyond running them"))
+    chunk = max(m.encoder.image_tokens + len(m.regions), m.llm.max_question)
+    header = GgufHeader.read(bundle.file(m.llm.file))
+    parts += _llm(m.llm.file, header, context=m.llm.context, chunk=chunk)
+    crowd = axes | {"batch": CROWD}
+    more = sum(round(ARENA * (activations(g, crowd) - activations(g, axes))) for g in graphs.values())
+    beyond = (
+        Part(f"{CROWD} faces or more", more, "the encoders run on this many faces at a time"),
+        Part(
+            "no face at first", max(looks) - looks[0], f"the detector looks again at up to {max(m.detector.sides)} px"
+        ),
+        Part("each further megapixel", 6_000_000, "the photo and a copy of it, 3 bytes a pixel"),
+    )
+    total = sum(p.bytes for p in parts)
+    memory = available_memory() if memory is None else memory
+    return Fit(m.name, tuple(parts), total, memory, beyond, _advice(bundle, header, total - memory))
+
+
+def weights(graph: OnnxFile) -> tuple[int, int]:
+    """Bytes that a graph's weights take once ONNX Runtime has loaded them, and beyond that while it loads."""
+    users: defaultdict[str, set[str]] = defaultdict(set)
+    for node in graph.nodes:
+        for name in node.inputs:
+            users[name].add(node.op)
+    half = {stored: name for name, stored in graph.casts().items()}
+    kept = loading = 0.0
+    for name, weight in graph.weights.items():
+        size = weight.bytes({}) * (2 if name in half else 1)
+        kept += size * (PACKED if weight.kind in (2, 3) else 1)
+        if "Conv" in users[half.get(name, name)]:
+            loading += size * LOADING_CONVOLUTION
+        else:
+            loading += size * (LOADING_HALF if name in half else LOADING_PLAIN)
+    return round(kept), round(loading)
+
+
+def activations(graph: OnnxFile, axes: dict[str, int]) -> int:
+    """Peak bytes of the tensors alive at once, run in the file's order, with these lengths of the free axes."""
+    folded = graph.casts()
+    sizes = {name: v.bytes(axes) for name, v in graph.values.items() if name not in folded}
+    last = {name: at for at, node in enumerate(graph.nodes) for name in node.inputs}
+    kept = {v.name for v in graph.outputs}
+    live = peak = sum(sizes[v.name] for v in graph.inputs)
+    for at, node in enumerate(graph.nodes):
+        live += sum(sizes.get(name, 0) for name in node.outputs)
+        peak = max(peak, live)
+        live -= sum(sizes.get(n, 0) for n in set(node.inputs) if last[n] == at and n not in kept)
+    return peak
+
+
+def measure_floor() -> int:
+    """Bytes that Python and the libraries take, in a child process that imports them; FLOOR where that says nothing."""
+    code = (
+        "import cv2, onnxruntime, llama_cpp, faceinsight.insight\n"
+        "llama_cpp.llama_backend_init()\n"
+        "print(next(l for l in open('/proc/self/status') if l.startswith('VmHWM')).split()[1])"
+    )
+    env = child_environment()
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, env=env)
+    return int(done.stdout) * 1024 if done.returncode == 0 and done.stdout.strip().isdigit() else FLOOR
+
+
+def available_memory(root: Path = Path("/")) -> int:
+    """Bytes this process may still take: MemAvailable, less where a control group limits it.
+
+    Linux counts reclaimable cache as available; cudaMemGetInfo does not, which misleads where CPU and GPU share memory.
+    Raises RequestError where it cannot be told.
+    """
+    try:
+        lines = (root / "proc/meminfo").read_text().splitlines()
+        available = int(next(x for x in lines if x.startswith("MemAvailable:")).split()[1]) * 1024
+    except (OSError, StopIteration) as e:
+        raise RequestError(f"{root}proc/meminfo does not tell the memory available: give it, e.g. --memory 8GB") from e
+    groups = root / "sys/fs/cgroup"
+    for limit, used in (
+        ("memory.max", "memory.current"),
+        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
+    ):
+        try:
+            available = min(available, int((groups / limit).read_text()) - int((groups / used).read_text()))
+        except (OSError, ValueError):
+            continue  # no such group, or "max": no limit
+    return available
+
+
+def parse_memory(text: str) -> int:
+    """ "8GB", "7.4 GiB", "512MB" -> bytes. Raises RequestError."""
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*", text)
+    if not match or match[2].upper() not in _UNITS:
+        raise RequestError(f"memory {text!r}; expected a number and a unit, e.g. 8GB, 7.4GiB or 512MB")
+    return round(float(match[1]) * _UNITS[match[2].upper()])
+
+
+def _detector(graph: OnnxFile, side: int) -> int:
+    """OpenCV's network on a square photo of this side; the file's own shapes say how much one pixel takes."""
+    _, _, height, width = (int(n) for n in graph.inputs[0].shape)
+    return round(DETECTOR_ARENA * activations(graph, {}) * side * side / (height * width)) + 5_000_000
+
+
+def _llm(name: str, header: GgufHeader, *, context: int, chunk: int) -> list[Part]:
+    layers, width = header.number("block_count"), header.number("embedding_length")
+    stored = sum(t.bytes for t in header.tensors)
+    tensors = {t.name: t for t in header.tensors}
+    embedding = tensors["token_embd.weight"]
+    tied = embedding.bytes if "output.weight" not in tensors and embedding.kind in REPACKED else 0
+    cache = kv_cache(header, context)
+    per_token = 4 * (FEED_FORWARDS * header.number("feed_forward_length") + WIDTHS * width)
+    bits = 8 * stored / header.parameters
+    copied = f", {_mb(tied)} once more for the output" if tied else ""
+    return [
+        Part(name, stored + tied, f"{header.parameters / 1e6:,.0f} M weights of {bits:.1f} bits{copied}"),
+        Part("KV cache", cache, f"{layers} layers, {context} tokens, 16 bits"),
+        Part("decoding", chunk * per_token + LLAMA, f"{chunk} tokens at once, {_mb(LLAMA)} for llama.cpp itself"),
+    ]
+
+
+def kv_cache(header: GgufHeader, context: int) -> int:
+    """Bytes: layers x tokens x KV heads x (key + value width of a head) x 2."""
+    heads = header.number("attention.head_count")
+    prefix = header.values["general.architecture"]
+    shared = header.values.get(f"{prefix}.attention.head_count_kv", heads)
+    head = header.number("embedding_length") // heads
+    key, value = (int(header.values.get(f"{prefix}.attention.{k}_length", head)) for k in ("key", "value"))
+    return header.number("block_count") * context * int(shared) * (key + value) * 2
+
+
+def _advice(bundle: Bundle, header: GgufHeader, short: int) -> tuple[str, ...]:
+    """What saves how much; empty if it fits."""
+    if short <= 0:
+        return ()
+    m = bundle.manifest
+    stored = sum(t.bytes for t in header.tensors)
+    savings = []
+    for kind, bits in (("q8_0", 8.5), ("q5_0", 5.5), ("q4_0", 4.5)):
+        if (saved := stored - round(header.parameters * bits / 8)) > stored * 0.1:
+            savings.append((saved, f"quantise the LLM to {kind}"))
+    savings.append((kv_cache(header, m.llm.context // 2), f"export with a context of {m.llm.context // 2} tokens"))
+    per_token = kv_cache(header, 1) + 4 * WIDTHS * header.number("embedding_length")
+    fewer = m.encoder.image_tokens // 2
+    savings.append((fewer * per_token, f"halve the image tokens ({m.encoder.image_tokens}) and the context with them"))
+    lines = [f"{text}: saves {_mb(saved)}" for saved, text in sorted(savings, reverse=True)]
+    if short > max(saved for saved, _ in savings):
+        lines.append("none of these is enough alone: choose a smaller LLM")
+    return tuple(lines)
+
+
+def _mb(size: float) -> str:
+    return f"{size / 1e6:,.0f} MB" if size >= 1e7 else f"{size / 1e6:.1f} MB"

@@ -1,0 +1,144 @@
+"""An ONNX model as TensorRT wants it; what it computes stays the same. Works on the bytes, without the onnx package.
+
+- Weights that are only stored in half precision become float32 constants again, as ONNX Runtime makes them when it
+  loads: a convolution's weights should be constants.
+- Bytes (uint8) only come in and go out, and are converted from and to float32 there: TensorRT has no operators on them.
+
+Checked with the parser of TensorRT-RTX 1.7 behind TensorRT 11.4's bindings: it takes all graphs of nano so, and without
+this refuses the encoder ("unsupported input type of UINT8"). That needs no GPU; a plan was not built.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from .onnx_file import (
+    FLOAT,
+    FLOAT16,
+    GRAPH_INITIALIZER,
+    GRAPH_INPUT,
+    GRAPH_NODE,
+    GRAPH_VALUE,
+    MODEL_GRAPH,
+    NODE_ATTRIBUTE,
+    NODE_INPUT,
+    NODE_OP,
+    NODE_OUTPUT,
+    TENSOR_DIMS,
+    TENSOR_NAME,
+    TENSOR_RAW,
+    TENSOR_TYPE,
+    UINT8,
+    Node,
+    fields,
+    find_graph,
+    read_node,
+    read_tensor,
+    read_value,
+    spans,
+    text,
+)
+
+#: Counts up when the rewriting changes: plans of the one before are built again.
+REWRITE = 1
+#: onnx.AttributeProto: field numbers, and the type of a whole number.
+_ATTRIBUTE_NAME, _ATTRIBUTE_INT, _ATTRIBUTE_TYPE, _INT = 1, 3, 20, 2
+
+
+def for_tensorrt(data: bytes) -> bytes:
+    """The rewritten model. Raises ValueError if it is none."""
+    whole = memoryview(data)
+    graph = find_graph(whole)
+    nodes = [(value, read_node(value)) for number, value in fields(graph) if number == GRAPH_NODE]
+    halves = _halves(graph)
+    folded = {n.outputs[0]: n.inputs[0] for _, n in nodes if n.op == "Cast" and n.inputs[0] in halves}
+    used = {name for _, n in nodes if n.outputs[0] not in folded for name in n.inputs}
+    unused = set(folded.values()) - used
+    inputs = [read_value(value) for number, value in fields(graph) if number == GRAPH_INPUT]
+    wide = {v.name: f"{v.name}.float" for v in inputs if v.kind == UINT8}
+    # Constants and conversions of inputs stand before the nodes that read them.
+    out = [_delimited(GRAPH_NODE, _cast(name, new, FLOAT)) for name, new in wide.items()]
+    out += [_delimited(GRAPH_INITIALIZER, _as_float(halves[half], name)) for name, half in folded.items()]
+    for number, begin, content, end in spans(graph):
+        value = graph[content[0] : content[1]] if isinstance(content, tuple) else memoryview(b"")
+        if number == GRAPH_NODE:
+            node = read_node(value)
+            if node.outputs[0] not in folded:
+                out += [_delimited(GRAPH_NODE, n) for n in _rewritten(value, node, wide)]
+        elif number == GRAPH_VALUE:
+            continue  # what was stated of tensors in between may no longer hold
+        elif number != GRAPH_INITIALIZER or read_tensor(value)[0].name not in unused:
+            out.append(bytes(graph[begin:end]))
+    return _replaced(whole, b"".join(out))
+
+
+def _halves(graph: memoryview) -> dict[str, memoryview]:
+    tensors = (value for number, value in fields(graph) if number == GRAPH_INITIALIZER)
+    return {t.name: value for value in tensors if (t := read_tensor(value)[0]).kind == FLOAT16}
+
+
+def _rewritten(value: memoryview, node: Node, wide: dict[str, str]) -> list[bytes]:
+    """A node that reads converted inputs; one that makes bytes makes them of float32."""
+    if node.op == "Cast" and _cast_to(value) == UINT8:
+        source, target = wide.get(node.inputs[0], node.inputs[0]), node.outputs[0]
+        return [_cast(source, f"{target}.float", FLOAT), _cast(f"{target}.float", target, UINT8)]
+    if not set(wide) & set(node.inputs):
+        return [bytes(value)]
+    out = bytearray()
+    for number, begin, content, end in spans(value):
+        if number == NODE_INPUT and isinstance(content, tuple):
+            name = text(value[content[0] : content[1]])
+            out += _delimited(NODE_INPUT, wide.get(name, name).encode())
+        else:
+            out += value[begin:end]
+    return [bytes(out)]
+
+
+def _cast_to(node: memoryview) -> int | None:
+    for attribute in (v for number, v in fields(node) if number == NODE_ATTRIBUTE):
+        named = any(number == _ATTRIBUTE_NAME and text(v) == "to" for number, v in fields(attribute))
+        values = [c for number, _, c, _ in spans(attribute) if number == _ATTRIBUTE_INT and isinstance(c, int)]
+        if named and values:
+            return values[0]
+    return None
+
+
+def _cast(source: str, target: str, kind: int) -> bytes:
+    to = _delimited(_ATTRIBUTE_NAME, b"to") + _whole(_ATTRIBUTE_INT, kind) + _whole(_ATTRIBUTE_TYPE, _INT)
+    ends = _delimited(NODE_INPUT, source.encode()) + _delimited(NODE_OUTPUT, target.encode())
+    return ends + _delimited(NODE_OP, b"Cast") + _delimited(NODE_ATTRIBUTE, to)
+
+
+def _as_float(half: memoryview, name: str) -> bytes:
+    tensor, raw = read_tensor(half)
+    if raw is None:
+        raise ValueError(f"weight {tensor.name!r} is not stored as raw data")
+    value = np.frombuffer(raw, "<f2").astype("<f4")
+    dims = b"".join(_whole(TENSOR_DIMS, int(d)) for d in tensor.shape)
+    kind = _whole(TENSOR_TYPE, FLOAT)
+    return dims + kind + _delimited(TENSOR_NAME, name.encode()) + _delimited(TENSOR_RAW, value.tobytes())
+
+
+def _replaced(whole: memoryview, graph: bytes) -> bytes:
+    out = [
+        _delimited(MODEL_GRAPH, graph) if number == MODEL_GRAPH else bytes(whole[begin:end])
+        for number, begin, _, end in spans(whole)
+    ]
+    return b"".join(out)
+
+
+def _delimited(number: int, value: bytes) -> bytes:
+    return _varint(number << 3 | 2) + _varint(len(value)) + value
+
+
+def _whole(number: int, value: int) -> bytes:
+    return _varint(number << 3) + _varint(value)
+
+
+def _varint(value: int) -> bytes:
+    out = bytearray()
+    while value > 127:
+        out.append(value & 127 | 128)
+        value >>= 7
+    out.append(value)
+    return bytes(out)

@@ -1,0 +1,176 @@
+"""Looks at native libraries from a child process: one that crashes there is a finding, not our end.
+
+`python -m faceinsight.probes NAME` prints one line of JSON.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+#: Marks our lines among what libraries print.
+MARK = "@faceinsight "
+TIMEOUT = 120
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """What a child found, or how it ended: one of the two is set."""
+
+    found: dict[str, Any] | None = None
+    error: str | None = None
+
+
+@cache
+def probe(name: str) -> Probe:
+    """Run one probe; remembered for the life of this process."""
+    command = [sys.executable, "-m", "faceinsight.probes", name]
+    try:
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=TIMEOUT, check=False, env=child_environment()
+        )
+    except subprocess.TimeoutExpired:
+        return Probe(error=f"no answer within {TIMEOUT} s")
+    lines = [line.removeprefix(MARK) for line in done.stdout.splitlines() if line.startswith(MARK)]
+    if done.returncode == 0 and lines:
+        found = json.loads(lines[-1])
+        return Probe(error=found["error"]) if "error" in found else Probe(found)
+    return Probe(error=death(done.returncode, done.stderr))
+
+
+def child_environment() -> dict[str, str]:
+    """Ours; the child finds this very package, and no file of the working directory that is named like a library."""
+    paths = [str(Path(__file__).parent.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
+    return os.environ | {"PYTHONPATH": os.pathsep.join(paths), "PYTHONSAFEPATH": "1"}
+
+
+def death(code: int, stderr: str) -> str:
+    """How a child ended, with its last words."""
+    last = next((line.strip() for line in reversed(stderr.splitlines()) if line.strip()), "")
+    if code >= 0:
+        return last or f"exit code {code}"
+    try:
+        name = signal.Signals(-code).name
+    except ValueError:
+        name = f"signal {-code}"
+    return f"crashed with {name}" + (f" after: {last}" if last else "")
+
+
+def _onnxruntime() -> dict[str, Any]:
+    """Version and providers of the build; whether the CUDA provider's library loads, and runs on this GPU."""
+    import onnxruntime as ort
+
+    found: dict[str, Any] = {"version": ort.__version__, "providers": ort.get_available_providers()}
+    if "CUDAExecutionProvider" in found["providers"]:
+        preload(ort)
+        found["library"] = _load_provider(Path(ort.__file__).parent / "capi")
+        found["run"] = _run_on_cuda(ort)
+    return found
+
+
+def preload(ort: Any) -> None:
+    """Let ONNX Runtime find CUDA and cuDNN in NVIDIA's pip packages; what it prints goes to stderr."""
+    if hasattr(ort, "preload_dlls"):
+        with contextlib.redirect_stdout(sys.stderr):
+            ort.preload_dlls()
+
+
+def _load_provider(folder: Path) -> str:
+    try:
+        # The provider takes symbols from the shared part, which ONNX Runtime loads first.
+        ctypes.CDLL(str(folder / "libonnxruntime_providers_shared.so"), ctypes.RTLD_GLOBAL)
+        ctypes.CDLL(str(folder / "libonnxruntime_providers_cuda.so"))
+    except OSError as e:
+        return str(e)
+    return "ok"
+
+
+def _run_on_cuda(ort: Any) -> str:
+    """A list of providers says what was compiled, not what runs: y = x + x on the GPU."""
+    options = ort.SessionOptions()
+    options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+    options.log_severity_level = 3
+    import numpy as np
+
+    try:
+        session = ort.InferenceSession(tiny_model(), options, providers=["CUDAExecutionProvider"])
+        (y,) = session.run(None, {"x": np.ones(1, np.float32)})
+    except Exception as e:  # noqa: BLE001 - whatever it is, it is the finding
+        return str(e).splitlines()[0]
+    return "ok" if y[0] == 2 else f"1 + 1 gives {y[0]}"
+
+
+def tiny_model() -> bytes:
+    """An ONNX model of one Add, written by hand: onnx.proto's fields and their lengths."""
+    value = bytes([10, 1]), bytes([18, 10, 10, 8, 8, 1, 18, 4, 10, 2, 8, 1])  # name; float tensor of shape (1,)
+    x, y = (value[0] + name + value[1] for name in (b"x", b"y"))
+    node = bytes([10, 1]) + b"x" + bytes([10, 1]) + b"x" + bytes([18, 1]) + b"y" + bytes([34, 3]) + b"Add"
+    graph = bytes([10, len(node)]) + node + bytes([18, 1]) + b"g"
+    graph += bytes([90, len(x)]) + x + bytes([98, len(y)]) + y
+    return bytes([8, 8, 58, len(graph)]) + graph + bytes([66, 2, 16, 13])
+
+
+def _llama() -> dict[str, Any]:
+    """Version of llama-cpp-python, and whether it can use a GPU."""
+    import llama_cpp
+
+    return {"version": llama_cpp.__version__, "gpu": bool(llama_cpp.llama_supports_gpu_offload())}
+
+
+def _cuda() -> dict[str, Any]:
+    """The GPU as the CUDA runtime sees it."""
+    from .cuda import Cuda
+
+    return asdict(Cuda().gpu())
+
+
+def _tensorrt() -> dict[str, Any]:
+    """TensorRT's version, whether it can build, and on what."""
+    import tensorrt as trt
+
+    from .cuda import Cuda
+
+    gpu = Cuda().gpu()
+    # Without a driver that fits, this is where it fails, or crashes.
+    if not trt.Builder(trt.Logger(trt.Logger.ERROR)):
+        raise RuntimeError(f"TensorRT {trt.__version__} cannot make a builder")
+    return {"version": trt.__version__, "sm": gpu.sm, "device": gpu.name, "integrated": gpu.integrated}
+
+
+def _opencv() -> dict[str, Any]:
+    """OpenCV's version, and whether it has the face detector."""
+    import cv2
+
+    return {"version": cv2.__version__, "detector": hasattr(cv2, "FaceDetectorYN")}
+
+
+def _main(name: str) -> int:
+    try:
+        found = PROBES[name]()
+    except Exception as e:  # noqa: BLE001 - whatever it is, it is the finding
+        found = {"error": f"{type(e).__name__}: {e}"}
+    sys.stdout.write(f"\n{MARK}{json.dumps(found)}\n")
+    sys.stdout.flush()
+    return 0
+
+
+PROBES: dict[str, Callable[[], dict[str, Any]]] = {
+    "onnxruntime": _onnxruntime,
+    "llama": _llama,
+    "cuda": _cuda,
+    "tensorrt": _tensorrt,
+    "opencv": _opencv,
+}
+
+if __name__ == "__main__":
+    sys.exit(_main(sys.argv[1]))
