@@ -12,8 +12,10 @@ import pytest
 
 from faceinsight import FaceInsight
 from faceinsight.bundle import Bundle
+from faceinsight.fit import estimate
 from faceinsight_export import families, llava, llava_parity, steps
 from faceinsight_export.checkpoint import Checkpoint
+from faceinsight_export.cli import main
 from faceinsight_export.llava import Choice, LlavaRecipe, export_llava, shipped
 from faceinsight_export.parity import ParityError
 from faceinsight_export.vision_tower import VisionShape
@@ -79,6 +81,26 @@ def test_everything_is_named_in_the_manifest(bundle: Path):
     assert "nano: logits" in m.parity
     assert any("checkpoint" in x.licence for x in m.licences)
     assert not list(bundle.parent.glob(".*"))
+
+
+def test_what_it_needs_is_known_before_it_is_loaded(bundle: Path):
+    names = [p.name for p in estimate(Bundle.open(bundle), memory=8_000_000_000).parts]
+    assert "vision.onnx" in names
+
+
+def test_a_finished_bundle_is_verified_again(folder: Path, bundle: Path, capsys):
+    assert main(["verify", str(bundle), "--checkpoint", str(folder)]) == 0
+    assert "greedy text" in capsys.readouterr().out
+    assert main(["verify", "nano", "--checkpoint", str(folder)]) == 1
+    assert "was not made from a LLaVA checkpoint" in capsys.readouterr().err
+
+
+def test_single_parts(folder: Path, tmp_path: Path, capsys):
+    assert main(["vision", str(folder), "--vision", "int8", "--tokens", "4", "--out", str(tmp_path / "v.onnx")]) == 0
+    assert main(["llm", str(folder), "--llm", "q8_0", "--out", str(tmp_path / "l.gguf")]) == 0
+    assert main(["llm", str(folder), "--out", str(tmp_path / "l.gguf")]) == 1
+    assert "exists already" in capsys.readouterr().err
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["l.gguf", "v.onnx"]
 
 
 def verify(folder: Path, bundle: Path, **changes) -> None:

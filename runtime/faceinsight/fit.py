@@ -120,7 +120,7 @@ def estimate(bundle: Bundle, *, memory: int | None = None, floor: int | None = N
         heap = max(heap, held + loading)
     running = sum(p.bytes for p in parts[1:])
     parts.append(Part("loading", max(0, heap - running), "what loading the graphs takes beyond running them"))
-    chunk = max(m.encoder.image_tokens + len(m.regions), m.llm.max_question)
+    chunk = max(m.image_tokens + len(m.regions), m.llm.max_question)
     header = GgufHeader.read(bundle.file(m.llm.file))
     parts += _llm(m.llm.file, header, context=m.llm.context, chunk=chunk)
     crowd = axes | {"batch": CROWD}
@@ -257,8 +257,8 @@ def _advice(bundle: Bundle, header: GgufHeader, short: int) -> tuple[str, ...]:
             savings.append((saved, f"quantise the LLM to {kind}"))
     savings.append((kv_cache(header, m.llm.context // 2), f"export with a context of {m.llm.context // 2} tokens"))
     per_token = kv_cache(header, 1) + 4 * WIDTHS * header.number("embedding_length")
-    fewer = m.encoder.image_tokens // 2
-    savings.append((fewer * per_token, f"halve the image tokens ({m.encoder.image_tokens}) and the context with them"))
+    fewer = m.image_tokens // 2
+    savings.append((fewer * per_token, f"halve the image tokens ({m.image_tokens}) and the context with them"))
     lines = [f"{text}: saves {_mb(saved)}" for saved, text in sorted(savings, reverse=True)]
     if short > max(saved for saved, _ in savings):
         lines.append("none of these is enough alone: choose a smaller LLM")

@@ -310,6 +310,11 @@ class Manifest:
             name = "vision" if self.vision else "encoder"
             raise FieldError(f"{name}.width {width} does not fit llm.width {self.llm.width}")
 
+    @property
+    def image_tokens(self) -> int:
+        """How many tokens the LLM is shown of a face's picture."""
+        return self.vision.image_tokens if self.vision else self.encoder.image_tokens
+
     @classmethod
     def from_json(cls, text: str) -> Manifest:
         """Parse and check. Raises BundleError with the field's path."""
