@@ -1,0 +1,110 @@
+"""An ONNX file written while its weights are read: one tensor is in memory at a time, whatever the model's size.
+
+A protobuf message may be written in parts: where a reader finds a message twice it merges the two and joins their lists
+(https://protobuf.dev/programming-guides/encoding, "Last One Wins"). So each weight goes to the file as a model that
+holds it alone, and the nodes follow at the end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+
+#: protobuf reads no message beyond this many bytes.
+MAX_BYTES = 2**31 - 1
+#: IR version 8 belongs to opset 18: what older runtimes read.
+OPSET, IR_VERSION = 18, 8
+
+FLOAT, HALF = TensorProto.FLOAT, TensorProto.FLOAT16
+
+
+@contextmanager
+def onnx_file(path: Path, name: str) -> Iterator[OnnxFile]:
+    """A new ONNX file: whole on leaving the context, removed on an error. Raises FileExistsError if it is there."""
+    if path.exists():
+        raise FileExistsError(f"{path} exists already: choose another place, or remove it first")
+    try:
+        with path.open("wb") as file:
+            graph = OnnxFile(file, name)
+            yield graph
+            graph.finish()
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
+
+
+class OnnxFile:
+    """Weights that are written at once, nodes that are written by `finish`. Values are known by name."""
+
+    def __init__(self, file: BinaryIO, name: str) -> None:
+        self._file = file
+        self._graph = onnx.GraphProto(name=name)
+        self._nodes: dict[str, onnx.NodeProto] = {}
+        self._weights: set[str] = set()
+        self._constants: dict[tuple[str, tuple[int, ...], bytes], str] = {}
+
+    def input(self, name: str, kind: int, shape: Sequence[int | str]) -> str:
+        """An input of the graph; a dimension may be a name."""
+        self._graph.input.append(helper.make_tensor_value_info(name, kind, shape))
+        return name
+
+    def output(self, name: str, kind: int, shape: Sequence[int | str]) -> None:
+        """An output of the graph: the node of that name."""
+        self._graph.output.append(helper.make_tensor_value_info(name, kind, shape))
+
+    def add(
+        self,
+        op: str,
+        *inputs: str,
+        name: str,
+        more: Sequence[str] = (),
+        attributes: Mapping[str, Any] | None = None,
+    ) -> str:
+        """A node whose first output bears its name; `more` are its further outputs.
+
+        A node that is there already is not added again. Raises ValueError if another one has its name.
+        """
+        node = helper.make_node(op, inputs, [name, *more], name=name, **(attributes or {}))
+        if self._nodes.setdefault(name, node) != node:
+            raise ValueError(f"two nodes are called {name!r}")
+        return name
+
+    def weight(self, name: str, value: NDArray[Any]) -> str:
+        """A constant; its bytes go to the file now.
+
+        Raises ValueError if the name is taken, numbers are not finite in their type, or the file grows too large.
+        """
+        if name in self._weights:
+            raise ValueError(f"two weights are called {name!r}")
+        if value.dtype.kind == "f" and not np.isfinite(value).all():
+            raise ValueError(f"{name} holds numbers that are not finite in {value.dtype}: choose a wider precision")
+        self._weights.add(name)
+        tensor = numpy_helper.from_array(np.ascontiguousarray(value).reshape(value.shape), name)
+        self._write(onnx.ModelProto(graph=onnx.GraphProto(initializer=[tensor])))
+        return name
+
+    def constant(self, value: NDArray[Any]) -> str:
+        """A small constant, kept once however often it is asked for."""
+        key = (value.dtype.str, value.shape, value.tobytes())
+        if key not in self._constants:
+            self._constants[key] = self.weight(f"constant.{len(self._constants)}", value)
+        return self._constants[key]
+
+    def finish(self) -> None:
+        """Write the nodes."""
+        self._graph.node.extend(self._nodes.values())
+        opset = [helper.make_opsetid("", OPSET)]
+        self._write(onnx.ModelProto(ir_version=IR_VERSION, opset_import=opset, graph=self._graph))
+
+    def _write(self, part: onnx.ModelProto) -> None:
+        data = part.SerializeToString()
+        if self._file.tell() + len(data) > MAX_BYTES:
+            raise ValueError("the model is larger than 2 GiB, which no ONNX file may be: choose a smaller precision")
+        self._file.write(data)
