@@ -2,8 +2,9 @@
 
     python benchmarks/ablation.py --data DIR --run RUN --out docs/ablation-nano.json
 
-RUN is a folder of faceinsight-train with `trunk`, `parser` and `encoder` finished. Every arm starts from the trunk of
-step 1, which knows none of the three, keeps it frozen, and trains all that stands on it, the same batches per seed.
+RUN is a folder of faceinsight-train with `parser` and the first round of `encoder` finished, or an unpacked one. Every
+arm keeps that trunk frozen and trains all that stands on it anew, the same batches per seed; the trunk itself was
+trained with all three, so what they brought to it, every arm has.
 What is finished is kept in RUN/ablation.json: an interrupted run goes on with the next arm or seed.
 Figures are of the torch modules on clean validation crops; thresholds are fitted as in training.
 """
@@ -12,7 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -39,13 +40,23 @@ from faceinsight_models.train.encoder import build_encoder, clean_batch, fingerp
 from faceinsight_models.train.tasks import TaskLoss, prior_bias
 from faceinsight_models.vocabulary import CHOICES, CHOSEN, MASK_CLASSES, NAMES, REGIONS, RULES
 
-#: Arm -> what it goes without.
-ARMS: dict[str, tuple[str, ...]] = {
-    "all three": (),
-    "without CCM": ("ccm",),
-    "without LCM": ("lcm",),
-    "without segmentation": ("segmentation",),
-    "without all three": ("ccm", "lcm", "segmentation"),
+
+@dataclass(frozen=True)
+class Arm:
+    """What an arm goes without, and on how many faces it trains (None: all that were drawn)."""
+
+    without: tuple[str, ...] = ()
+    faces: int | None = None
+
+
+ARMS = {
+    "all three": Arm(),
+    "without CCM": Arm(("ccm",)),
+    "without LCM": Arm(("lcm",)),
+    "without segmentation": Arm(("segmentation",)),
+    "without all three": Arm(("ccm", "lcm", "segmentation")),
+    "all three, 300 faces": Arm(faces=300),
+    "without CCM, 300 faces": Arm(("ccm",), faces=300),
 }
 SKIN = MASK_CLASSES.index("skin")
 
@@ -54,7 +65,7 @@ class Frozen:
     """The trunk's maps of some faces, in half precision: fine (M,C,8,8), deep (M,1280,4,4), label maps (M,64,64)."""
 
     def __init__(self, pipeline: Pipeline, rows: NDArray[np.int64], what: str) -> None:
-        trunk, faces, size = pipeline.trunk().trunk.eval(), pipeline.faces, pipeline.recipe.crop.encoder
+        trunk, faces, size = pipeline.base().trunk.eval(), pipeline.faces, pipeline.recipe.crop.encoder
         maps, fine, deep = pipeline.maps(), [], []
         self.rows, self.maps, self.labels = rows, torch.from_numpy(maps[rows]), faces.labels[rows]
         path, key = pipeline.run / f"ablation-{what}.pt", fingerprint(trunk)
@@ -79,10 +90,11 @@ class Frozen:
 
 
 def fit(
-    train: Frozen, text: Tensor, graph: Tensor, without: Sequence[str], *, seed: int, steps: int, batch: int = 128
+    train: Frozen, text: Tensor, graph: Tensor, arm: Arm, *, seed: int, steps: int, batch: int = 64
 ) -> torch.nn.Module:
-    """Everything on the frozen trunk, trained; the same batches for the same seed."""
+    """Everything on the frozen trunk, trained; the same faces and batches for the same seed."""
     torch.manual_seed(seed)
+    without = arm.without
     model = build_encoder(text, torch.eye(len(NAMES)) if "ccm" in without else graph)
     rng, tasks = np.random.default_rng(seed), TaskLoss()
     constraint = LogicalConstraint(NAMES, RULES)
@@ -93,8 +105,9 @@ def fit(
     optimiser = torch.optim.AdamW(own, lr=2e-3, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 2e-3, total_steps=steps, pct_start=0.1)
     model.train()
+    chosen = rng.permutation(len(train.rows))[: arm.faces]
     for _ in range(steps):
-        at = rng.integers(len(train.rows), size=batch)
+        at = chosen[rng.integers(len(chosen), size=batch)]
         logits = model.head(model.fuse(*train.batch(at, blind="segmentation" in without)))
         loss, _ = tasks(logits, labels[at])
         if "lcm" not in without:
@@ -168,8 +181,8 @@ def main() -> None:
     parser.add_argument("--run", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=1000)
-    parser.add_argument("--faces", type=int, default=15000, help="training faces the trunk is run on")
+    parser.add_argument("--steps", type=int, default=500)
+    parser.add_argument("--faces", type=int, default=8000, help="training faces the trunk is run on")
     args = parser.parse_args()
     recipe = Recipe.load(args.recipe)
     pipeline = Pipeline(recipe, data=args.data, run=args.run, asset_folder=args.assets)
@@ -184,11 +197,11 @@ def main() -> None:
     done: dict[str, dict[str, float]] = saved["runs"] if saved.get("settings") == settings else {}
     result: dict[str, Any] = {"seeds": args.seeds, **settings, "arms": {}}
     # Seed by seed through all arms: what there is so far is always a fair comparison.
-    for seed, (arm, without) in tqdm(list(product(range(args.seeds), ARMS.items())), desc="arms"):
-        if f"{arm}, seed {seed}" in done:
+    for seed, (name, arm) in tqdm(list(product(range(args.seeds), ARMS.items())), desc="arms"):
+        if f"{name}, seed {seed}" in done:
             continue
-        model = fit(train, pipeline.text(), graph, without, seed=seed, steps=args.steps)
-        blind = "segmentation" in without
+        model = fit(train, pipeline.text(), graph, arm, seed=seed, steps=args.steps)
+        blind = "segmentation" in arm.without
         fitted = logits_of(model, held, blind=blind)
         scaling = calibration.fit(fitted, held.labels)
         bands = calibration.bands(
@@ -196,17 +209,17 @@ def main() -> None:
             risk=judgement.risk, choice_risk=judgement.choice_risk,
         )  # fmt: skip
         found = figures(logits_of(model, val, blind=blind), val, scaling, bands, judgement.soft_weight)
-        done[f"{arm}, seed {seed}"] = found
+        done[f"{name}, seed {seed}"] = found
         state.write_text(json.dumps({"settings": settings, "runs": done}))
-    for arm in ARMS:
-        runs = [done[f"{arm}, seed {seed}"] for seed in range(args.seeds)]
+    for name in ARMS:
+        runs = [done[f"{name}, seed {seed}"] for seed in range(args.seeds)]
         table = {k: np.array([r[k] for r in runs]) for k in runs[0]}
-        result["arms"][arm] = {k: {"mean": round(v.mean(), 4), "std": round(v.std(), 4)} for k, v in table.items()}
+        result["arms"][name] = {k: {"mean": round(v.mean(), 4), "std": round(v.std(), 4)} for k, v in table.items()}
     args.out.write_text(json.dumps(result, indent=1) + "\n")
     keys = list(next(iter(result["arms"].values())))
     print("| | " + " | ".join(keys) + " |\n|" + " --- |" * (len(keys) + 1))
-    for arm, own in result["arms"].items():
-        print(f"| {arm} | " + " | ".join(f"{own[k]['mean']:.4f} ± {own[k]['std']:.4f}" for k in keys) + " |")
+    for name, own in result["arms"].items():
+        print(f"| {name} | " + " | ".join(f"{own[k]['mean']:.4f} ± {own[k]['std']:.4f}" for k in keys) + " |")
 
 
 if __name__ == "__main__":

@@ -8,6 +8,8 @@ import sys
 from pathlib import Path
 
 STEPS = ("trunk", "parser", "encoder", "question", "align", "llm")
+#: The trunk is trained when parser or encoder ask for it: in an unpacked run they do not.
+ALL = STEPS[1:]
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -19,6 +21,13 @@ def main(argv: list[str] | None = None) -> int:
     )
     fetch.add_argument("--recipe", default="nano")
     fetch.add_argument("--out", type=Path, required=True, metavar="DIR")
+    pack = commands.add_parser("pack", help="the trained parts of a run in one small file")
+    pack.add_argument("run", type=Path)
+    pack.add_argument("--out", type=Path, required=True, metavar="FILE")
+    unpack = commands.add_parser("unpack", help="a run folder that goes on from a finished model")
+    unpack.add_argument("weights", type=Path, help="a file made by pack, such as models/weights/nano.pt")
+    unpack.add_argument("--bundle", default="nano", help="its bundle, for the LLM's weights (default: nano)")
+    unpack.add_argument("--out", type=Path, required=True, metavar="DIR", help="the run folder")
     for step in (*STEPS, "all"):
         run = commands.add_parser(step, help="all steps in order" if step == "all" else f"train the {step} (resumes)")
         run.add_argument("--recipe", default="nano", help="a shipped recipe or a .toml file (default: nano)")
@@ -32,12 +41,20 @@ def main(argv: list[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
         return _run(args)
-    except (ValueError, FileNotFoundError, ImportError) as e:
+    except (ValueError, OSError, ImportError) as e:
         print(f"faceinsight-train: {e}", file=sys.stderr)
         return 1
 
 
 def _run(args: argparse.Namespace) -> int:
+    if args.command in ("pack", "unpack"):
+        from . import weights
+
+        if args.command == "pack":
+            weights.pack(args.run, args.out)
+        else:
+            weights.unpack(args.weights, args.bundle, args.out)
+        return 0
     from .recipe import Recipe
 
     recipe = Recipe.load(args.recipe)
@@ -53,6 +70,6 @@ def _run(args: argparse.Namespace) -> int:
     if args.threads:
         torch.set_num_threads(args.threads)
     pipeline = Pipeline(recipe, data=args.data, run=args.out, asset_folder=args.assets)
-    for step in STEPS if args.command == "all" else (args.command,):
+    for step in ALL if args.command == "all" else (args.command,):
         getattr(pipeline, step)()
     return 0

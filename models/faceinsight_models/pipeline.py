@@ -166,9 +166,11 @@ class Pipeline:
         return BpeVocabulary.load(path)
 
     def small(self) -> LlamaForCausalLM:
-        """The cut LLM, not yet trained."""
+        """The cut LLM, not yet trained; in an unpacked run, as it was trained."""
         settings = self.recipe.llm
         model = prune(load_gguf(self.assets[LLM]), layers=settings.layers, vocabulary=settings.vocabulary)
+        if (self.run / "small.pt").exists():
+            model.load_state_dict(_state(self.run / "small.pt"))
         model.config.save_pretrained(self.run / "llm_config")
         return model
 

@@ -1,0 +1,60 @@
+"""The trained parts of a run in one small file, and back into a run folder: to go on from a model that is finished.
+
+    faceinsight-train pack work/run --out nano.pt
+    faceinsight-train unpack nano.pt --bundle nano --out work/again
+
+Half precision, and without the LLM: its weights are taken from the bundle's GGUF.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from faceinsight.bundle import Bundle
+
+from .llm import BpeVocabulary, load_gguf
+
+#: Smaller tensors (norms, biases, statistics) keep their precision.
+MIN_ELEMENTS = 2048
+#: Part -> the file of a run folder that a next training starts from.
+FILES = {"parser": "parser.pt", "encoder": "base.pt", "adapter": "align.pt"}
+
+
+def pack(run: Path, path: Path) -> None:
+    """Write parser, encoder and adapter of a run. Raises FileNotFoundError for a step that has not finished."""
+    llm = _load(run / "llm.pt")
+    adapter = {k.removeprefix("adapter."): v for k, v in llm.items() if k.startswith("adapter.")}
+    parts = {"parser": _load(run / "parser.pt"), "encoder": _load(run / "encoder.pt"), "adapter": adapter}
+    torch.save({name: {k: _small(v) for k, v in part.items()} for name, part in parts.items()}, path)
+
+
+def unpack(path: Path, bundle: str, run: Path) -> None:
+    """Make a run folder in which parser and trunk are finished, and encoder, adapter and LLM start as they are here.
+
+    Raises FileExistsError for a folder that holds something, ValueError for another kind of file.
+    """
+    if run.exists() and any(run.iterdir()):
+        raise FileExistsError(f"{run} is not empty: choose another place, or remove it first")
+    parts = _load(path)
+    if set(parts) != set(FILES):
+        raise ValueError(f"{path} holds {', '.join(sorted(parts))[:80]}; expected {', '.join(sorted(FILES))}")
+    opened = Bundle.open(bundle)
+    source = opened.file(opened.manifest.llm.file)
+    run.mkdir(parents=True, exist_ok=True)
+    for name, file in FILES.items():
+        torch.save({k: v.float() if v.is_floating_point() else v for k, v in parts[name].items()}, run / file)
+    torch.save(load_gguf(source).state_dict(), run / "small.pt")
+    BpeVocabulary.from_gguf(source).save(run / "vocabulary.json")
+
+
+def _small(value: Tensor) -> Tensor:
+    return value.half() if value.is_floating_point() and value.numel() >= MIN_ELEMENTS else value
+
+
+def _load(path: Path) -> dict[str, Tensor]:
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is missing")
+    return torch.load(path, weights_only=True, map_location="cpu")  # type: ignore[no-any-return]
