@@ -1,0 +1,76 @@
+"""Training goes on from a finished model: its parts in one small file, and back into a run folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from faceinsight.bundle import Bundle
+from faceinsight.device import Device
+from faceinsight_models.cli import main
+from faceinsight_models.encoder import EncoderGraph
+from faceinsight_models.pipeline import load_encoder, load_parser
+from faceinsight_models.recipe import Recipe
+from faceinsight_models.train.encoder import build_adapter
+from faceinsight_models.weights import pack, unpack
+
+WEIGHTS = Path(__file__).parents[1] / "models" / "weights" / "nano.pt"
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("run") / "nano"
+    assert main(["unpack", str(WEIGHTS), "--out", str(out)]) == 0
+    return out
+
+
+def test_the_shipped_weights_are_those_of_the_shipped_bundle(run: Path):
+    recipe, bundle = Recipe.load("nano"), Bundle.open("nano")
+    encoder = load_encoder(run, recipe, "base.pt")
+    adapter = build_adapter(
+        text_width=recipe.encoder.text_width, segmentation=recipe.encoder.segmentation_width, states=4,
+        width=bundle.manifest.llm.width,
+    )  # fmt: skip
+    adapter.load_state_dict(torch.load(run / "align.pt", weights_only=True))
+    rng = np.random.default_rng(0)
+    pixels = rng.normal(0, 0.6, (2, 3, 128, 128)).astype(np.float32)
+    maps = np.kron(rng.integers(0, 19, (2, 8, 8)), np.ones((1, 32, 32))).astype(np.uint8)
+    inputs = {"pixels": pixels, "label_map": maps, "characteristics": np.arange(64)}
+    session = Device("cpu", False, 1).session(bundle.file(bundle.manifest.encoder.file))
+    found = session.run(["logits", "image_tokens", "region_tokens"], inputs)
+    with torch.no_grad():
+        expected = EncoderGraph(encoder, adapter).eval()(*(torch.from_numpy(v) for v in inputs.values()))
+    for name, a, b in zip(("logits", "image tokens", "region tokens"), expected, found, strict=False):
+        assert np.abs(a.numpy() - b).max() <= 0.02 * np.abs(b).max(), name
+    assert load_parser(run) is not None
+    assert set(torch.load(run / "small.pt", weights_only=True)) >= {"model.norm.weight", "model.embed_tokens.weight"}
+
+
+def test_what_was_packed_is_what_is_unpacked(run: Path, tmp_path: Path):
+    encoder, parser = (torch.load(run / f, weights_only=True) for f in ("base.pt", "parser.pt"))
+    adapter = torch.load(run / "align.pt", weights_only=True)
+    finished = tmp_path / "finished"
+    finished.mkdir()
+    torch.save(encoder, finished / "encoder.pt")
+    torch.save(parser, finished / "parser.pt")
+    torch.save({f"adapter.{k}": v for k, v in adapter.items()} | {"llm.x": torch.ones(1)}, finished / "llm.pt")
+    pack(finished, tmp_path / "small.pt")
+    unpack(tmp_path / "small.pt", "nano", tmp_path / "again")
+    again = torch.load(tmp_path / "again" / "base.pt", weights_only=True)
+    assert again.keys() == encoder.keys()
+    # What was half precision once loses nothing the second time.
+    assert all(torch.equal(again[k], encoder[k]) for k in encoder)
+
+
+def test_what_cannot_be_unpacked_is_refused(run: Path, tmp_path: Path, capsys):
+    assert main(["unpack", str(WEIGHTS), "--out", str(run)]) == 1
+    assert "is not empty" in capsys.readouterr().err
+    torch.save({"other": {}}, tmp_path / "other.pt")
+    assert main(["unpack", str(tmp_path / "other.pt"), "--out", str(tmp_path / "out")]) == 1
+    assert "expected adapter, encoder, parser" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+    assert main(["pack", str(tmp_path), "--out", str(tmp_path / "x.pt")]) == 1
+    assert "llm.pt is missing" in capsys.readouterr().err
