@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 from conftest import PHOTO
 
-from faceinsight import DeviceError, Face, FaceInsight, Piece, PolicyError, QuestionError, RequestError
+from faceinsight import DependencyError, DeviceError, Face, FaceInsight, Piece, PolicyError, QuestionError, RequestError
 from faceinsight.bundle import Bundle
 from faceinsight.draw import draw
+from faceinsight.vocabulary import changed
 
 
 def test_astronaut_report(face, insight):
@@ -423,3 +424,11 @@ def test_import_is_light_and_slim():
     seconds, heavy = out.strip().split(" ", 1)
     assert heavy == "[]"
     assert float(seconds) < 2  # measured alone: 0.2 s; a loaded machine is slower
+
+
+def test_a_parameter_that_llama_cpp_does_not_have_is_no_silent_wish():
+    import llama_cpp
+
+    assert changed(llama_cpp.llama_model_default_params(), {"vocab_only": True}).vocab_only
+    with pytest.raises(DependencyError, match=r"no llama_model_params\.use_mmap"):
+        changed(llama_cpp.llama_model_default_params(), {"use_mmap": False})

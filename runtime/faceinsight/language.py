@@ -20,7 +20,7 @@ from .errors import BundleError, FaceInsightError, QuestionError, RequestError
 from .grounding import complete
 from .manifest import LlmSpec
 from .types import Face, Piece
-from .vocabulary import Vocabulary, quiet
+from .vocabulary import Vocabulary, changed, quiet
 
 Self = TypeVar("Self", bound="Language")
 
@@ -71,10 +71,10 @@ class Language:
         self._spec, self._see = spec, see
         quiet(self._c)
         self._c.llama_backend_init()
-        model_params = self._c.llama_model_default_params()
-        model_params.n_gpu_layers = 999 if device.llm_on_gpu else 0
-        # Weights are repacked for the CPU: with mmap the file's pages would stay in memory beside the copy.
-        model_params.use_mmap = False
+        layers = 999 if device.llm_on_gpu else 0
+        # Weights are repacked for the CPU: mapped, the file's pages would stay in memory beside the copy.
+        mode = self._c.LLAMA_LOAD_MODE_NONE
+        model_params = changed(self._c.llama_model_default_params(), {"n_gpu_layers": layers, "load_mode": mode})
         self._model = self._c.llama_model_load_from_file(str(model).encode(), model_params)
         if not self._model:
             raise BundleError(f"{model} does not load in llama.cpp (llama-cpp-python {self._c.__version__})")
@@ -83,13 +83,13 @@ class Language:
             raise BundleError(f"{model.name} has embedding width {width}, the manifest says {spec.width}")
         prompt = spec.prompt
         self.vocabulary = Vocabulary(self._model, follow=prompt.follow, max_question=spec.max_question)
-        params = self._c.llama_context_default_params()
-        params.n_ctx = params.n_batch = params.n_ubatch = spec.context
-        params.n_threads = params.n_threads_batch = device.threads
+        params = dict.fromkeys(("n_ctx", "n_batch", "n_ubatch"), spec.context)
+        params |= dict.fromkeys(("n_threads", "n_threads_batch"), device.threads)
         if exact:
-            params.type_k = params.type_v = self._c.GGML_TYPE_F32
-            params.flash_attn_type = self._c.LLAMA_FLASH_ATTN_TYPE_DISABLED
-        self._context = self._c.llama_init_from_model(self._model, params)
+            params |= dict.fromkeys(("type_k", "type_v"), self._c.GGML_TYPE_F32)
+            params["flash_attn_type"] = self._c.LLAMA_FLASH_ATTN_TYPE_DISABLED
+        context_params = changed(self._c.llama_context_default_params(), params)
+        self._context = self._c.llama_init_from_model(self._model, context_params)
         if not self._context:
             raise FaceInsightError(f"llama.cpp could not make a context of {spec.context} tokens; is memory short?")
         self._memory = self._c.llama_get_memory(self._context)

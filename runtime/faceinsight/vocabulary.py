@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from .device import import_llama
-from .errors import BundleError, QuestionError
+from .errors import BundleError, DependencyError, QuestionError
 
 #: A character that no tokenizer joins with a letter or a mark behind it.
 _ANCHOR = "\n"
@@ -76,8 +77,7 @@ class VocabularyFile(Vocabulary):
     def __init__(self, path: Path, *, follow: str, max_question: int) -> None:
         c = import_llama()
         quiet(c)
-        params = c.llama_model_default_params()
-        params.vocab_only = True
+        params = changed(c.llama_model_default_params(), {"vocab_only": True})
         self._model = c.llama_model_load_from_file(str(path).encode(), params)
         if not self._model:
             raise BundleError(f"{path} does not load in llama.cpp as a vocabulary (llama-cpp-python {c.__version__})")
@@ -91,6 +91,19 @@ class VocabularyFile(Vocabulary):
 
     def __del__(self) -> None:
         self.close()
+
+
+def changed(parameters: Any, values: Mapping[str, Any]) -> Any:
+    """llama.cpp's parameters with these values. Raises DependencyError for one that this release does not have: ctypes
+    would take it and do nothing."""
+    for name, value in values.items():
+        if not hasattr(parameters, name):
+            kind = type(parameters).__name__
+            raise DependencyError(
+                f"this llama-cpp-python has no {kind}.{name}: install a release that faceinsight names"
+            )
+        setattr(parameters, name, value)
+    return parameters
 
 
 _callback: Any = None
