@@ -15,7 +15,7 @@ from onnx.reference import ReferenceEvaluator
 from onnx.reference.op_run import OpRun
 
 from faceinsight.device import Device
-from faceinsight_export import int8
+from faceinsight_export import int8, vision
 from faceinsight_export.int8 import AccuracyError, agreement, smooth
 from faceinsight_export.onnx_file import FLOAT, onnx_file
 from faceinsight_export.parity import graph_stages
@@ -279,6 +279,15 @@ def test_eight_bits(llava, tmp_path: Path, precision, op):
     assert linears(graph, "MatMul") == (LAYERS - 1) * 2 + (0 if op == "MatMulInteger" else (LAYERS - 1) * 6 + 2)
 
 
+def test_seven_bit_weights(llava, tmp_path: Path):
+    path = tmp_path / "vision.onnx"
+    write_vision(llava[1], path, precision="int8", images=noise(4), reduce_range=True, floor=0.99)
+    weights = [
+        onnx.numpy_helper.to_array(i) for i in onnx.load(path).graph.initializer if i.data_type == onnx.TensorProto.INT8
+    ]
+    assert max(int(np.abs(w).max()) for w in weights) == int8.REDUCED_LEVELS
+
+
 def test_onnx_runtime_runs_eight_bits_in_one_node(llava, tmp_path: Path):
     write_vision(llava[1], tmp_path / "vision.onnx", precision="int8", images=noise(4), floor=0.9)
     options = onnxruntime.SessionOptions()
@@ -320,7 +329,7 @@ def test_eight_bits_bear_outliers(tmp_path: Path):
 
 
 def test_inaccurate_eight_bits_are_refused(llava, tmp_path: Path, monkeypatch):
-    monkeypatch.setattr(int8, "LEVELS", 3)
+    monkeypatch.setattr(vision, "LEVELS", 3)
     for precision in ("int8", "int8-static"):
         with pytest.raises(AccuracyError, match=r"mean cosine of 0\.\d+ .* expected at least 0\.999"):
             write_vision(llava[1], tmp_path / "vision.onnx", precision=precision, images=noise(4))
