@@ -288,6 +288,18 @@ def contradictions(grounding: Grounding, text: str, face: Face) -> int:
     return sum(grounding.wrong(s, [face.labels]) for s in sentences(text))
 
 
+def understood(insight: FaceInsight, count: int) -> Figures:
+    """Yes/no questions in wordings that training never saw: does the question encoder name what is asked about?"""
+    rng, names = np.random.default_rng(13), [c.name for c in insight.perception.specs]
+    concepts = [c for c in CONCEPTS if c.name in names]
+    exact = among = 0
+    for _ in range(count):
+        concept = concepts[rng.integers(len(concepts))]
+        found = {names[i] for i in insight.relevance(closed_question(rng, concept, heldout=True))}
+        exact, among = exact + (found == {concept.name}), among + (concept.name in found)
+    return {"questions": count, "named exactly": exact / count, "named among others": among / count}
+
+
 def closed_questions(insight: FaceInsight, samples: Sequence[Sample], count: int) -> Figures:
     """Yes/no questions in wordings that training never saw: does the LLM agree with the head, and is it right?"""
     rng, grounding = np.random.default_rng(11), Grounding(insight.perception.specs)
@@ -485,6 +497,7 @@ def main() -> None:
         result["whole photo against crop (CelebA-HQ)"] = whole_photo(harness, sets["celeba"][:300])
     if "celeba" in sets and not args.no_llm:
         with FaceInsight.load(args.bundle, device="cpu") as insight:
+            result["questions understood"] = understood(insight, 3 * args.questions)
             result["closed questions"] = closed_questions(insight, sets["celeba"], args.questions)
             result["what the LLM sees"] = ablation(insight, sets["celeba"], min(600, args.questions))
             result["free descriptions"] = descriptions(insight, sets["celeba"][: min(300, args.questions)])
