@@ -96,7 +96,23 @@ def test_a_finished_bundle_is_verified_again(folder: Path, bundle: Path, capsys)
 
 
 def test_single_parts(folder: Path, tmp_path: Path, capsys):
-    assert main(["vision", str(folder), "--vision", "int8", "--tokens", "4", "--out", str(tmp_path / "v.onnx")]) == 0
+    assert (
+        main(
+            [
+                "vision",
+                str(folder),
+                "--vision",
+                "fp16",
+                "--tokens",
+                "4",
+                "--method",
+                "pool",
+                "--out",
+                str(tmp_path / "v.onnx"),
+            ]
+        )
+        == 0
+    )
     assert main(["llm", str(folder), "--llm", "q8_0", "--out", str(tmp_path / "l.gguf")]) == 0
     assert main(["llm", str(folder), "--out", str(tmp_path / "l.gguf")]) == 1
     assert "exists already" in capsys.readouterr().err
