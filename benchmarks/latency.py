@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import resource
 import subprocess
 import sys
@@ -21,6 +20,7 @@ from typing import Any
 import llama_cpp
 import numpy as np
 import onnxruntime
+from machine import machine
 
 from faceinsight import FaceInsight, __version__
 from faceinsight.bundle import Bundle
@@ -87,7 +87,7 @@ def main() -> None:
         "llama-cpp-python": llama_cpp.__version__,
         "provider": "CPUExecutionProvider",
         "threads": cores(),
-        "machine": f"{platform.system()} {platform.machine()} {_cpu()}",
+        "machine": machine(),
         "bundle": bundle.manifest.name,
         "bundle sha256": bundle.sha256,
         "peak RSS MB": round(peak, 1),
@@ -96,12 +96,6 @@ def main() -> None:
     args.out.parent.mkdir(parents=True, exist_ok=True)
     args.out.write_text(json.dumps(result, indent=1) + "\n")
     print(json.dumps(result, indent=1))
-
-
-def _cpu() -> str:
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    return next((x.split(":", 1)[1].strip() for x in lines if x.startswith("model name")), platform.processor())
 
 
 if __name__ == "__main__":

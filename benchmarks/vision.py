@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import resource
 import subprocess
 import sys
@@ -27,6 +26,7 @@ from typing import Any
 import numpy as np
 import onnxruntime
 import torch
+from machine import machine
 
 from faceinsight import __version__
 from faceinsight.device import Device, cores
@@ -188,7 +188,7 @@ def main() -> None:
         "torch": torch.__version__,
         "provider": "CPUExecutionProvider",
         "threads": args.threads,
-        "machine": f"{platform.system()} {platform.machine()} {_cpu()}",
+        "machine": machine(),
         "model": "tiny (no measurement)" if args.tiny else "CLIP ViT-L/14-336 + projector to 2048, random weights",
         "export": exports,
     } | result
@@ -222,12 +222,6 @@ def measure(source: Seeded, paths: dict[str, Path], rounds: int, threads: int) -
         latency = interleave(arms, rounds)
     before = interleave({"pad, resize, normalise a 512 px photo": lambda: to_pixels([photo], spec(source))}, rounds)
     return {"latency": latency | before, "cosine to torch float32": cosines, "peak RSS MB of all arms": peak_mb()}
-
-
-def _cpu() -> str:
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    return next((x.split(":", 1)[1].strip() for x in lines if x.startswith("model name")), platform.processor())
 
 
 if __name__ == "__main__":

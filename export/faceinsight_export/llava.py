@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +11,6 @@ from typing import Any
 
 from faceinsight import __version__
 from faceinsight.bundle import MANIFEST, Bundle, sha256_of
-from faceinsight.decode_json import FieldError, decode
 from faceinsight.manifest import (
     EncoderSpec,
     FileEntry,
@@ -24,6 +22,7 @@ from faceinsight.manifest import (
     VisionSpec,
 )
 from faceinsight.pixels import to_pixels
+from faceinsight_models.recipe import read_recipe
 
 from .checkpoint import Checkpoint, read_json
 from .face_parts import VOCABULARY, take_face_parts
@@ -37,11 +36,7 @@ from .tokenizer_gguf import read_vocabulary
 from .vision import PRECISIONS, write_vision
 from .vision_tower import VisionShape
 
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
-
+RECIPES = Path(__file__).parent / "recipes"
 #: Size of a quantised LLM relative to its 16-bit conversion, at most.
 SHARES = {"f16": 1.0, "q8_0": 0.54, "q6_k": 0.42, "q5_k_m": 0.37, "q5_0": 0.36, "q4_k_m": 0.32, "q4_0": 0.3}
 #: CLIP's preprocessing, where a checkpoint brings no preprocessor_config.json.
@@ -72,23 +67,12 @@ class LlavaRecipe:
     @classmethod
     def load(cls, name: str) -> LlavaRecipe:
         """A shipped recipe by name, or a TOML file by path. Raises FileNotFoundError or ValueError."""
-        path = Path(name) if name.endswith(".toml") else recipe_path(name)
-        if not path.is_file():
-            raise FileNotFoundError(f"no recipe {name!r}; shipped: {', '.join(shipped())}; or give a .toml file")
-        try:
-            return decode(cls, tomllib.loads(path.read_text(encoding="utf-8")), path.name)
-        except (FieldError, tomllib.TOMLDecodeError) as e:
-            raise ValueError(f"{path}: {e}") from None
-
-
-def recipe_path(name: str) -> Path:
-    """Where a shipped recipe lies."""
-    return Path(__file__).parent / "recipes" / f"{name}.toml"
+        return read_recipe(cls, name, RECIPES)
 
 
 def shipped() -> list[str]:
     """Names of the recipes for LLaVA checkpoints."""
-    return sorted(p.stem for p in recipe_path("x").parent.glob("*.toml"))
+    return sorted(p.stem for p in RECIPES.glob("*.toml"))
 
 
 @dataclass(frozen=True)

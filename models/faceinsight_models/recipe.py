@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +16,9 @@ if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib
+
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -94,13 +98,16 @@ class Recipe:
     @classmethod
     def load(cls, name: str) -> Recipe:
         """A shipped recipe by name, or a TOML file by path. Raises FileNotFoundError or ValueError."""
-        path = Path(name)
-        if path.suffix != ".toml":
-            path = Path(__file__).parent / "recipes" / f"{name}.toml"
-        if not path.is_file():
-            shipped = ", ".join(sorted(p.stem for p in (Path(__file__).parent / "recipes").glob("*.toml")))
-            raise FileNotFoundError(f"no recipe {name!r}; shipped: {shipped}; or give a .toml file")
-        try:
-            return decode(cls, tomllib.loads(path.read_text()), path.name)
-        except (FieldError, tomllib.TOMLDecodeError) as e:
-            raise ValueError(f"{path}: {e}") from None
+        return read_recipe(cls, name, Path(__file__).parent / "recipes")
+
+
+def read_recipe(kind: type[T], name: str, folder: Path) -> T:
+    """A recipe of the folder by name, or a TOML file by path. Raises FileNotFoundError or ValueError."""
+    path = Path(name) if name.endswith(".toml") else folder / f"{name}.toml"
+    if not path.is_file():
+        shipped = ", ".join(sorted(p.stem for p in folder.glob("*.toml")))
+        raise FileNotFoundError(f"no recipe {name!r}; shipped: {shipped}; or give a .toml file")
+    try:
+        return decode(kind, tomllib.loads(path.read_text(encoding="utf-8")), path.name)
+    except (FieldError, tomllib.TOMLDecodeError) as e:
+        raise ValueError(f"{path}: {e}") from None

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from .errors import RequestError
 from .graph import Graph
 from .manifest import VisionSpec
 from .pixels import to_pixels, to_square
@@ -33,7 +34,7 @@ class Vision:
             self._seen.move_to_end(face.key)
             return self._seen[face.key]
         if face.picture is None:
-            raise ValueError("this face was perceived with another bundle, which shows its LLM no picture")
+            raise RequestError("this face was perceived with another bundle, which shows its LLM no picture")
         tokens: NDArray[np.float32] = self._graph(pixels=to_pixels([face.picture], self._spec))[0][0]
         self._seen[face.key] = tokens
         while len(self._seen) > KEPT:
