@@ -320,7 +320,7 @@ def test_an_adapters_strength_is_one(tmp_path: Path):
     write_llm(checkpoint, tmp_path / "base.gguf", precision="f32")
     write_adapter(checkpoint, Adapter.open(tmp_path / "lora"), tmp_path / "lora.gguf")
     with opened(tmp_path / "base.gguf") as language:
-        loaded = llama_cpp.llama_adapter_lora_init(language._model, str(tmp_path / "lora.gguf").encode())
+        loaded = llama_cpp.llama_adapter_lora_init(language.llm.model, str(tmp_path / "lora.gguf").encode())
         value = ctypes.create_string_buffer(32)
         assert llama_cpp.llama_adapter_meta_val_str(loaded, b"adapter.type", value, 32) == 4
         assert llama_cpp.llama_adapter_meta_val_str(loaded, b"adapter.lora.alpha", value, 32) == -1

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import llama_cpp
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -85,26 +86,24 @@ class ProbedLanguage(Language):
     def logits(self, tokens: list[int], rows: NDArray[np.float32]) -> NDArray[np.float32]:
         """Next-token logits after each of `tokens`, which follow the embedding rows."""
         self.forget()
-        at = self._decode_embeddings(rows, 0)
-        out = []
+        at, out = self.llm.decode([rows] if len(rows) else [], 0), []
         for token in tokens:
-            at = self._decode_tokens([token], at)
-            logits = self._c.llama_get_logits_ith(self._context, -1)
-            out.append(np.ctypeslib.as_array(logits, (self.vocabulary.size,)).copy())
+            at = self.llm.decode([[token]], at)
+            out.append(self.llm.logits().copy())
         self.forget()
         return np.stack(out)
 
     def start(self) -> list[int]:
         """What the file says goes before a text: the token that begins it, or nothing."""
-        vocabulary = self._c.llama_model_get_vocab(self._model)
-        return [self._c.llama_vocab_bos(vocabulary)] if self._c.llama_vocab_get_add_bos(vocabulary) else []
+        vocabulary = llama_cpp.llama_model_get_vocab(self.llm.model)
+        return [llama_cpp.llama_vocab_bos(vocabulary)] if llama_cpp.llama_vocab_get_add_bos(vocabulary) else []
 
     def greedy(self, tokens: list[int], count: int, rows: NDArray[np.float32] | None = None) -> list[int]:
         """The `count` likeliest next tokens after embedding rows, if any, and `tokens`, each given those before it."""
         self.forget()
-        at, out, batch = 0 if rows is None else self._decode_embeddings(rows, 0), [], tokens
+        at, out, batch = 0 if rows is None else self.llm.decode([rows], 0), [], tokens
         for _ in range(count):
-            at = self._decode_tokens(batch, at)
+            at = self.llm.decode([batch], at)
             batch = [self._candidates()[0][0]]
             out += batch
         self.forget()
@@ -112,11 +111,11 @@ class ProbedLanguage(Language):
 
     def adapt(self, adapter: Path) -> None:
         """Apply a LoRA adapter at full strength. Raises ValueError if llama.cpp does not take it."""
-        found = self._c.llama_adapter_lora_init(self._model, str(adapter).encode())
+        found = llama_cpp.llama_adapter_lora_init(self.llm.model, str(adapter).encode())
         if not found:
             raise ValueError(f"{adapter} is no adapter for this model")
-        one, strength = (self._c.llama_adapter_lora_p_ctypes * 1)(found), (ctypes.c_float * 1)(1.0)
-        if self._c.llama_set_adapters_lora(self._context, one, 1, strength) != 0:
+        one, strength = (llama_cpp.llama_adapter_lora_p_ctypes * 1)(found), (ctypes.c_float * 1)(1.0)
+        if llama_cpp.llama_set_adapters_lora(self.llm.pointer, one, 1, strength) != 0:
             raise ValueError(f"llama.cpp could not apply {adapter}")
 
 

@@ -16,7 +16,7 @@ from .errors import (
     RequestError,
 )
 from .labels import Label
-from .types import Answer, Face, Piece, Report, Timings
+from .types import Answer, Choice, Face, Piece, Report, Timings
 
 if TYPE_CHECKING:
     from .insight import FaceInsight
@@ -25,6 +25,7 @@ __all__ = [
     "Answer",
     "BundleError",
     "BundleNotFoundError",
+    "Choice",
     "DependencyError",
     "DeviceError",
     "Face",

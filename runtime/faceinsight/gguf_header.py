@@ -21,12 +21,13 @@ _FORMATS = {0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<
 
 @dataclass(frozen=True, slots=True)
 class GgufTensor:
-    """A weight: name, shape, ggml type number, bytes in the file."""
+    """A weight: name, shape (the innermost axis first), ggml type number, bytes in the file, and where they begin."""
 
     name: str
     shape: tuple[int, ...]
     kind: int
     bytes: int
+    offset: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +88,7 @@ class _Reader:
         # A tensor reaches to where the next one begins: no table of block sizes is needed.
         ends = sorted({offset for *_, offset in table} | {len(self._data) - start})
         following = dict(pairwise(ends))
-        sized = (GgufTensor(n, s, k, following.get(offset, offset) - offset) for n, s, k, offset in table)
+        sized = (GgufTensor(n, s, k, following.get(at, at) - at, start + at) for n, s, k, at in table)
         return GgufHeader(values, tuple(sized))
 
     def _number(self, form: str) -> int:

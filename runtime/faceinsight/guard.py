@@ -36,6 +36,10 @@ class Guard:
         looked = map(re.escape, self._prompt.looked.split("{place}"))
         self._looked = re.compile("(?P<place>.+)".join(looked), re.IGNORECASE)
 
+    def forbids(self, text: str) -> bool:
+        """Does it speak of something switched off?"""
+        return bool(self._off.search(text))
+
     def objection(self, faces: Sequence[Face]) -> Callable[[str], int | None]:
         """A growing answer -> where it begins to say what was not found on these faces; None where it does not."""
         labels = [f.labels for f in faces]
@@ -55,7 +59,7 @@ class Guard:
             sentence = "".join(p.text for p in held)
             if not piece.finish and not complete(sentence):
                 continue
-            if self._off.search(sentence):
+            if self.forbids(sentence):
                 yield dataclasses.replace(piece, text="" if said else self._prompt.withheld, finish="withheld")
                 return
             looked = self._looked.search(sentence)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 import os
+import threading
 import time
+import weakref
 from collections.abc import Iterator, Sequence
 from operator import attrgetter
 from types import TracebackType
@@ -13,8 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .bundle import Bundle
+from .cache import FaceCache
 from .device import Device
-from .errors import RequestError
+from .errors import PolicyError, RequestError
 from .guard import Guard
 from .imaging import ImageSource, load_image
 from .labels import Label
@@ -22,7 +25,7 @@ from .language import Language
 from .manifest import Manifest
 from .perception import Perception
 from .relevance import Relevance
-from .types import Answer, Face, Piece, Report, Timings
+from .types import Answer, Choice, Face, Piece, Report, Timings
 from .vision import Vision
 from .vocabulary import VocabularyFile
 
@@ -35,6 +38,9 @@ class FaceInsight:
             print(fi.ask(faces[0], "Is she wearing glasses?").text)
 
     Not thread-safe: one call at a time per instance.
+
+    What the LLM has seen of the last faces stays in memory, so that they can be asked again at once; `forget` wipes it,
+    and so does time.
     """
 
     def __init__(
@@ -44,11 +50,16 @@ class FaceInsight:
         relevance: Relevance,
         language: Language,
         vision: Vision | None = None,
+        *,
+        forget_after: float | None = None,
     ) -> None:
+        """forget_after: seconds after which what is kept of a face is wiped; None: never."""
         self.perception = perception
         self.relevance = relevance
         self.language = language
         self.vision = vision
+        self._forget_after = forget_after
+        self._timer: threading.Timer | None = None
         self._guard = Guard(manifest, perception.enabled)
 
     @classmethod
@@ -60,6 +71,8 @@ class FaceInsight:
         allow: Sequence[str] = (),
         deny: Sequence[str] = (),
         threads: int | None = None,
+        cache_mb: float = 256,
+        forget_after: float | None = 600,
     ) -> FaceInsight:
         """Open and verify a bundle.
 
@@ -69,21 +82,30 @@ class FaceInsight:
             allow: groups to switch on that are off by default ("gender", "age", "race").
             deny: groups to switch off that are on by default ("expression"). Off means not computed and not answered.
             threads: the budget all engines share; by default every core this process may use.
+            cache_mb: memory for what the LLM has seen of earlier faces, in megabytes; 0 keeps the last face only.
+            forget_after: seconds without a question about a face after which it is wiped; None: never.
         """
+        if cache_mb < 0 or (forget_after is not None and forget_after <= 0):
+            raise RequestError(
+                f"cache_mb {cache_mb}, forget_after {forget_after}; expected at least 0, and more than 0"
+            )
         opened = Bundle.open(bundle)
         where = Device.resolve(device, threads=threads)
         manifest = opened.manifest
         perception = Perception.load(opened, where, allow=allow, deny=deny)
         llm, asked = manifest.llm, manifest.question
         spec = manifest.vision
-        vision = Vision(spec, where.session(opened.file(spec.file))) if spec else None
-        language = Language(opened.file(llm.file), llm, where, see=vision or attrgetter("tokens"))
+        # Image tokens are small beside the KV cache made of them.
+        half = int(cache_mb * 1e6 / 2)
+        kept = FaceCache(half * (1 if spec else 2), forget_after)
+        vision = Vision(spec, where.session(opened.file(spec.file)), FaceCache(half, forget_after)) if spec else None
+        language = Language(opened.file(llm.file), llm, where, see=vision or attrgetter("tokens"), kept=kept)
         vocabulary = language.vocabulary
         if asked.vocabulary:
             follow = llm.prompt.follow
             vocabulary = VocabularyFile(opened.file(asked.vocabulary), follow=follow, max_question=llm.max_question)
         relevance = Relevance(manifest, where.session(opened.file(asked.file)), vocabulary, perception.numbers)
-        return cls(manifest, perception, relevance, language, vision)
+        return cls(manifest, perception, relevance, language, vision, forget_after=forget_after)
 
     def perceive(self, image: ImageSource) -> tuple[Face, ...]:
         """The faces in a photo (a path, the bytes of a JPEG, PNG or WebP, or RGB uint8 (H,W,3)), the largest first.
@@ -95,6 +117,44 @@ class FaceInsight:
     def report(self, face: Face) -> Report:
         """Every enabled characteristic with probability, state, region and the rule that decided it. No LLM."""
         return Report(face.box, face.score, face.labels, face.areas)
+
+    def prepare(self, face: Face | Sequence[Face]) -> None:
+        """Let the LLM look at a face (or two to compare) before it is asked: the first answer then comes sooner."""
+        self.language.prepare(_whom(face))
+        self._touch()
+
+    def choose(
+        self, face: Face | Sequence[Face], questions: Sequence[str], answers: Sequence[str] = ("Yes", "No")
+    ) -> tuple[Choice, ...]:
+        """How the LLM chooses between given answers, for several questions in one go.
+
+            fi.choose(face, ["Is she smiling?", "Does she have a beard?"])[0].probabilities   # {"Yes": ..., "No": ...}
+
+        These are the LLM's own probabilities, given what was found; the calibrated ones of the characteristics are in
+        `report`. Raises QuestionError, PolicyError for a question or an answer about something switched off, and
+        RequestError for answers whose first words do not differ.
+        """
+        if isinstance(questions, str):
+            raise RequestError(f"questions {questions!r}; expected a list of questions")
+        faces = _whom(face)
+        read = []
+        for question in questions:
+            tokens = self.language.read(question)
+            if self.relevance.switched_off(question) or any(map(self._guard.forbids, (question, *answers))):
+                raise PolicyError(f"{question!r} asks about something that is switched off here")
+            about = self.relevance(question)
+            read.append((tokens, about, [self.relevance.findings(f, about) for f in faces]))
+        table = self.language.choose(faces, [(tokens, findings) for tokens, _, findings in read], answers)
+        self._touch()
+        return tuple(
+            Choice(
+                question,
+                dict(zip(answers, (row / max(row.sum(), 1e-12)).tolist(), strict=True)),
+                float(row.sum()),
+                tuple(f.labels[i] for f in faces for i in about),
+            )
+            for question, row, (_, about, _) in zip(questions, table, read, strict=True)
+        )
 
     def stream(
         self, face: Face | Sequence[Face], question: str, *, after: str | None = None, max_tokens: int | None = None
@@ -136,6 +196,7 @@ class FaceInsight:
     ) -> tuple[tuple[Label, ...], Iterator[Piece]]:
         """What the question asks about, and the stream of its answer."""
         faces, tokens, about, findings = self._read(face, question, after)
+        self._touch()
         objection = self._guard.objection(faces)
         pieces = self.language.stream(faces, tokens, findings, max_tokens=max_tokens, objection=objection)
         asked = [tuple(f.labels[i] for i in about) for f in faces]
@@ -152,24 +213,52 @@ class FaceInsight:
         self, face: Face | Sequence[Face], question: str, after: str | None
     ) -> tuple[tuple[Face, ...], list[int], NDArray[np.int64], list[NDArray[np.float32] | str]]:
         """Whom a question is about, its tokens, the positions of the labels it asks about, and what was found there."""
-        faces = tuple(face) if isinstance(face, (tuple, list)) else (face,)
-        if not 1 <= len(faces) <= 2 or not all(isinstance(f, Face) for f in faces):
-            found = ", ".join(type(f).__name__ for f in faces) or "nothing"
-            raise RequestError(f"expected a Face from perceive(), or two, found {found}")
+        faces = _whom(face)
         tokens = self.language.read(question, after)
         about = self.relevance(question, after)
         return faces, tokens, about, [self.relevance.findings(f, about) for f in faces]
 
     def forget(self) -> None:
         """Wipe what the caches hold of faces. A Face that the caller keeps is the caller's."""
-        self.language.forget()
-        if self.vision:
-            self.vision.forget()
+        with self.language.lock:
+            self.language.forget()
+            if self.vision:
+                self.vision.kept.wipe()
+
+    def _touch(self) -> None:
+        """A face was used: have it forgotten in time."""
+        with self.language.lock:
+            if self._forget_after is not None and self._timer is None:
+                self._wait(self._forget_after)
+
+    def _wait(self, seconds: float) -> None:
+        # A timer that held this object would keep it alive.
+        me = weakref.WeakMethod(self._expire)
+        self._timer = threading.Timer(seconds, lambda: (expire := me()) and expire())
+        self._timer.daemon = True
+        self._timer.start()
+
+    def _expire(self) -> None:
+        """Wipe what was not used for long, and come again as long as anything is kept."""
+        assert self._forget_after is not None
+        with self.language.lock:
+            self._timer = None
+            left = self.language.used + self._forget_after - time.monotonic()
+            if left <= 0:
+                self.forget()
+                return
+            self.language.kept.expire()
+            if self.vision:
+                self.vision.kept.expire()
+            self._wait(min(left, self._forget_after / 4))
 
     def close(self) -> None:
         """Wipe the caches and free the models."""
-        self.forget()
-        self.language.close()
+        with self.language.lock:
+            if self._timer:
+                self._timer.cancel()
+            self.forget()
+            self.language.close()
 
     def __enter__(self) -> FaceInsight:
         return self
@@ -178,3 +267,12 @@ class FaceInsight:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _whom(face: Face | Sequence[Face]) -> tuple[Face, ...]:
+    """One face, or two. Raises RequestError."""
+    faces = tuple(face) if isinstance(face, (tuple, list)) else (face,)
+    if not 1 <= len(faces) <= 2 or not all(isinstance(f, Face) for f in faces):
+        found = ", ".join(type(f).__name__ for f in faces) or "nothing"
+        raise RequestError(f"expected a Face from perceive(), or two, found {found}")
+    return faces

@@ -1,26 +1,29 @@
-"""The LLM: llama.cpp fed with face tokens through its embedding input, streaming answers."""
+"""What is said about faces: their tokens and a question go into the LLM, an answer comes out."""
 
 from __future__ import annotations
 
 import codecs
-import ctypes
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from operator import attrgetter
 from pathlib import Path
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .device import Device, import_llama
-from .errors import BundleError, FaceInsightError, QuestionError, RequestError
+from .cache import FaceCache
+from .device import Device
+from .errors import FaceInsightError, QuestionError, RequestError
 from .grounding import complete
+from .llm import BRANCHES, Llm, Rows
 from .manifest import LlmSpec
 from .types import Face, Piece
-from .vocabulary import Vocabulary, changed, quiet
+from .vocabulary import Vocabulary
 
 Self = TypeVar("Self", bound="Language")
 
@@ -30,6 +33,8 @@ CANDIDATES, TAKEN_BACK = 8, 12
 PLAUSIBLE = 0.05
 #: Takes an answer that grows; where it begins to say what it must not, or None.
 Objection = Callable[[str], "int | None"]
+#: What was found of a face: knowledge tokens (M,width), or words.
+Findings = Sequence["NDArray[np.float32] | str"]
 
 
 @dataclass(slots=True)
@@ -44,15 +49,13 @@ class _Step:
 
 
 class Language:
-    """One GGUF model and one context.
+    """The LLM in conversation about a face, or two.
 
-    The face's prefix (fixed text and face tokens) stays in the KV cache: a second question about the same face
-    trims the cache back to it and costs only its own tokens. Not thread-safe: one question at a time.
+    The prompt up to a face (always the same) and a face's tokens are its prefix, which stays in the KV cache: a second
+    question costs only its own tokens. Prefixes of earlier faces are kept beside it, and put back when asked for.
+    A question always goes through the LLM by itself, so an answer does not depend on what was in the cache.
+    One question at a time; `lock` is held while the LLM works, for those who wipe from another thread.
     """
-
-    # What close() looks at, also where __init__ failed early.
-    _model: Any = None
-    _context: Any = None
 
     def __init__(
         self,
@@ -61,58 +64,64 @@ class Language:
         device: Device,
         *,
         see: Callable[[Face], NDArray[np.float32]] = attrgetter("tokens"),
+        kept: FaceCache | None = None,
         exact: bool = False,
     ) -> None:
-        """see: a face's tokens (T,width), asked for once per prefix.
+        """see: a face's tokens (T,width), asked for once per prefix; kept: for the prefixes of earlier faces.
 
-        exact: float32 KV cache and plain attention, for comparing with a reference; slower and larger.
+        exact: as in `Llm`.
         """
-        self._c: Any = import_llama()
         self._spec, self._see = spec, see
-        quiet(self._c)
-        self._c.llama_backend_init()
-        layers = 999 if device.llm_on_gpu else 0
-        # Weights are repacked for the CPU: mapped, the file's pages would stay in memory beside the copy.
-        mode = self._c.LLAMA_LOAD_MODE_NONE
-        model_params = changed(self._c.llama_model_default_params(), {"n_gpu_layers": layers, "load_mode": mode})
-        self._model = self._c.llama_model_load_from_file(str(model).encode(), model_params)
-        if not self._model:
-            raise BundleError(f"{model} does not load in llama.cpp (llama-cpp-python {self._c.__version__})")
-        width = self._c.llama_model_n_embd(self._model)
-        if width != spec.width:
-            raise BundleError(f"{model.name} has embedding width {width}, the manifest says {spec.width}")
+        self.kept = FaceCache(0) if kept is None else kept
+        self.lock = threading.RLock()
+        self.llm = Llm(model, width=spec.width, context=spec.context, device=device, exact=exact)
         prompt = spec.prompt
-        self.vocabulary = Vocabulary(self._model, follow=prompt.follow, max_question=spec.max_question)
-        params = dict.fromkeys(("n_ctx", "n_batch", "n_ubatch"), spec.context)
-        params |= dict.fromkeys(("n_threads", "n_threads_batch"), device.threads)
-        if exact:
-            params |= dict.fromkeys(("type_k", "type_v"), self._c.GGML_TYPE_F32)
-            params["flash_attn_type"] = self._c.LLAMA_FLASH_ATTN_TYPE_DISABLED
-        context_params = changed(self._c.llama_context_default_params(), params)
-        self._context = self._c.llama_init_from_model(self._model, context_params)
-        if not self._context:
-            raise FaceInsightError(f"llama.cpp could not make a context of {spec.context} tokens; is memory short?")
-        self._memory = self._c.llama_get_memory(self._context)
+        self.vocabulary = Vocabulary(self.llm.model, follow=prompt.follow, max_question=spec.max_question)
         # Face tokens are no text: what stands before them and behind them begins anew.
         parts = (prompt.before_face, prompt.after_face, prompt.between, prompt.stop)
-        fixed = (self.vocabulary.tokens(part, special=True, first=True) for part in parts)
-        self._before, self._after, self._between, stop = fixed
+        before, self._after, self._between, stop = (
+            self.vocabulary.tokens(part, special=True, first=True) for part in parts
+        )
         self._answer = self.vocabulary.tokens(prompt.before_answer, special=True)
         self._stop = set(stop[:1])
-        self._known: tuple[str, ...] | None = None
+        self._start = self.llm.decode(self.llm.joined([before]), 0)
+        self._opening = self.llm.save() if before else None
+        self._known: str | None = None
         self._prefix = 0
+        #: When the LLM was last used, by time.monotonic.
+        self.used = 0.0
         self._question_number = 0
 
     def read(self, question: str, after: str | None = None) -> list[int]:
         """Tokens of a question, behind an earlier one if given. Raises QuestionError for an empty or too long one."""
-        self._require_open()
+        self.llm.require_open()
         return self.vocabulary.read(question, after)
+
+    def prepare(self, faces: Sequence[Face]) -> int:
+        """Have the prefix of these faces in the KV cache: as it is, or put back, or computed.
+
+        Returns a number that stands for this state of the cache.
+        """
+        with self.lock:
+            self.llm.require_open()
+            self._question_number += 1
+            key = " ".join(f.key for f in faces)
+            if self._known == key:
+                self.llm.trim(self._prefix)
+            else:
+                self._keep()
+                state = self.kept.get(key)
+                self._known = None
+                self._prefix = self._compute(faces) if state is None else self.llm.restore(state)
+                self._known = key
+            self.used = time.monotonic()
+            return self._question_number
 
     def stream(
         self,
         faces: Sequence[Face],
         question: list[int],
-        findings: Sequence[NDArray[np.float32] | str],
+        findings: Findings,
         *,
         max_tokens: int | None = None,
         objection: Objection | None = None,
@@ -122,8 +131,7 @@ class Language:
         Args:
             faces: one, or two to compare; their image and region tokens come first.
             question: tokens, as `read` gives them.
-            findings: per face what was found of that which the question asks about: knowledge tokens (M,width), or
-                words; either may be empty.
+            findings: per face what was found of that which the question asks about; may be empty.
             objection: where it has one, the answer goes back to that word and takes another plausible token there,
                 if there is one.
         """
@@ -131,60 +139,133 @@ class Language:
         limit = self._spec.max_answer if max_tokens is None else min(max_tokens, self._spec.max_answer)
         if limit < 1:
             raise RequestError(f"max_tokens {max_tokens}; expected at least 1")
-        self.prepare(faces)
-        return self._generate(question, findings, limit, began, objection, self._question_number)
+        number = self.prepare(faces)
+        return self._generate(self._asked(question, findings), limit, began, objection, number)
 
-    def prepare(self, faces: Sequence[Face]) -> None:
-        """Prefill the prefix of these faces, unless it is the one in the cache."""
-        self._require_open()
-        self._question_number += 1
-        key = tuple(f.key for f in faces)
-        if self._known == key:
-            self._c.llama_memory_seq_rm(self._memory, 0, self._prefix, -1)
-            return
+    def choose(
+        self, faces: Sequence[Face], questions: Sequence[tuple[list[int], Findings]], answers: Sequence[str]
+    ) -> NDArray[np.float64]:
+        """(questions, answers): how likely each answer is what the LLM would say, of all that it could say.
+
+        All questions go through the LLM at once. An answer is told by its first token behind what all of them begin
+        with. Raises RequestError for answers that begin alike.
+        """
+        shared, firsts = self._first_tokens(answers)
+        with self.lock:
+            self.prepare(faces)
+            asked = [self._asked(question, findings, shared) for question, findings in questions]
+            if len({(len(a), isinstance(a[0], list)) for a in asked}) > 1:
+                asked = [self._asked(q, f, shared, embedded=True) for q, f in questions]
+            out = [_probabilities(x)[firsts] for x in self._branched(asked)]
+        return np.array(out, np.float64).reshape(len(questions), len(answers))
+
+    def forget(self) -> None:
+        """Wipe the caches: nothing of any face stays in them."""
+        with self.lock:
+            self.kept.wipe()
+            self.llm.wipe()
+            self._known = None
+            self._question_number += 1
+
+    def _keep(self) -> None:
+        """Save the prefix in the KV cache, if it is a face's that is not kept yet."""
+        if self._known is not None and self._known not in self.kept:
+            self.llm.trim(self._prefix)
+            self.kept.put(self._known, self.llm.save(), used=self.used)
+
+    def _compute(self, faces: Sequence[Face]) -> int:
         seen = [self._see(face) for face in faces]
         for tokens in seen:
             if tokens.shape[1] != self._spec.width:
                 raise RequestError(
                     f"face tokens of width {tokens.shape[1]}; this bundle's LLM reads {self._spec.width}"
                 )
-        self.forget()
-        at = self._decode_tokens(self._before, 0)
-        at = self._decode_each(seen, at)
-        self._prefix = self._decode_tokens(self._after, at)
-        self._known = key
+        self.llm.trim(0)
+        start = 0 if self._opening is None else self.llm.restore(self._opening)
+        return self.llm.decode(self.llm.joined([*self._between_each(seen), self._after]), start)
 
-    def forget(self) -> None:
-        """Wipe the cache: nothing of any face stays in it."""
-        if self._context:
-            self._c.llama_memory_clear(self._memory, True)
-        self._known = None
-        self._question_number += 1
+    def _decode(self, blocks: Sequence[Rows], at: int) -> int:
+        with self._cleared():
+            return self.llm.decode(blocks, at)
+
+    def _branch(self, chunk: Sequence[Rows]) -> list[NDArray[np.float32]]:
+        with self._cleared():
+            return self.llm.branch(chunk, self._prefix) if chunk else []
+
+    @contextmanager
+    def _cleared(self) -> Iterator[None]:
+        """Where llama.cpp fails, the cache was cleared and holds no prefix any more."""
+        try:
+            yield
+        except QuestionError:
+            raise
+        except FaceInsightError:
+            self._known = None
+            raise
+
+    def _asked(
+        self, question: list[int], findings: Findings, behind: Sequence[int] = (), *, embedded: bool = False
+    ) -> list[Rows]:
+        """What follows a prefix, up to where the answer begins and `behind`, in few blocks."""
+        told: list[Rows] = [self.vocabulary.tokens(f) if isinstance(f, str) else f for f in findings]
+        parts = [question, *self._between_each(told), [*self._answer, *behind]]
+        return self.llm.joined(parts, embedded=embedded)
+
+    def _between_each(self, parts: Sequence[Rows]) -> list[Rows]:
+        """The parts, one per face, with what stands between faces."""
+        return [x for i, part in enumerate(parts) for x in ((self._between, part) if i else (part,))]
+
+    def _branched(self, asked: Sequence[list[Rows]]) -> Iterator[NDArray[np.float32]]:
+        """Logits behind each of these, in order; as many at once as the context holds."""
+        chunk: list[Rows] = []
+        room = self._spec.context - self._prefix
+        for blocks in asked:
+            if len(blocks) > 1:
+                # Tokens and embeddings that cannot be joined: one after the other, in the conversation itself.
+                self.llm.trim(self._prefix)
+                self._decode(blocks, self._prefix)
+                yield self.llm.logits()
+                self.llm.trim(self._prefix)
+                continue
+            if len(chunk) == BRANCHES or sum(map(len, chunk)) + len(blocks[0]) > room:
+                yield from self._branch(chunk)
+                chunk = []
+            chunk += blocks
+        yield from self._branch(chunk)
+
+    def _first_tokens(self, answers: Sequence[str]) -> tuple[list[int], list[int]]:
+        """Tokens that all answers begin with, and each one's first token behind them."""
+        tokens = [self.vocabulary.tokens(a) for a in answers]
+        if len(tokens) < 2 or not all(tokens):
+            raise RequestError(f"answers {list(answers)!r}; expected at least two, none of them empty")
+        shared = 0
+        while all(len(t) > shared + 1 for t in tokens) and len({t[shared] for t in tokens}) == 1:
+            shared += 1
+        firsts = [t[shared] for t in tokens]
+        if len(set(firsts)) < len(firsts):
+            raise RequestError(f"answers {list(answers)!r} begin alike: word them so that their first words differ")
+        return tokens[0][:shared], firsts
 
     def _generate(
-        self,
-        question: list[int],
-        findings: Sequence[NDArray[np.float32] | str],
-        limit: int,
-        began: float,
-        objection: Objection | None,
-        number: int,
+        self, asked: list[Rows], limit: int, began: float, objection: Objection | None, number: int
     ) -> Iterator[Piece]:
         decoder = codecs.getincrementaldecoder("utf-8")("replace")
         held: list[_Step] = []
         out = taken_back = 0
         candidates: list[tuple[int, float]] = []
-        at, tokens = self._prefix, self._answer
+        at, blocks = self._prefix, asked
         while True:
-            # The cache holds one conversation: a stream that was overtaken must not go on in another's.
-            self._require_open()
-            if number != self._question_number:
-                raise RequestError("another question was asked, or the cache wiped, while this answer was streaming")
             if not candidates:
-                if not out and not held:
-                    at = self._decode_each(findings, self._decode_tokens(question, at))
-                at = self._decode_tokens(tokens, at)
-                candidates = self._candidates()
+                with self.lock:
+                    # The cache holds one conversation: a stream that was overtaken must not go on in another's.
+                    self.llm.require_open()
+                    if number != self._question_number:
+                        raise RequestError(
+                            "another question was asked, or the cache wiped, while this answer was streaming"
+                        )
+                    at = self._decode(blocks, at)
+                    candidates = self._candidates()
+                    self.used = time.monotonic()
             token = candidates[0][0]
             ends = token in self._stop or self.vocabulary.ends(token)
             text = decoder.decode(b"" if ends else self.vocabulary.bytes(token), ends)
@@ -195,7 +276,8 @@ class Language:
             if back and len(back.candidates) > 1:
                 taken_back += 1
                 del held[held.index(back) :]
-                self._c.llama_memory_seq_rm(self._memory, 0, back.at, -1)
+                with self.lock:
+                    self.llm.trim(back.at)
                 at, candidates = back.at, back.candidates[1:]
                 decoder.reset()
                 continue
@@ -209,80 +291,22 @@ class Language:
                 held = []
             if last:
                 return
-            tokens, candidates = [token], []
+            blocks, candidates = [[token]], []
 
     def _candidates(self) -> list[tuple[int, float]]:
         """The likeliest next tokens and their probabilities, the likeliest first; others only if they are plausible."""
-        logits = np.ctypeslib.as_array(self._c.llama_get_logits_ith(self._context, -1), (self.vocabulary.size,))
+        logits = self.llm.logits()
         best = np.argpartition(-logits, CANDIDATES)[:CANDIDATES]
         best = best[np.argsort(-logits[best], kind="stable")]
         total = np.exp(logits - logits[best[0]]).sum()
         out = [(int(t), float(np.exp(logits[t] - logits[best[0]]) / total)) for t in best]
         return [out[0], *(x for x in out[1:] if x[1] >= PLAUSIBLE)]
 
-    def _decode_tokens(self, tokens: list[int], at: int) -> int:
-        if not tokens:
-            return at
-        batch = self._c.llama_batch_init(len(tokens), 0, 1)
-        try:
-            for i, token in enumerate(tokens):
-                batch.token[i] = token
-            return self._decode(batch, len(tokens), at)
-        finally:
-            self._c.llama_batch_free(batch)
-
-    def _decode_each(self, parts: Sequence[NDArray[np.float32] | str], at: int) -> int:
-        """What is shown or told of one face or two, with what stands between."""
-        for i, part in enumerate(parts):
-            at = self._decode_tokens(self._between, at) if i else at
-            if isinstance(part, str):
-                at = self._decode_tokens(self.vocabulary.tokens(part), at)
-            else:
-                at = self._decode_embeddings(part, at)
-        return at
-
-    def _decode_embeddings(self, rows: NDArray[np.float32], at: int) -> int:
-        if not len(rows):
-            return at
-        batch = self._c.llama_batch_init(len(rows), rows.shape[1], 1)
-        try:
-            rows = np.ascontiguousarray(rows, np.float32)
-            ctypes.memmove(batch.embd, rows.ctypes.data, rows.nbytes)
-            return self._decode(batch, len(rows), at)
-        finally:
-            self._c.llama_batch_free(batch)
-
-    def _decode(self, batch: Any, count: int, at: int) -> int:
-        """Run `count` rows of a batch at position `at`; logits for the last. Returns the next position."""
-        if at + count > self._spec.context:
-            raise QuestionError(
-                f"{at + count} tokens do not fit the context of {self._spec.context}: shorten the question"
-            )
-        batch.n_tokens = count
-        for i in range(count):
-            batch.pos[i] = at + i
-            batch.n_seq_id[i] = 1
-            batch.seq_id[i][0] = 0
-            batch.logits[i] = i == count - 1
-        status = self._c.llama_decode(self._context, batch)
-        if status != 0:
-            self.forget()
-            raise FaceInsightError(f"llama.cpp could not decode (status {status}); the cache was cleared, ask again")
-        return at + count
-
-    def _require_open(self) -> None:
-        if not self._context:
-            raise RequestError("this FaceInsight is closed; load it again")
-
     def close(self) -> None:
-        """Free model and context."""
-        if self._context:
+        """Wipe the caches, free model and context."""
+        with self.lock:
             self.forget()
-            self._c.llama_free(self._context)
-            self._context = None
-        if self._model:
-            self._c.llama_model_free(self._model)
-            self._model = None
+            self.llm.close()
 
     def __enter__(self: Self) -> Self:
         return self
@@ -292,8 +316,11 @@ class Language:
     ) -> None:
         self.close()
 
-    def __del__(self) -> None:
-        self.close()
+
+def _probabilities(logits: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Softmax, (vocabulary,)."""
+    exp = np.exp(logits.astype(np.float64) - logits.max())
+    return np.asarray(exp / exp.sum())
 
 
 def _step_of(held: Sequence[_Step], character: int) -> _Step:

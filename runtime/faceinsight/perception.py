@@ -67,6 +67,8 @@ class Perception:
         """parser, encoder, knowledge: ONNX Runtime sessions (or anything with their interface); no knowledge: None."""
         m, width, regions = manifest, manifest.encoder.width, len(manifest.regions)
         self._manifest, self._vision = m, m.vision
+        # Its files' hashes are in it.
+        self._fingerprint = hashlib.sha256(m.to_json().encode()).digest()
         self.detector = detector
         size, map_size = m.encoder.size, m.parser.size
         self._parser = Graph(
@@ -128,7 +130,7 @@ class Perception:
             present = seen.region_tokens[i][seen.area[i] > 0]
             tokens = np.concatenate([seen.image_tokens[i], present]).astype(np.float32)
             picture = surroundings(image, d.box, self._vision) if self._vision else None
-            key = hashlib.sha256(tokens.tobytes() if picture is None else picture.tobytes()).hexdigest()
+            key = self._key(tokens if picture is None else picture)
             faces.append(
                 Face(
                     d.box, d.landmarks, d.score, labels, areas, seen.label_map[i], matrices[i], tokens,
@@ -136,6 +138,12 @@ class Perception:
                 )
             )  # fmt: skip
         return faces
+
+    def _key(self, seen: NDArray[Any]) -> str:
+        """Fingerprint of what an LLM sees of a face: the array, and everything that it was made and will be read by."""
+        digest = hashlib.sha256(self._fingerprint)
+        digest.update(f"{seen.dtype} {seen.shape} ".encode() + np.ascontiguousarray(seen).tobytes())
+        return digest.hexdigest()
 
     def crops(
         self, image: NDArray[np.uint8], detections: Sequence[Detection]

@@ -28,8 +28,16 @@ class Relevance:
 
     def __call__(self, question: str, after: str | None = None) -> NDArray[np.int64]:
         """Positions in the face's labels, ascending. Raises QuestionError for a question that is empty or too long."""
+        return np.flatnonzero(self._asks(question, after)[self._numbers])
+
+    def switched_off(self, question: str) -> bool:
+        """Does it ask about something that is not enabled?"""
+        return bool(np.delete(self._asks(question), self._numbers).any())
+
+    def _asks(self, question: str, after: str | None = None) -> NDArray[np.bool_]:
+        """(N,) of all characteristics."""
         (relevance,) = self._graph(tokens=np.array([self._vocabulary.read(question, after)], np.int64))
-        return np.flatnonzero(relevance[0, self._numbers] > 0)
+        return np.asarray(relevance[0] > 0)
 
     def findings(self, face: Face, about: NDArray[np.int64]) -> NDArray[np.float32] | str:
         """What the LLM is told: knowledge tokens (M,width), or words where the bundle has none. A long list leaves out

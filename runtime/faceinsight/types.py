@@ -102,6 +102,33 @@ class Answer:
 
 
 @dataclass(frozen=True, slots=True)
+class Choice:
+    """How the LLM chooses between given answers.
+
+    Attributes:
+        question: what was asked.
+        probabilities: answer -> 0..1, together 1.
+        covered: how likely the LLM would have begun with one of them at all, 0..1; where it is small, they do not fit
+            the question.
+        labels: what was found of that which the question asks about.
+    """
+
+    question: str
+    probabilities: dict[str, float]
+    covered: float
+    labels: tuple[Label, ...]
+
+    @property
+    def answer(self) -> str:
+        """The likeliest one."""
+        return max(self.probabilities, key=self.probabilities.__getitem__)
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-serialisable."""
+        return dataclasses.asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
 class Report:
     """All enabled characteristics of one face, without the LLM."""
 

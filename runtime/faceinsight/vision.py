@@ -2,48 +2,40 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from .cache import FaceCache
 from .errors import RequestError
 from .graph import Graph
 from .manifest import VisionSpec
 from .pixels import to_pixels, to_square
 from .types import Face
 
-#: Faces whose tokens are kept: a bundle of 7B has 9 MB of them per face.
-KEPT = 8
-
 
 class Vision:
-    """Looks at a face's picture once; the tokens of the last few faces stay in memory until `forget`."""
+    """Looks at a face's picture once; its tokens are kept in a cache."""
 
-    def __init__(self, spec: VisionSpec, session: Any) -> None:
+    def __init__(self, spec: VisionSpec, session: Any, kept: FaceCache) -> None:
         self._spec = spec
         shape = (None, 3, spec.size, spec.size)
         outputs = {"image_tokens": (None, spec.image_tokens, spec.width)}
         self._graph = Graph(session, spec.file, {"pixels": shape}, outputs)
-        self._seen: OrderedDict[str, NDArray[np.float32]] = OrderedDict()
+        self.kept = kept
 
     def __call__(self, face: Face) -> NDArray[np.float32]:
         """(P,width) image tokens of a face that `perceive` of this bundle found."""
-        if face.key in self._seen:
-            self._seen.move_to_end(face.key)
-            return self._seen[face.key]
+        known: NDArray[np.float32] | None = self.kept.get(face.key)
+        if known is not None:
+            return np.array(known)
         if face.picture is None:
             raise RequestError("this face was perceived with another bundle, which shows its LLM no picture")
         tokens: NDArray[np.float32] = self._graph(pixels=to_pixels([face.picture], self._spec))[0][0]
-        self._seen[face.key] = tokens
-        while len(self._seen) > KEPT:
-            self._seen.popitem(last=False)
+        # A copy: what is kept is overwritten when it leaves.
+        self.kept.put(face.key, tokens.copy())
         return tokens
-
-    def forget(self) -> None:
-        """Wipe what is kept of faces."""
-        self._seen.clear()
 
 
 def surroundings(
