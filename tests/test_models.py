@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
 import re
@@ -27,7 +28,7 @@ from faceinsight_models.encoder import EncoderGraph, Features
 from faceinsight_models.question import QuestionEncoder
 from faceinsight_models.recipe import Recipe, Schedule
 from faceinsight_models.segmentation import RegionPool, SegmentationEncoder, coarse
-from faceinsight_models.specs import characteristic_specs
+from faceinsight_models.specs import characteristic_specs, specialised
 from faceinsight_models.train.align import align, holding, membership
 from faceinsight_models.train.encoder import build_adapter, build_encoder, view
 from faceinsight_models.train.llm import Seen, drill, enabled, tree_mask
@@ -39,6 +40,7 @@ from faceinsight_models.vocabulary import (
     AGES,
     CELEBA,
     CHARACTERISTICS,
+    CHOSEN,
     EXPRESSIONS,
     FLIP_CLASSES,
     MASK_CLASSES,
@@ -158,6 +160,26 @@ def test_a_face_and_its_mirror_image_are_judged_alike(encoder):
         assert torch.allclose(features.image, encoder.features(pixels, maps).image, atol=1e-5)
 
 
+def test_a_specialised_encoder_begins_as_it_was_and_touches_only_its_own(encoder):
+    model = copy.deepcopy(encoder)
+    torch.manual_seed(3)
+    pixels, maps = torch.randn(2, 3, 128, 128), torch.randint(0, 19, (2, 64, 64))
+    with torch.no_grad():
+        before = model(pixels, maps)
+        model.specialise()
+        assert torch.allclose(model(pixels, maps), before, atol=1e-5)
+        for parameter in (*model.own.parameters(), *model.head.own.parameters()):
+            parameter.mul_(1.1)
+        features, after = model.features(pixels, maps), model(pixels, maps)
+    own = torch.tensor(specialised())
+    assert not torch.isclose(after[:, own], before[:, own], atol=1e-5).all(0).any()
+    assert torch.allclose(after[:, ~own], before[:, ~own], atol=1e-5)
+    # What the LLM sees is not touched either.
+    assert torch.allclose(features.image, encoder.features(pixels, maps).image, atol=1e-5)
+    assert sum(own) == 39
+    assert {"Male", *CHOSEN}.isdisjoint(n for n, o in zip(NAMES, own, strict=True) if o)
+
+
 def test_graph_computes_only_the_chosen_characteristics(encoder):
     adapter = build_adapter(states=4, width=32)
     graph = EncoderGraph(encoder, adapter).eval()
@@ -196,10 +218,10 @@ def test_training_free_head_reads_sizes_and_passes_them_on():
     mean, std = torch.full((len(regions),), 0.1), torch.full((len(regions),), 0.1)
     head = EvidenceHead(torch.randn(count, 8), graph, torch.full((count,), -2.0), mean, std)
     area = torch.full((1, len(regions)), 0.01)
-    usual = head.score(Features(None, None, area), head.rows(), head.region_of, head.bias)[0]
+    usual = head.score(Features(None, None, area), head.rows(), torch.arange(count))[0]
     assert torch.allclose(usual, torch.full((count,), -2.0), atol=1e-5)
     area[0, regions.index("glasses")] = 0.09
-    seen = head.score(Features(None, None, area), head.rows(), head.region_of, head.bias)[0]
+    seen = head.score(Features(None, None, area), head.rows(), torch.arange(count))[0]
     assert seen[glasses] == pytest.approx(-2 + 2 * 2.0, abs=1e-4)
     assert seen[neighbour] == pytest.approx(-2 + 0.2 / 2 * 2 * 2.0, abs=1e-4)
     assert (seen - usual).abs().gt(1e-5).sum() == 2

@@ -56,6 +56,7 @@ def test_what_was_packed_is_what_is_unpacked(run: Path, tmp_path: Path):
     finished.mkdir()
     torch.save(encoder, finished / "encoder.pt")
     torch.save(parser, finished / "parser.pt")
+    torch.save(torch.load(run / "question.pt", weights_only=True), finished / "question.pt")
     torch.save({f"adapter.{k}": v for k, v in adapter.items()} | {"llm.x": torch.ones(1)}, finished / "llm.pt")
     pack(finished, tmp_path / "small.pt")
     unpack(tmp_path / "small.pt", "nano", tmp_path / "again")

@@ -5,6 +5,7 @@ Module names follow the published state dict so that the ImageNet weights load b
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 import torch
@@ -105,3 +106,18 @@ class EfficientNetLite0(nn.Module):
         if missing:
             raise ValueError(f"{path} is not an EfficientNet-Lite0 state dict: it lacks {missing[:3]} (and more)")
         self.load_state_dict({k: state[k] for k in own})
+
+
+class LastStage(nn.Module):
+    """A trunk's layers from stride 16 on, standing alone: another reading of the same map. Begins as a copy of them."""
+
+    def __init__(self, trunk: EfficientNetLite0) -> None:
+        super().__init__()
+        self.blocks = copy.deepcopy(trunk._blocks[PYRAMID[16][0] + 1 :])
+        self.conv, self.norm = copy.deepcopy(trunk._conv_head), copy.deepcopy(trunk._bn1)
+
+    def forward(self, fine: Tensor) -> Tensor:
+        """The trunk's map at stride 16 (B,112,h,w) -> (B,1280,h/2,w/2)."""
+        for block in self.blocks:
+            fine = block(fine)
+        return F.relu6(self.norm(self.conv(fine)))

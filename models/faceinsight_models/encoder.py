@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .ccm import CorrelationModule
-from .efficientnet import PYRAMID, EfficientNetLite0
+from .efficientnet import PYRAMID, EfficientNetLite0, LastStage
 from .segmentation import RegionPool, SegmentationEncoder, coarse
 from .vocabulary import FLIP_CLASSES
 
@@ -21,12 +22,19 @@ IMAGE_CHANNELS = 1280
 class Features:
     """What the encoder sees in a batch of faces.
 
-    image (B,P,1280) deep patch features; regions (B,R,D) features under each region; area (B,R) share of the crop.
+    image (B,P,1280) deep patch features; regions (B,R,D) features under each region; area (B,R) share of the crop;
+    own (B,P,1280) what the specialised characteristics' own last stage makes of it, if there is one.
     """
 
     image: Tensor
     regions: Tensor
     area: Tensor
+    own: Tensor | None = None
+
+    def rows(self, chosen: slice) -> Features:
+        """Those of some of the faces."""
+        own = None if self.own is None else self.own[chosen]
+        return Features(self.image[chosen], self.regions[chosen], self.area[chosen], own)
 
 
 def region_mlp(region_width: int, width: int) -> nn.Sequential:
@@ -34,34 +42,62 @@ def region_mlp(region_width: int, width: int) -> nn.Sequential:
     return nn.Sequential(nn.Linear(region_width, width), nn.GELU(), nn.Linear(width, width))
 
 
+class View(nn.Module):
+    """P_image v + P_region r_{region(k)}: a face as one characteristic after the other looks at it."""
+
+    def __init__(self, image: nn.Linear, region: nn.Sequential) -> None:
+        super().__init__()
+        self.image, self.region = image, region
+
+    def forward(self, image: Tensor, regions: Tensor, region_of: Tensor) -> Tensor:
+        """image (B,P,1280), regions (B,R,D), region_of (K,) -> (B,K,d)."""
+        return self.region(regions)[:, region_of] + self.image(image.mean(1))[:, None]
+
+
 class KnowledgeHead(nn.Module):
     """z_k = s cos(P_image v + P_region r_{region(k)}, T_k) + b_k.
 
     v is the mean deep feature, r the features under the region that shows characteristic k, T the refined text.
+    Specialised characteristics have projections and a v of their own.
     """
 
-    def __init__(self, ccm: CorrelationModule, regions: Sequence[int], *, region_width: int, width: int) -> None:
-        """regions: for each characteristic, the index of the region that shows it."""
+    def __init__(
+        self,
+        ccm: CorrelationModule,
+        regions: Sequence[int],
+        *,
+        region_width: int,
+        width: int,
+        specialised: Sequence[bool] = (),
+    ) -> None:
+        """regions: for each characteristic, the index of the region that shows it; specialised: is it looked at through
+        a view of its own, once there is one (`FaceEncoder.specialise`)?"""
         super().__init__()
         self.ccm = ccm
-        self.image = nn.Linear(IMAGE_CHANNELS, width)
-        self.region = region_mlp(region_width, width)
+        self.own: View | None = None
+        self.view = View(nn.Linear(IMAGE_CHANNELS, width), region_mlp(region_width, width))
         self.scale = nn.Parameter(torch.tensor(12.0))
         self.bias = nn.Parameter(torch.zeros(len(regions)))
         self.register_buffer("region_of", torch.tensor(list(regions)), persistent=False)
+        self.register_buffer("specialised", torch.tensor(list(specialised) or [False] * len(regions)), persistent=False)
 
     def forward(self, features: Features) -> Tensor:
         """-> logits (B,N)."""
-        return self.score(features, self.ccm(), self.region_of, self.bias)
+        return self.score(features, self.ccm(), torch.arange(len(self.bias), device=self.bias.device))
 
     def rows(self) -> Tensor:
         """(N,d): the text features that `score` compares with."""
         return F.normalize(self.ccm(), dim=-1)
 
-    def score(self, features: Features, text: Tensor, region_of: Tensor, bias: Tensor) -> Tensor:
-        """Logits of the characteristics whose text (N,d), region (N,) and bias (N,) are given."""
-        seen = self.region(features.regions)[:, region_of] + self.image(features.image.mean(1))[:, None]
-        return self.scale * (F.normalize(seen, dim=-1) * F.normalize(text, dim=-1)).sum(-1) + bias
+    def score(self, features: Features, text: Tensor, numbers: Tensor) -> Tensor:
+        """Logits (B,K) of the characteristics with these numbers (K,); text (N,d) of all."""
+        region_of = self.region_of[numbers]
+        seen = self.view(features.image, features.regions, region_of)
+        if self.own is not None:
+            own = self.own(features.own, features.regions, region_of)
+            seen = torch.where(self.specialised[numbers][:, None], own, seen)
+        cosine = (F.normalize(seen, dim=-1) * F.normalize(text[numbers], dim=-1)).sum(-1)
+        return self.scale * cosine + self.bias[numbers]
 
 
 class FaceEncoder(nn.Module):
@@ -70,10 +106,16 @@ class FaceEncoder(nn.Module):
     def __init__(self, segmentation: SegmentationEncoder, pool: RegionPool, head: KnowledgeHead) -> None:
         super().__init__()
         self.trunk = EfficientNetLite0()
+        #: Another last stage of the trunk, for the specialised characteristics only.
+        self.own: LastStage | None = None
         self.segmentation = segmentation
         self.pool = pool
         self.head = head
         self.register_buffer("mirror_classes", torch.tensor(FLIP_CLASSES), persistent=False)
+
+    def specialise(self) -> None:
+        """Give the specialised characteristics a last stage and projections of their own; they begin as copies."""
+        self.own, self.head.own = LastStage(self.trunk), copy.deepcopy(self.head.view)
 
     def features(self, pixels: Tensor, label_map: Tensor) -> Features:
         """pixels (B,3,S,S) scaled RGB, label_map (B,64,64)."""
@@ -84,7 +126,7 @@ class FaceEncoder(nn.Module):
         """The trunk's maps at stride 16 and 32, and the label map (B,64,64)."""
         patches = torch.cat([_tokens(fine), self.segmentation(label_map)], 2)
         regions, area = self.pool(label_map, patches)
-        return Features(_tokens(deep), regions, area)
+        return Features(_tokens(deep), regions, area, None if self.own is None else _tokens(self.own(fine)))
 
     def forward(self, pixels: Tensor, label_map: Tensor) -> Tensor:
         """-> logits (B,N)."""
@@ -98,8 +140,7 @@ class FaceEncoder(nn.Module):
         mirrored = self.mirror_classes[label_map.long()][..., torch.arange(cells - 1, -1, -1)]
         f = self.features(torch.cat([pixels, turned]), torch.cat([label_map.long(), mirrored]))
         count = pixels.shape[0]
-        one = Features(f.image[:count], f.regions[:count], f.area[:count])
-        return one, Features(f.image[count:], f.regions[count:], f.area[count:])
+        return f.rows(slice(count)), f.rows(slice(count, None))
 
     def judge(self, pixels: Tensor, label_map: Tensor) -> tuple[Features, Tensor]:
         """Features of the pictures, and logits (B,N) as the bundle computes them."""
@@ -181,8 +222,7 @@ class EncoderGraph(nn.Module):
         """
         head = self.encoder.head
         features, mirrored = self.encoder.both_ways(pixels, coarse(label_map))
-        chosen = self.text[characteristics], head.region_of[characteristics], head.bias[characteristics]
-        logits = (head.score(features, *chosen) + head.score(mirrored, *chosen)) / 2
+        logits = sum(head.score(f, self.text, characteristics) for f in (features, mirrored)) / 2
         return logits, self.adapter.image_tokens(features), self.adapter.region_tokens(features), features.area
 
 

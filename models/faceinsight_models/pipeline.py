@@ -25,7 +25,17 @@ from .parser import FaceParser
 from .question import QuestionEncoder
 from .recipe import Recipe
 from .train.align import align
-from .train.encoder import build_adapter, build_encoder, fingerprint, label_maps, predict, train_base, train_encoder
+from .train.encoder import (
+    PORTRAITS,
+    build_adapter,
+    build_encoder,
+    fingerprint,
+    label_maps,
+    predict,
+    specialise,
+    train_base,
+    train_shared,
+)
 from .train.llm import FaceLlm, Judge, Seen, look, train_llm
 from .train.parser import train_parser, train_teacher
 from .train.question import train_question
@@ -131,21 +141,28 @@ class Pipeline:
     def base(self) -> FaceEncoder:
         """Step 3, first round: encoder with CCM and LCM."""
         if (self.run / "base.pt").exists():
-            return load_encoder(self.run, self.recipe, "base.pt")
+            model = load_encoder(self.run, self.recipe, "base.pt")
+            # Of a finished model the last round is learned anew.
+            model.own = model.head.own = None
+            return model
         return train_base(
             self.faces, self.maps(), shares=self.recipe.mix, classifier=self.trunk(), text=self.text(), out=self.run,
             size=self.recipe.crop.encoder, schedule=self.recipe.train["base"],
         )  # fmt: skip
 
     def encoder(self) -> FaceEncoder:
-        """Step 3: both rounds, and the calibration."""
-        crop = self.recipe.crop
+        """Step 3: all rounds, and the calibration."""
+        crop, schedules = self.recipe.crop, self.recipe.train
         if (self.run / "encoder.pt").exists() and (self.run / "calibration.json").exists():
             return load_encoder(self.run, self.recipe)
-        model = train_encoder(
+        model = train_shared(
             self.base(), self.faces, self.maps(), shares=self.recipe.mix, out=self.run, size=crop.encoder,
-            schedule=self.recipe.train["encoder"],
+            schedule=schedules["shared"],
         )  # fmt: skip
+        if PORTRAITS in self.faces.counts():
+            specialise(model, self.faces, self.maps(), out=self.run, size=crop.encoder, schedule=schedules["encoder"])
+        else:
+            torch.save(model.state_dict(), self.run / "encoder.pt")
         rows = self.faces.rows("calibration")
         logits, labels = predict(model, self.faces, self.maps(), rows, crop.encoder), self.faces.labels[rows]
         scaling = calibration.fit(logits, labels)
@@ -255,6 +272,8 @@ def load_encoder(run: Path, recipe: Recipe, file: str = "encoder.pt") -> FaceEnc
         state["head.ccm.features"], state["head.ccm.graph"],
         width=recipe.encoder.text_width, segmentation=recipe.encoder.segmentation_width,
     )  # fmt: skip
+    if any(name.startswith("own.") for name in state):
+        model.specialise()
     model.load_state_dict(state)
     return model.eval()
 

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from faceinsight.manifest import CharacteristicSpec, RegionLimit, RuleSpec
 
-from .vocabulary import CHARACTERISTICS, HIDDEN_BY, NEEDS, REGIONS, RULES
+from .vocabulary import CELEBA, CHARACTERISTICS, HIDDEN_BY, NEEDS, REGIONS, RULES
 from .wordings import absent, denials, mentions
 
 
@@ -39,6 +39,12 @@ def characteristic_specs(calibration: NDArray[np.float64]) -> tuple[Characterist
 def rule_specs() -> tuple[RuleSpec, ...]:
     """The rules, in the manifest's type."""
     return tuple(RuleSpec(r.kind, r.of, r.hard) for r in RULES)
+
+
+def specialised() -> list[bool]:
+    """For each characteristic, is it one that only a set of posed portraits (CelebA) labels? Gender is labelled in the
+    wild too, and stays with what is learned from all sets."""
+    return [c.name in CELEBA and c.name != "Male" for c in CHARACTERISTICS]
 
 
 def region_indices() -> list[int]:

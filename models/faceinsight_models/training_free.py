@@ -56,7 +56,6 @@ class EvidenceHead(nn.Module):
         self.register_buffer("mean", mean)
         self.register_buffer("std", std)
         self.register_buffer("bias", prior)
-        self.register_buffer("region_of", torch.zeros(len(NAMES), dtype=torch.int64))
 
     def ccm(self) -> Tensor:
         """The words, each with its neighbours': a layer of the graph without weights."""
@@ -66,10 +65,10 @@ class EvidenceHead(nn.Module):
         """(N,R): what stands for a characteristic's text feature when logits are computed."""
         return self.says
 
-    def score(self, features: Features, text: Tensor, region_of: Tensor, bias: Tensor) -> Tensor:
-        """Logits of the characteristics whose rows (K,R) and bias (K,) are given."""
+    def score(self, features: Features, text: Tensor, numbers: Tensor) -> Tensor:
+        """Logits (B,K) of the characteristics with these numbers (K,); text (N,R) as `rows` gives it."""
         size = (features.area.sqrt() - self.mean) / self.std
-        return size @ text.T + bias
+        return size @ text[numbers].T + self.bias[numbers]
 
 
 class WordAdapter(nn.Module):

@@ -83,7 +83,7 @@ def start(adapter: Adapter, head: KnowledgeHead, text: Tensor, words: Any) -> No
     with torch.no_grad():
         adapter.state.weight.copy_(words([" no", " yes", " unsure", " hidden"]))
         adapter.region_name.weight.copy_(words([" " + r for r in REGIONS]))
-        for projector, into in ((adapter.image, head.image), (adapter.region, head.region)):
+        for projector, into in ((adapter.image, head.view.image), (adapter.region, head.view.region)):
             projector.into.load_state_dict(into.state_dict())
             projector.length.copy_(text.norm(dim=1).mean())
 

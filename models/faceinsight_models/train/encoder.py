@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -24,11 +25,14 @@ from ..lcm import LogicalConstraint
 from ..parser import FaceParser
 from ..recipe import Schedule
 from ..segmentation import MAP_SIZE, RegionPool, SegmentationEncoder, coarse
-from ..specs import region_indices
+from ..specs import region_indices, specialised
 from ..vocabulary import CHOICES, MASK_CLASSES, NAMES, REGIONS, RULES
 from .loop import device, groups, train
 from .tasks import TaskLoss, prior_bias
 from .trunk import TrunkClassifier
+
+#: The set whose labels only posed portraits have.
+PORTRAITS = "celebahq"
 
 
 def label_maps(parser: FaceParser, faces: Faces, cache: Path, size: int, *, batch: int = 16) -> NDArray[np.uint8]:
@@ -66,7 +70,9 @@ def fingerprint(module: torch.nn.Module) -> str:
 def build_encoder(text: Tensor, graph: Tensor, *, width: int = 256, segmentation: int = 96) -> FaceEncoder:
     """The encoder, untrained. text (N,dt): T^0; graph (N,N): C_hat."""
     ccm = CorrelationModule(text, graph, hidden=512, out=width)
-    head = KnowledgeHead(ccm, region_indices(), region_width=region_width(segmentation), width=width)
+    head = KnowledgeHead(
+        ccm, region_indices(), region_width=region_width(segmentation), width=width, specialised=specialised()
+    )
     return FaceEncoder(
         SegmentationEncoder(len(MASK_CLASSES), width=segmentation), RegionPool(MASK_CLASSES, REGIONS), head
     )
@@ -147,7 +153,7 @@ def train_base(
     return model
 
 
-def train_encoder(
+def train_shared(
     base: FaceEncoder,
     faces: Faces,
     maps: NDArray[np.uint8],
@@ -163,7 +169,47 @@ def train_encoder(
     lower = (base.trunk._conv_stem, base.trunk._bn0, *base.trunk._blocks[: PYRAMID[8][0] + 1])
     for module in lower:
         module.requires_grad_(False)
-    _fit(base, "encoder", faces, maps, shares=shares, out=out, size=size, schedule=schedule, harsh=0.5)
+    _fit(base, "shared", faces, maps, shares=shares, out=out, size=size, schedule=schedule, harsh=0.5)
+    return base.requires_grad_(True)
+
+
+def specialise(
+    base: FaceEncoder, faces: Faces, maps: NDArray[np.uint8], *, out: Path, size: int, schedule: Schedule
+) -> FaceEncoder:
+    """Third round: what only posed portraits label gets a last stage of its own, learned from them alone. All else
+    stays as it is, so that the other tasks lose nothing."""
+    torch.manual_seed(schedule.seed)
+    base.requires_grad_(False)
+    base.specialise()
+    own = [base.own, base.head.own]
+    for part in (*own, base.head.bias):
+        part.requires_grad_(True)
+    base.head.bias.register_hook(lambda grad: grad * base.head.specialised)
+
+    def modes() -> None:
+        base.eval()
+        for part in own:
+            part.train()
+
+    labelled = {a.stem: float(a.stem == PORTRAITS) for a in faces.archives}
+    param_groups = [
+        *groups(base.own, schedule.weight_decay),
+        {"params": [*base.head.own.parameters()], "lr": 3 * schedule.lr, "weight_decay": schedule.weight_decay},
+        {"params": [base.head.bias], "lr": 3 * schedule.lr, "weight_decay": 0.0},
+    ]
+    _fit(
+        base,
+        "encoder",
+        faces,
+        maps,
+        shares=labelled,
+        out=out,
+        size=size,
+        schedule=schedule,
+        harsh=0.5,
+        modes=modes,
+        param_groups=param_groups,
+    )
     return base.requires_grad_(True)
 
 
@@ -179,8 +225,11 @@ def _fit(
     schedule: Schedule,
     harsh: float,
     logic: float = 0.1,
+    modes: Callable[[], None] = lambda: None,
+    param_groups: Sequence[dict[str, Any]] | None = None,
 ) -> None:
-    """L = L_tasks + logic * L_c. harsh: share of the views that are degraded."""
+    """L = L_tasks + logic * L_c. harsh: share of the views that are degraded. modes: sets what is frozen to evaluation;
+    param_groups: by default all, the trunk at a third of the others' rate."""
     model.to(memory_format=torch.channels_last)
     mixture, tasks, constraint = Mixture(faces, shares), TaskLoss(), LogicalConstraint(NAMES, RULES).to(device())
 
@@ -195,18 +244,21 @@ def _fit(
         )
 
     def loss(batch: tuple[Tensor, Tensor, Tensor]) -> tuple[Tensor, dict[str, float]]:
+        modes()
         logits = model(batch[0], batch[1])
         value, figures = tasks(logits, batch[2])
         rules = constraint(logits.sigmoid())
         return value + logic * rules, figures | {"rules": round(rules.item(), 4)}
 
-    rest = [p for n, p in model.named_parameters() if not n.startswith("trunk.")]
-    train(
-        model, name=name, out=out, schedule=schedule, count=mixture.epoch, load=load, loss=loss,
-        param_groups=[
+    if param_groups is None:
+        rest = [p for n, p in model.named_parameters() if not n.startswith("trunk.")]
+        param_groups = [
             *groups(model.trunk, schedule.weight_decay),
             {"params": rest, "lr": 3 * schedule.lr, "weight_decay": schedule.weight_decay},
-        ],
+        ]
+    train(
+        model, name=name, out=out, schedule=schedule, count=mixture.epoch, load=load, loss=loss,
+        param_groups=param_groups,
     )  # fmt: skip
 
 
