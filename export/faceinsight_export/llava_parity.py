@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 
 from faceinsight.device import Device, cores
+from faceinsight.llm import EXACT
 from faceinsight.manifest import LlmSpec, PromptSpec, VisionSpec
 from faceinsight.pixels import to_pixels
 
@@ -177,7 +178,7 @@ def _llm_stages(
     device: Device,
 ) -> list[Stage]:
     prompt = spec.prompt
-    with ProbedLanguage(path, spec, device, exact=True) as language:
+    with ProbedLanguage(path, spec, device, parameters=EXACT) as language:
         before = language.vocabulary.tokens(prompt.before_face, special=True, first=True)
         after = [
             *language.vocabulary.tokens(prompt.after_face, special=True, first=True),

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from faceinsight.device import Device
 from faceinsight.language import Language
+from faceinsight.llm import EXACT
 from faceinsight.manifest import LlmSpec
 
 from .reference import logits
@@ -133,7 +134,7 @@ def llm_stages(
 ) -> list[Stage]:
     """Tokens and logits at each position, after injected embeddings, for each text."""
     stages = []
-    with ProbedLanguage(gguf, spec, device, exact=True) as language:
+    with ProbedLanguage(gguf, spec, device, parameters=EXACT) as language:
         for i, text in enumerate(texts):
             ids = tokenizer.encode(text).ids
             mine = language.vocabulary.tokens(text)

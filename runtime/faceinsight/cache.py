@@ -9,6 +9,9 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+#: Megabytes that earlier faces may take, where nobody says otherwise.
+CACHE_MB = 256
+
 
 class FaceCache:
     """Arrays by key. The least recently used leave where `limit` bytes are exceeded; `expire` wipes the old ones."""

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from .bundle import Bundle
+from .cache import CACHE_MB
 from .errors import RequestError
 from .gguf_header import GgufHeader
 from .onnx_file import OnnxFile
@@ -125,7 +126,9 @@ def estimate(bundle: Bundle, *, memory: int | None = None, floor: int | None = N
     parts += _llm(m.llm.file, header, context=m.llm.context, chunk=chunk)
     crowd = axes | {"batch": CROWD}
     more = sum(round(ARENA * (activations(g, crowd) - activations(g, axes))) for g in graphs.values())
+    face = kv_cache(header, m.image_tokens + len(m.regions))
     beyond = (
+        Part("earlier faces", CACHE_MB * 10**6, f"at most (cache_mb); one that was asked about is {_mb(face)}"),
         Part(f"{CROWD} faces or more", more, "the encoders run on this many faces at a time"),
         Part(
             "no face at first", max(looks) - looks[0], f"the detector looks again at up to {max(m.detector.sides)} px"

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .bundle import Bundle
-from .cache import FaceCache
+from .cache import CACHE_MB, FaceCache
 from .device import Device
 from .errors import PolicyError, RequestError
 from .guard import Guard
@@ -71,7 +71,7 @@ class FaceInsight:
         allow: Sequence[str] = (),
         deny: Sequence[str] = (),
         threads: int | None = None,
-        cache_mb: float = 256,
+        cache_mb: float = CACHE_MB,
         forget_after: float | None = 600,
     ) -> FaceInsight:
         """Open and verify a bundle.

@@ -5,13 +5,13 @@ from __future__ import annotations
 import codecs
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from operator import attrgetter
 from pathlib import Path
 from types import TracebackType
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -65,16 +65,16 @@ class Language:
         *,
         see: Callable[[Face], NDArray[np.float32]] = attrgetter("tokens"),
         kept: FaceCache | None = None,
-        exact: bool = False,
+        parameters: Mapping[str, Any] | None = None,
     ) -> None:
         """see: a face's tokens (T,width), asked for once per prefix; kept: for the prefixes of earlier faces.
 
-        exact: as in `Llm`.
+        parameters: as in `Llm`.
         """
         self._spec, self._see = spec, see
         self.kept = FaceCache(0) if kept is None else kept
         self.lock = threading.RLock()
-        self.llm = Llm(model, width=spec.width, context=spec.context, device=device, exact=exact)
+        self.llm = Llm(model, width=spec.width, context=spec.context, device=device, parameters=parameters)
         prompt = spec.prompt
         self.vocabulary = Vocabulary(self.llm.model, follow=prompt.follow, max_question=spec.max_question)
         # Face tokens are no text: what stands before them and behind them begins anew.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,8 @@ from .vocabulary import changed, quiet
 Rows = list[int] | NDArray[np.float32]
 #: Sequences beside the main one: so many questions about one face go through the LLM at once.
 BRANCHES = 16
+#: Context parameters for comparing with a reference: float32 KV cache and plain attention; slower and larger.
+EXACT = {"type_k": 0, "type_v": 0, "flash_attn_type": 0}
 
 
 class Llm:
@@ -31,8 +33,10 @@ class Llm:
     model: Any = None
     pointer: Any = None
 
-    def __init__(self, path: Path, *, width: int, context: int, device: Device, exact: bool = False) -> None:
-        """exact: float32 KV cache and plain attention, for comparing with a reference; slower and larger."""
+    def __init__(
+        self, path: Path, *, width: int, context: int, device: Device, parameters: Mapping[str, Any] | None = None
+    ) -> None:
+        """parameters: of llama.cpp's context, where they are to be others than ours."""
         self._c: Any = import_llama()
         quiet(self._c)
         self._c.llama_backend_init()
@@ -53,9 +57,7 @@ class Llm:
         params |= dict.fromkeys(("n_threads", "n_threads_batch"), device.threads)
         # Branches share the cells of what they have in common.
         params |= {"n_seq_max": 1 + BRANCHES, "kv_unified": True}
-        if exact:
-            params |= dict.fromkeys(("type_k", "type_v"), self._c.GGML_TYPE_F32)
-            params["flash_attn_type"] = self._c.LLAMA_FLASH_ATTN_TYPE_DISABLED
+        params |= parameters or {}
         self.pointer = self._c.llama_init_from_model(
             self.model, changed(self._c.llama_context_default_params(), params)
         )

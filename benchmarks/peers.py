@@ -1,0 +1,196 @@
+"""The same weights, photos and questions on every runtime that somebody would take instead.
+
+    python benchmarks/peer_weights.py FOLDER                        (once)
+    python benchmarks/peers.py FOLDER --out peers.json --llama-server PATH
+    python benchmarks/peers.py --markdown peers.json
+
+Each runtime lives in a process of its own (peer_arms.py) and waits while another works; every round asks all of them,
+from another one on. Questions carry the same measured findings for all. Ours is timed from the photo on, with face
+detection, parsing and labels; the others are given the face's picture ready-made. llama-server is left out where no
+binary is given. Run it on an otherwise idle machine: about half an hour on two cores.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import cv2
+import llama_cpp
+import numpy as np
+import onnxruntime
+import torch
+import transformers
+from machine import machine
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from faceinsight import FaceInsight, __version__
+from faceinsight.device import cores
+from faceinsight.imaging import load_image
+
+PHOTO = Path(__file__).parent.parent / "tests" / "data" / "astronaut.png"
+OURS = ("ours", "ours, a quarter of the tokens")
+ARMS = (*OURS, "chat handler, best", "llama-server", "transformers, best", "chat handler, defaults",
+        "transformers, defaults")  # fmt: skip
+QUESTIONS = (
+    "Is she smiling?", "Is she wearing glasses?", "Does she have a hat on?", "Is there a beard?",
+    "Does she have bangs?", "Is her mouth open?", "Does she have brown hair?", "Is she wearing lipstick?",
+)  # fmt: skip
+#: What is asked of each arm in a round, in this order: which picture (this round's or the last one's), how.
+STEPS = (("new", 0), ("again", 0), ("back", 1))
+
+
+class Child:
+    """An arm in its process."""
+
+    def __init__(self, name: str, folder: Path, server: str) -> None:
+        command = [sys.executable, str(Path(__file__).with_name("peer_arms.py")), name, str(folder), server]
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+        )
+
+    def __call__(self, **command: Any) -> dict[str, float]:
+        assert self._process.stdin
+        assert self._process.stdout
+        self._process.stdin.write(json.dumps(command) + "\n")
+        self._process.stdin.flush()
+        line = self._process.stdout.readline()
+        if not line:
+            raise RuntimeError(f"the process ended with status {self._process.wait()}")
+        return dict(json.loads(line))
+
+    def close(self) -> None:
+        assert self._process.stdin
+        self._process.stdin.close()
+        self._process.wait()
+
+
+def views(folder: Path, count: int) -> list[Path]:
+    """Pictures not seen before: the photo in another light each time, and the face in it as our encoder sees it."""
+    out = []
+    photo = load_image(PHOTO)
+    with FaceInsight.load(folder / "ours", device="cpu") as insight:
+        for i in range(count):
+            seen = (photo * (1 - 0.02 * i)).astype(np.uint8)
+            (face,) = insight.perceive(seen)
+            assert face.picture is not None
+            path = folder / f"face{i}.png"
+            _save(folder / f"photo{i}.png", seen)
+            _save(path, face.picture)
+            out.append(path)
+    return out
+
+
+def _save(path: Path, image: NDArray[np.uint8]) -> None:
+    cv2.imwrite(str(path), image[:, :, ::-1])
+
+
+def told(folder: Path, path: Path) -> dict[str, str]:
+    """Question -> the question with what our runtime tells its LLM of the face, for the others."""
+    with FaceInsight.load(folder / "ours", device="cpu") as insight:
+        (face,) = insight.perceive(path.with_name(path.name.replace("face", "photo")))
+        return {q: f"{q}{insight.relevance.findings(face, insight.relevance(q))}" for q in QUESTIONS}
+
+
+def run(folder: Path, server: str, arms: list[str], rounds: int, reports: int) -> dict[str, Any]:
+    pictures = views(folder, rounds + 2)
+    words = told(folder, pictures[0])
+    results: dict[str, dict[str, list[float]]] = {a: {} for a in arms}
+    children: dict[str, Child] = {}
+    asked: dict[str, list[str]] = {}
+
+    def note(arm: str, what: str, value: float) -> None:
+        results[arm].setdefault(what, []).append(value)
+
+    for arm in arms:
+        questions = list(QUESTIONS if arm in OURS else words.values())
+        began = time.perf_counter()
+        children[arm] = Child(arm, folder, server)
+        children[arm](do="new", picture=str(pictures[0]), question=questions[0])
+        note(arm, "spawn to first answer", time.perf_counter() - began)
+        asked[arm] = questions
+    for turn in tqdm(range(rounds), desc="rounds"):
+        for arm in arms[turn % len(arms) :] + arms[: turn % len(arms)]:
+            child, questions = children[arm], asked[arm]
+            for i, (step, back) in enumerate(STEPS):
+                picture = str(pictures[turn + 1 - back])
+                found = child(do=step, picture=picture, question=questions[(turn + i) % len(questions)])
+                note(arm, f"{step}: first token", found["first"])
+                note(arm, f"{step}: {int(found['tokens'])} tokens", found["all"])
+                note(arm, "per token", found["token"])
+            if turn < reports:
+                note(arm, "report of 8", child(do="report", picture=picture, questions=questions)["all"])
+    for arm, child in children.items():
+        note(arm, "peak RSS MB", child(do="memory")["MB"])
+        child.close()
+    return {arm: {what: spread(values) for what, values in own.items()} for arm, own in results.items()} | {
+        "ratios": {arm: ratios(results["ours"], results[arm]) for arm in arms if arm != "ours"}
+    }
+
+
+def spread(values: list[float]) -> dict[str, float]:
+    """Median, quartiles and number."""
+    low, middle, high = np.percentile(values, [25, 50, 75])
+    return {"p50": round(float(middle), 4), "p25": round(float(low), 4), "p75": round(float(high), 4), "n": len(values)}
+
+
+def ratios(ours: dict[str, list[float]], theirs: dict[str, list[float]]) -> dict[str, float]:
+    """How many times longer, or larger: the median of the rounds' ratios."""
+    return {
+        what: round(float(np.median([t / o for o, t in zip(ours[what], values, strict=False)])), 3)
+        for what, values in theirs.items()
+        if what in ours
+    }
+
+
+def markdown(result: dict[str, Any]) -> str:
+    """Medians in a table, and how many times ours they are."""
+    arms = [a for a in ARMS if a in result["arms"]]
+    lines = ["| | " + " | ".join(arms) + " |", "| --- |" + " --- |" * len(arms)]
+    for what in result["arms"]["ours"]:
+        cells = []
+        for arm in arms:
+            value = result["arms"][arm].get(what)
+            unit = "" if "MB" in what else " s"
+            ratio = result["arms"]["ratios"].get(arm, {}).get(what)
+            cells.append("-" if not value else f"{value['p50']:.3g}{unit}" + (f" ({ratio:.3g}x)" if ratio else ""))
+        lines.append(f"| {what} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path, nargs="?", help="made by peer_weights.py")
+    parser.add_argument("--llama-server", default="", metavar="PATH")
+    parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS[:5]))
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--reports", type=int, default=2, help="rounds with a report: eight slow calls for some")
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--markdown", type=Path, metavar="JSON", help="print the table of an earlier run")
+    args = parser.parse_args()
+    if args.markdown:
+        print(markdown(json.loads(args.markdown.read_text())))
+        return
+    if not args.folder or not args.out:
+        parser.error("a folder and --out are needed")
+    arms = [a for a in args.arms if a != "llama-server" or args.llama_server]
+    for name in sorted(set(args.arms) - set(arms)):
+        print(f"left out, no binary given: {name}", file=sys.stderr)
+    result = {
+        "faceinsight": __version__, "llama-cpp-python": llama_cpp.__version__, "onnxruntime": onnxruntime.__version__,
+        "torch": torch.__version__, "transformers": transformers.__version__, "machine": machine(), "threads": cores(),
+        "rounds": args.rounds, "exports": json.loads((args.folder / "exports.json").read_text()),
+        "arms": run(args.folder, args.llama_server, arms, args.rounds, args.reports),
+    }  # fmt: skip
+    args.out.write_text(json.dumps(result, indent=1) + "\n")
+    print(markdown(result))
+
+
+if __name__ == "__main__":
+    main()
