@@ -406,7 +406,7 @@ def test_aligned_tokens_say_what_holds_and_nothing_switched(encoder, tmp_path: P
     adapter = build_adapter(states=4, width=48)
     count, hat, male = 256, NAMES.index("Wearing_Hat"), NAMES.index("Male")
     labels = np.random.default_rng(0).integers(0, 2, (count, len(NAMES))).astype(np.float32)
-    regions = torch.randn(count, len(REGIONS), encoder.head.region[0].in_features) * 0.1
+    regions = torch.randn(count, len(REGIONS), encoder.head.view.region[0].in_features) * 0.1
     regions[:, :, 1 : 1 + len(REGIONS)] += 2 * torch.eye(len(REGIONS))
     regions[:, :, 0] += 3 * torch.from_numpy(labels[:, hat])[:, None] - 1.5
     seen = Seen(

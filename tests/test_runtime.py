@@ -13,9 +13,21 @@ import numpy as np
 import pytest
 from conftest import PHOTO
 
-from faceinsight import DependencyError, DeviceError, Face, FaceInsight, Piece, PolicyError, QuestionError, RequestError
+from faceinsight import (
+    BundleError,
+    DependencyError,
+    DeviceError,
+    Face,
+    FaceInsight,
+    Piece,
+    PolicyError,
+    QuestionError,
+    RequestError,
+)
 from faceinsight.bundle import Bundle
+from faceinsight.device import Device
 from faceinsight.draw import draw
+from faceinsight.llm import Llm
 from faceinsight.vocabulary import changed
 
 
@@ -233,9 +245,14 @@ def test_the_llm_goes_back_and_says_it_otherwise(insight, face):
     assert finish == "stop"
     assert spoken(lambda text: None) == (plain, "stop")
     # Object to whatever the first doubtful word is.
-    doubtful = next(p for p in language.stream([face], ids, findings) if p.probability < 0.8 and p.text.strip())
-    at = plain.index(doubtful.text)
-    changed, finish = spoken(lambda text: at if text[at:].startswith(doubtful.text) else None)
+    pieces = list(language.stream([face], ids, findings))
+    number, doubtful = next((i, p) for i, p in enumerate(pieces) if p.probability < 0.8 and p.text.strip())
+    at = len("".join(map(str, pieces[:number])))
+    # An objection is shown the sentence that grows.
+    began = plain.rfind(".", 0, at) + 1
+    sentence, here = plain[began:at], at - began
+    wrong = lambda text: here if text.startswith(sentence + doubtful.text) else None  # noqa: E731
+    changed, finish = spoken(wrong)
     assert finish == "repaired"
     assert changed[:at] == plain[:at]
     assert not changed[at:].startswith(doubtful.text)
@@ -432,3 +449,16 @@ def test_a_parameter_that_llama_cpp_does_not_have_is_no_silent_wish():
     assert changed(llama_cpp.llama_model_default_params(), {"vocab_only": True}).vocab_only
     with pytest.raises(DependencyError, match=r"no llama_model_params\.use_mmap"):
         changed(llama_cpp.llama_model_default_params(), {"use_mmap": False})
+
+
+@pytest.mark.parametrize("info", [b"CPU : AVX2 = 1 | AMX_INT8 = 1 | REPACK = 1 | ", b"CPU : NEON = 1 | REPACK = 1 | "])
+def test_amx_kernels_are_left_alone(monkeypatch, info):
+    import llama_cpp
+
+    asked = []
+    monkeypatch.setattr(llama_cpp, "llama_print_system_info", lambda: info)
+    monkeypatch.setattr(llama_cpp, "llama_model_load_from_file", lambda path, params: asked.append(params))
+    bundle = Bundle.open("nano")
+    with pytest.raises(BundleError):
+        Llm(bundle.file("llm.gguf"), width=576, context=64, device=Device("cpu", False, 1))
+    assert asked[0].use_extra_bufts == (b"AMX" not in info)

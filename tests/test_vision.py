@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import platform
 import tracemalloc
 from pathlib import Path
 
@@ -14,8 +15,9 @@ import torch
 from onnx.reference import ReferenceEvaluator
 from onnx.reference.op_run import OpRun
 
-from faceinsight.device import Device
-from faceinsight_export import int8, vision
+from faceinsight import device
+from faceinsight.device import Device, saturates
+from faceinsight_export import int8
 from faceinsight_export.int8 import AccuracyError, agreement, smooth
 from faceinsight_export.onnx_file import FLOAT, onnx_file
 from faceinsight_export.parity import graph_stages
@@ -279,13 +281,35 @@ def test_eight_bits(llava, tmp_path: Path, precision, op):
     assert linears(graph, "MatMul") == (LAYERS - 1) * 2 + (0 if op == "MatMulInteger" else (LAYERS - 1) * 6 + 2)
 
 
-def test_seven_bit_weights(llava, tmp_path: Path):
-    path = tmp_path / "vision.onnx"
-    write_vision(llava[1], path, precision="int8", images=noise(4), reduce_range=True, floor=0.99)
-    weights = [
-        onnx.numpy_helper.to_array(i) for i in onnx.load(path).graph.initializer if i.data_type == onnx.TensorProto.INT8
-    ]
-    assert max(int(np.abs(w).max()) for w in weights) == int8.REDUCED_LEVELS
+@pytest.mark.parametrize(
+    ("flags", "wrong"), [("fma avx2", True), ("avx2 avx512_vnni", False), ("avx2 avx_vnni", False), (None, True)]
+)
+def test_which_cpus_compute_eight_bits_wrongly(tmp_path: Path, monkeypatch, flags, wrong):
+    if flags is not None:
+        (tmp_path / "proc").mkdir()
+        (tmp_path / "proc/cpuinfo").write_text(f"processor\t: 0\nflags\t\t: {flags}\n")
+    monkeypatch.setattr(platform, "machine", lambda: "x86_64")
+    assert saturates(tmp_path) is wrong
+    saturates.cache_clear()
+    monkeypatch.setattr(platform, "machine", lambda: "aarch64")
+    assert not saturates(tmp_path)
+
+
+@pytest.mark.parametrize("told", [None, True])
+@pytest.mark.parametrize("write", [int8.dynamic_dense, int8.static_dense])
+def test_eight_bits_are_computed_exactly(tmp_path: Path, monkeypatch, write, told):
+    """Without VNNI, x86 saturates 255 * 127 + 255 * 127 in 16 bits. As it is here, and as where that would happen."""
+    if told:
+        monkeypatch.setattr(device, "saturates", lambda: told)
+    path, peak = tmp_path / "product.onnx", np.full(64, 127, np.float32)
+    layers = [int8.Dense(n, np.full((64, 64), 127, np.float32), None, peak) for n in ("one", "two")]
+    with onnx_file(path, "product") as graph:
+        x = graph.input("x", FLOAT, ["batch", 64])
+        # Two layers on one input, as attention has them.
+        y = graph.add("Add", *(write(graph, x, layer) for layer in layers), name="y")
+        graph.output(y, FLOAT, ["batch", 64])
+    (found,) = CPU.session(path).run(None, {"x": np.full((3, 64), 127, np.float32)})
+    assert np.allclose(found, 2 * 127.0 * 127 * 64, rtol=1e-6)
 
 
 def test_onnx_runtime_runs_eight_bits_in_one_node(llava, tmp_path: Path):
@@ -329,7 +353,7 @@ def test_eight_bits_bear_outliers(tmp_path: Path):
 
 
 def test_inaccurate_eight_bits_are_refused(llava, tmp_path: Path, monkeypatch):
-    monkeypatch.setattr(vision, "LEVELS", 3)
+    monkeypatch.setattr(int8, "LEVELS", 3)
     for precision in ("int8", "int8-static"):
         with pytest.raises(AccuracyError, match=r"mean cosine of 0\.\d+ .* expected at least 0\.999"):
             write_vision(llava[1], tmp_path / "vision.onnx", precision=precision, images=noise(4))

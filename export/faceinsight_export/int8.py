@@ -23,8 +23,6 @@ from .onnx_file import FLOAT, OnnxFile
 
 #: Values that an 8-bit number takes on each side of zero.
 LEVELS = 127
-#: The same for weights of 7 bits: x86 without VNNI adds two products of 8 bits in 16, which do not always hold them.
-REDUCED_LEVELS = 63
 
 
 class AccuracyError(RuntimeError):
@@ -63,32 +61,38 @@ def smooth(layers: Sequence[Dense]) -> tuple[NDArray[np.float32], list[Dense]]:
     return factors, [replace(d, weight=d.weight * factors[:, None], peak=peak / factors) for d in layers]
 
 
-def quantise_weight(weight: NDArray[np.float32], levels: int) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
-    """(inputs,outputs) -> int8 values within +-levels, and scales (outputs,): weight is about values * scales."""
+def quantise_weight(weight: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
+    """(inputs,outputs) -> int8 values and scales (outputs,): weight is about values * scales."""
     peak = np.abs(weight).max(0)
-    scale = (np.where(peak > 0, peak, 1) / levels).astype(np.float32)
-    return np.clip(np.rint(weight / scale), -levels, levels).astype(np.int8), scale
+    scale = (np.where(peak > 0, peak, 1) / LEVELS).astype(np.float32)
+    return np.clip(np.rint(weight / scale), -LEVELS, LEVELS).astype(np.int8), scale
 
 
-def dynamic_dense(graph: OnnxFile, x: str, layer: Dense, *, levels: int = LEVELS) -> str:
+def dynamic_dense(graph: OnnxFile, x: str, layer: Dense) -> str:
     """The nodes of ONNX Runtime's dynamic quantiser, which it fuses into one; layers on one input share its int8."""
-    values, scale = quantise_weight(layer.weight, levels)
+    values, scale = quantise_weight(layer.weight)
     x_scale, x_zero = f"{x}.scale", f"{x}.zero"
     x8 = graph.add("DynamicQuantizeLinear", x, name=f"{x}.uint8", more=(x_scale, x_zero))
-    weight, zero = graph.weight(f"{layer.name}.weight", values), graph.constant(np.zeros(len(scale), np.int8))
+    weight, zero = (
+        graph.weight(f"{layer.name}.weight", values),
+        graph.weight(f"{layer.name}.weight.zero", np.zeros(len(scale), np.int8)),
+    )
     whole = graph.add("MatMulInteger", x8, weight, x_zero, zero, name=f"{layer.name}.int32")
     whole = graph.add("Cast", whole, name=f"{layer.name}.float", attributes={"to": FLOAT})
     scales = graph.add("Mul", x_scale, graph.weight(f"{layer.name}.scale", scale), name=f"{layer.name}.scales")
     return add_bias(graph, graph.add("Mul", whole, scales, name=f"{layer.name}.product"), layer, np.float32)
 
 
-def static_dense(graph: OnnxFile, x: str, layer: Dense, *, levels: int = LEVELS) -> str:
+def static_dense(graph: OnnxFile, x: str, layer: Dense) -> str:
     """Q/DQ pairs around a matrix product. Raises ValueError if the layer was not calibrated."""
     if layer.peak is None:
         raise ValueError(f"{layer.name}: no calibration was made")
-    values, scale = quantise_weight(layer.weight, levels)
+    values, scale = quantise_weight(layer.weight)
     x_scale = graph.constant(np.float32(layer.peak.max() / LEVELS or 1).reshape(()))
-    zero, zeros = graph.constant(np.zeros((), np.int8)), graph.constant(np.zeros(len(scale), np.int8))
+    zero, zeros = (
+        graph.constant(np.zeros((), np.int8)),
+        graph.weight(f"{layer.name}.weight.zero", np.zeros(len(scale), np.int8)),
+    )
     x8 = graph.add("QuantizeLinear", x, x_scale, zero, name=f"{x}.int8")
     rough = graph.add("DequantizeLinear", x8, x_scale, zero, name=f"{x}.rough")
     weight, scales = graph.weight(f"{layer.name}.weight.int8", values), graph.weight(f"{layer.name}.scale", scale)

@@ -8,14 +8,13 @@ MatMul. What it must compute is said a second time, in torch, by vision_tower.Vi
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from .int8 import LEVELS, REDUCED_LEVELS, Dense, DenseWriter, add_bias, dynamic_dense, gate, smooth, static_dense
+from .int8 import Dense, DenseWriter, add_bias, dynamic_dense, gate, smooth, static_dense
 from .onnx_file import FLOAT, HALF, OnnxFile, onnx_file
 from .token_budget import Budget, write_budget
 from .vision_tower import PROJECTOR, TOWER, Tensors, VisionReference, VisionShape
@@ -35,7 +34,6 @@ def write_vision(
     batch: int | None = None,
     images: NDArray[np.float32] | None = None,
     floor: float | None = None,
-    reduce_range: bool = False,
 ) -> VisionReference:
     """Write pixels (B,3,size,size) -> image_tokens (B,N,width), float32 both, and return what it must compute.
 
@@ -44,7 +42,6 @@ def write_vision(
     images: pixels (n,3,size,size) that reduced precisions are judged on; 8 bits take every other one, from the first,
         to calibrate, and are judged on the others.
     floor: lowest mean cosine to float32 that is accepted; without it, FLOORS.
-    reduce_range: 7-bit weights in an 8-bit model, for x86 without VNNI; the gate sees only the machine it runs on.
     Raises FileExistsError, ValueError for what cannot be written, AccuracyError; then no file is left.
     """
     if precision not in PRECISIONS:
@@ -58,9 +55,7 @@ def write_vision(
     reference = VisionReference(source, shape, None if tokens is None else Budget(shape.side, tokens, method))
     peaks = reference.peaks(torch.from_numpy(images[::2])) if eight and images is not None else None
     with onnx_file(path, "vision") as graph:
-        _Writer(graph, reference, precision, peaks, REDUCED_LEVELS if reduce_range else LEVELS).write(
-            "batch" if batch is None else batch
-        )
+        _Writer(graph, reference, precision, peaks).write("batch" if batch is None else batch)
     if images is not None and precision != "fp32":
         _judge(path, reference, images[1::2] if eight else images, FLOORS[precision] if floor is None else floor, batch)
     return reference
@@ -85,7 +80,6 @@ class _Writer:
         reference: VisionReference,
         precision: str,
         peaks: Mapping[str, NDArray[np.float32]] | None,
-        levels: int,
     ) -> None:
         self._graph = graph
         self._source = reference.source
@@ -94,10 +88,7 @@ class _Writer:
         self._half = precision == "fp16"
         self._kind = np.float16 if self._half else np.float32
         self._peaks = peaks
-        writers: dict[str, DenseWriter] = {
-            "int8": partial(dynamic_dense, levels=levels),
-            "int8-static": partial(static_dense, levels=levels),
-        }
+        writers: dict[str, DenseWriter] = {"int8": dynamic_dense, "int8-static": static_dense}
         self._write_dense: DenseWriter = writers.get(precision, self._float_dense)
 
     def write(self, batch: int | str) -> None:

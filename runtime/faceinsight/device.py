@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
+import platform
+import re
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -93,6 +96,7 @@ class Device:
         options.intra_op_num_threads = self.threads
         options.inter_op_num_threads = 1
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        options.add_session_config_entry("session.x64quantprecision", str(int(saturates())))
         options.log_severity_level = 3
         wanted = PROVIDERS[self.name]
         providers = [wanted] if self.name == "cpu" else _on_gpu(ort, self.name)
@@ -145,6 +149,19 @@ def _finding(name: str) -> str:
     from .doctor import finding
 
     return finding(name)
+
+
+@cache
+def saturates(root: Path = Path("/")) -> bool:
+    """Would 8-bit layers be wrong on this CPU? x86 without VNNI adds two products in 16 bits, which do not hold them;
+    ONNX Runtime can be told to compute exactly, at a fraction of the speed. root: where /proc is."""
+    if platform.machine().lower() not in ("x86_64", "amd64"):
+        return False
+    try:
+        found = set(re.findall(r"\w+", (root / "proc/cpuinfo").read_text()))
+    except OSError:
+        return True
+    return not found & {"avx512_vnni", "avx_vnni", "amx_int8"}
 
 
 def cores() -> int:

@@ -36,10 +36,11 @@ WHEEL_AARCH64 = (89, 90, 120, 121)
 #: cv2.FaceDetectorYN reads our detector from this version on.
 OPENCV = (4, 8)
 
-_LLAMA_CUDA = (
-    'CMAKE_ARGS="-DGGML_CUDA=on{arch}" CUDACXX=/usr/local/cuda/bin/nvcc pip install --force-reinstall --no-cache-dir '
-    "--no-binary llama-cpp-python 'llama-cpp-python>=0.3.36,<0.4'"
+_LLAMA_BUILD = (
+    "pip install --force-reinstall --no-cache-dir --no-binary llama-cpp-python 'llama-cpp-python>=0.3.36,<0.4'"
 )
+_LLAMA_CUDA = f'CMAKE_ARGS="-DGGML_CUDA=on{{arch}}" CUDACXX=/usr/local/cuda/bin/nvcc {_LLAMA_BUILD}'
+_LLAMA_PLAIN = f'CMAKE_ARGS="-DCMAKE_C_FLAGS=-mno-amx-int8 -DCMAKE_CXX_FLAGS=-mno-amx-int8" {_LLAMA_BUILD}'
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,9 +232,14 @@ def _llama(f: Facts) -> Check:
         do = build if f.gpu else "pip install 'faceinsight[cpu]'"
         return Check("llama.cpp", FAIL, f.llama.error or "", "llama_cpp imports", do)
     version = f.llama.found["version"]
-    if f.llama.found["gpu"] or not f.gpu:
-        return Check("llama.cpp", OK, f"{version}, {'GPU' if f.llama.found['gpu'] else 'CPU'} build")
-    return Check("llama.cpp", WARN, f"{version} is a CPU build: the LLM will not use the GPU", "a CUDA build", build)
+    if f.gpu and not f.llama.found["gpu"]:
+        return Check(
+            "llama.cpp", WARN, f"{version} is a CPU build: the LLM will not use the GPU", "a CUDA build", build
+        )
+    if f.llama.found["amx"]:
+        found = f"{version}, compiled for AMX, whose kernels crash: they and rearranged weights are left unused"
+        return Check("llama.cpp", WARN, found, "a build without AMX, faster where weights have 4 bits", _LLAMA_PLAIN)
+    return Check("llama.cpp", OK, f"{version}, {'GPU' if f.llama.found['gpu'] else 'CPU'} build")
 
 
 def _tensorrt(f: Facts) -> Check | None:

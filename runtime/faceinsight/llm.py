@@ -23,6 +23,12 @@ BRANCHES = 16
 EXACT = {"type_k": 0, "type_v": 0, "flash_attn_type": 0}
 
 
+def uses_amx(llama: Any) -> bool:
+    """Was llama.cpp compiled for a CPU with AMX? Those kernels crash at the first token: several compilers drop the
+    tiles' configuration as if nobody read it (ggml-org/llama.cpp issue 20824, pull request 26954)."""
+    return b"AMX_INT8 = 1" in llama.llama_print_system_info()
+
+
 class Llm:
     """Model and context. Sequence 0 is the conversation; others branch off from it. Not thread-safe.
 
@@ -43,7 +49,8 @@ class Llm:
         layers = 999 if device.llm_on_gpu else 0
         # Weights are repacked for the CPU: mapped, the file's pages would stay in memory beside the copy.
         mode = self._c.LLAMA_LOAD_MODE_NONE
-        model_params = changed(self._c.llama_model_default_params(), {"n_gpu_layers": layers, "load_mode": mode})
+        chosen = {"n_gpu_layers": layers, "load_mode": mode, "use_extra_bufts": not uses_amx(self._c)}
+        model_params = changed(self._c.llama_model_default_params(), chosen)
         self.model = self._c.llama_model_load_from_file(str(path).encode(), model_params)
         if not self.model:
             raise BundleError(f"{path} does not load in llama.cpp (llama-cpp-python {self._c.__version__})")

@@ -121,10 +121,13 @@ def tiny_model() -> bytes:
 
 
 def _llama() -> dict[str, Any]:
-    """Version of llama-cpp-python, and whether it can use a GPU."""
+    """Version of llama-cpp-python, whether it can use a GPU, and whether it was compiled for AMX."""
     import llama_cpp
 
-    return {"version": llama_cpp.__version__, "gpu": bool(llama_cpp.llama_supports_gpu_offload())}
+    from .llm import uses_amx
+
+    gpu, amx = bool(llama_cpp.llama_supports_gpu_offload()), uses_amx(llama_cpp)
+    return {"version": llama_cpp.__version__, "gpu": gpu, "amx": amx}
 
 
 def _cuda() -> dict[str, Any]:
