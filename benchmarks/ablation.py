@@ -30,6 +30,7 @@ from faceinsight.labels import Label, Labeler
 from faceinsight.manifest import STATES
 from faceinsight.rules import RuleSet
 from faceinsight_models import calibration
+from faceinsight_models.ccm import complete, correlation_graph
 from faceinsight_models.data import Faces, Mixture
 from faceinsight_models.dialogue import describe
 from faceinsight_models.lcm import LogicalConstraint
@@ -43,10 +44,15 @@ from faceinsight_models.vocabulary import CHOICES, CHOSEN, MASK_CLASSES, NAMES, 
 
 @dataclass(frozen=True)
 class Arm:
-    """What an arm goes without, and on how many faces it trains (None: all that were drawn)."""
+    """What an arm goes without, on how many faces it trains (None: all that were drawn), and another CCM.
+
+    ccm: "rare" has a graph of what is rare too (P(j | i) >= 0.1, lift >= 1.5); "bare" no residual path, so that a text
+    feature is what the graph makes of it; "outputs" passes messages along the graph between logits.
+    """
 
     without: tuple[str, ...] = ()
     faces: int | None = None
+    ccm: str = ""
 
 
 ARMS = {
@@ -55,8 +61,14 @@ ARMS = {
     "without LCM": Arm(("lcm",)),
     "without segmentation": Arm(("segmentation",)),
     "without all three": Arm(("ccm", "lcm", "segmentation")),
+    "CCM with rare neighbours": Arm(ccm="rare"),
+    "CCM without its residual path": Arm(ccm="bare"),
+    "without CCM, without the residual path": Arm(("ccm",), ccm="bare"),
+    "CCM on the outputs": Arm(("ccm",), ccm="outputs"),
     "all three, 300 faces": Arm(faces=300),
     "without CCM, 300 faces": Arm(("ccm",), faces=300),
+    "CCM with rare neighbours, 300 faces": Arm(faces=300, ccm="rare"),
+    "CCM on the outputs, 300 faces": Arm(("ccm",), faces=300, ccm="outputs"),
 }
 SKIN = MASK_CLASSES.index("skin")
 
@@ -89,18 +101,42 @@ class Frozen:
         return self.fine[at].float(), self.deep[at].float(), torch.full_like(maps, SKIN) if blind else maps
 
 
+class Heard(torch.nn.Module):
+    """A head whose logits hear from their neighbours: z_i + sum over edges i <- j of w_ij tanh(z_j / 2)."""
+
+    def __init__(self, head: torch.nn.Module, graph: Tensor) -> None:
+        super().__init__()
+        self.head = head
+        self.weight = torch.nn.Parameter(torch.zeros_like(graph))
+        self.register_buffer("edges", (graph > 0).float() * (1 - torch.eye(len(graph))))
+
+    def forward(self, features: Any) -> Tensor:
+        z: Tensor = self.head(features)
+        return z + torch.tanh(z / 2) @ (self.weight * self.edges).T
+
+
+def rare_graph(train: Frozen, base: Any) -> Tensor:
+    """A graph with rare neighbours in it; what a set does not say is guessed by the trained encoder."""
+    guesses = 1 / (1 + np.exp(-logits_of(base, train, blind=False)))
+    return torch.from_numpy(correlation_graph(complete(train.labels, guesses), tau=0.1, lift=1.5))
+
+
 def fit(
-    train: Frozen, text: Tensor, graph: Tensor, arm: Arm, *, seed: int, steps: int, batch: int = 64
+    train: Frozen, text: Tensor, graphs: dict[str, Tensor], arm: Arm, *, seed: int, steps: int, batch: int = 64
 ) -> torch.nn.Module:
     """Everything on the frozen trunk, trained; the same faces and batches for the same seed."""
     torch.manual_seed(seed)
-    without = arm.without
+    without, graph = arm.without, graphs["rare" if arm.ccm in ("rare", "outputs") else ""]
     model = build_encoder(text, torch.eye(len(NAMES)) if "ccm" in without else graph)
     rng, tasks = np.random.default_rng(seed), TaskLoss()
     constraint = LogicalConstraint(NAMES, RULES)
     labels = torch.from_numpy(train.labels)
     with torch.no_grad():
         model.head.bias.copy_(prior_bias(labels))
+    if arm.ccm == "bare":
+        torch.nn.init.zeros_(model.head.ccm.residual.weight).requires_grad_(False)
+    if arm.ccm == "outputs":
+        model.head = Heard(model.head, graph)
     own = [p for n, p in model.named_parameters() if not n.startswith("trunk.")]
     optimiser = torch.optim.AdamW(own, lr=2e-3, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 2e-3, total_steps=steps, pct_start=0.1)
@@ -187,10 +223,12 @@ def main() -> None:
     recipe = Recipe.load(args.recipe)
     pipeline = Pipeline(recipe, data=args.data, run=args.run, asset_folder=args.assets)
     faces: Faces = pipeline.faces
-    graph = torch.from_numpy(np.load(args.run / "graph.npy"))
     drawn = np.unique(Mixture(faces, recipe.mix).draw(args.faces, np.random.default_rng(1)))
     train, held = Frozen(pipeline, drawn, "train"), Frozen(pipeline, faces.rows("calibration"), "calibration")
     val, judgement = Frozen(pipeline, faces.rows("val"), "val"), recipe.judgement
+    base = pipeline.base().eval()
+    ccm = base.head.ccm
+    graphs = {"": ccm.graph, "rare": rare_graph(train, base)}
     settings = {"steps": args.steps, "faces": len(drawn)}
     state = args.run / "ablation.json"
     saved = json.loads(state.read_text()) if state.exists() else {}
@@ -200,7 +238,7 @@ def main() -> None:
     for seed, (name, arm) in tqdm(list(product(range(args.seeds), ARMS.items())), desc="arms"):
         if f"{name}, seed {seed}" in done:
             continue
-        model = fit(train, pipeline.text(), graph, arm, seed=seed, steps=args.steps)
+        model = fit(train, ccm.features, graphs, arm, seed=seed, steps=args.steps)
         blind = "segmentation" in arm.without
         fitted = logits_of(model, held, blind=blind)
         scaling = calibration.fit(fitted, held.labels)

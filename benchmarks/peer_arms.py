@@ -45,10 +45,10 @@ class Arm(Protocol):
 class Ours:
     """FaceInsight. It is given the photo and finds the face itself; the others are given the face's picture."""
 
-    def __init__(self, folder: Path, bundle: str) -> None:
+    def __init__(self, bundle: Path | str) -> None:
         from faceinsight import FaceInsight
 
-        self._insight = FaceInsight.load(folder / bundle, device="cpu")
+        self._insight = FaceInsight.load(bundle, device="cpu")
         self._faces: dict[int, Any] = {}
 
     def show(self, picture: Path) -> Any:
@@ -223,11 +223,20 @@ def peak_mb(pid: int | str = "self") -> float:
     return round(next(int(x.split()[1]) for x in lines if x.startswith("VmHWM:")) / 1024, 1)
 
 
+def _nano(folder: Path, *, best: bool) -> Arm:
+    from peer_nano import TransformersNano
+
+    return TransformersNano(folder, best=best, tokens=TOKENS)
+
+
 def make(name: str, folder: Path, server: str) -> Arm:
     """The arm of this name."""
     return {
-        "ours": lambda: Ours(folder, "ours"),
-        "ours, a quarter of the tokens": lambda: Ours(folder, "ours-quarter"),
+        "ours": lambda: Ours(folder / "ours"),
+        "ours, a quarter of the tokens": lambda: Ours(folder / "ours-quarter"),
+        "nano": lambda: Ours("nano"),
+        "nano on transformers, best": lambda: _nano(folder, best=True),
+        "nano on transformers, defaults": lambda: _nano(folder, best=False),
         "chat handler, defaults": lambda: Handler(folder, best=False),
         "chat handler, best": lambda: Handler(folder, best=True),
         "llama-server": lambda: Server(folder, server),

@@ -2,12 +2,13 @@
 
     python benchmarks/peer_weights.py FOLDER                        (once)
     python benchmarks/peers.py FOLDER --out peers.json --llama-server PATH
+    python benchmarks/peers.py --nano --out peers-nano.json         (the shipped bundle: see peer_nano.py)
     python benchmarks/peers.py --markdown peers.json
 
 Each runtime lives in a process of its own (peer_arms.py) and waits while another works; every round asks all of them,
 from another one on. Questions carry the same measured findings for all. Ours is timed from the photo on, with face
-detection, parsing and labels; the others are given the face's picture ready-made. llama-server is left out where no
-binary is given. Run it on an otherwise idle machine: about half an hour on two cores.
+detection, parsing and labels; of a LLaVA the others are given the face's picture ready-made. llama-server is left out
+where no binary is given. Run it on an otherwise idle machine: about half an hour on two cores.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import argparse
 import json
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -24,6 +26,7 @@ import cv2
 import llama_cpp
 import numpy as np
 import onnxruntime
+import peer_nano
 import torch
 import transformers
 from machine import machine
@@ -38,6 +41,7 @@ PHOTO = Path(__file__).parent.parent / "tests" / "data" / "astronaut.png"
 OURS = ("ours", "ours, a quarter of the tokens")
 ARMS = (*OURS, "chat handler, best", "llama-server", "transformers, best", "chat handler, defaults",
         "transformers, defaults")  # fmt: skip
+NANO_ARMS = ("nano", "nano on transformers, best", "nano on transformers, defaults")
 QUESTIONS = (
     "Is she smiling?", "Is she wearing glasses?", "Does she have a hat on?", "Is there a beard?",
     "Does she have bangs?", "Is her mouth open?", "Does she have brown hair?", "Is she wearing lipstick?",
@@ -71,19 +75,24 @@ class Child:
         self._process.wait()
 
 
+def photos(folder: Path, count: int) -> list[Path]:
+    """Pictures not seen before: the photo in another light each time."""
+    photo, out = load_image(PHOTO), []
+    for i in range(count):
+        out.append(folder / f"photo{i}.png")
+        _save(out[-1], (photo * (1 - 0.02 * i)).astype(np.uint8))
+    return out
+
+
 def views(folder: Path, count: int) -> list[Path]:
-    """Pictures not seen before: the photo in another light each time, and the face in it as our encoder sees it."""
+    """The faces in such photos, as our encoder sees them."""
     out = []
-    photo = load_image(PHOTO)
     with FaceInsight.load(folder / "ours", device="cpu") as insight:
-        for i in range(count):
-            seen = (photo * (1 - 0.02 * i)).astype(np.uint8)
-            (face,) = insight.perceive(seen)
+        for path in photos(folder, count):
+            (face,) = insight.perceive(path)
             assert face.picture is not None
-            path = folder / f"face{i}.png"
-            _save(folder / f"photo{i}.png", seen)
-            _save(path, face.picture)
-            out.append(path)
+            out.append(path.with_name(path.name.replace("photo", "face")))
+            _save(out[-1], face.picture)
     return out
 
 
@@ -98,9 +107,9 @@ def told(folder: Path, path: Path) -> dict[str, str]:
         return {q: f"{q}{insight.relevance.findings(face, insight.relevance(q))}" for q in QUESTIONS}
 
 
-def run(folder: Path, server: str, arms: list[str], rounds: int, reports: int) -> dict[str, Any]:
-    pictures = views(folder, rounds + 2)
-    words = told(folder, pictures[0])
+def run(folder: Path, server: str, arms: list[str], rounds: int, reports: int, *, nano: bool) -> dict[str, Any]:
+    pictures = photos(folder, rounds + 2) if nano else views(folder, rounds + 2)
+    words = {} if nano else told(folder, pictures[0])
     results: dict[str, dict[str, list[float]]] = {a: {} for a in arms}
     children: dict[str, Child] = {}
     asked: dict[str, list[str]] = {}
@@ -109,7 +118,7 @@ def run(folder: Path, server: str, arms: list[str], rounds: int, reports: int) -
         results[arm].setdefault(what, []).append(value)
 
     for arm in arms:
-        questions = list(QUESTIONS if arm in OURS else words.values())
+        questions = list(QUESTIONS if nano or arm in OURS else words.values())
         began = time.perf_counter()
         children[arm] = Child(arm, folder, server)
         children[arm](do="new", picture=str(pictures[0]), question=questions[0])
@@ -130,7 +139,7 @@ def run(folder: Path, server: str, arms: list[str], rounds: int, reports: int) -
         note(arm, "peak RSS MB", child(do="memory")["MB"])
         child.close()
     return {arm: {what: spread(values) for what, values in own.items()} for arm, own in results.items()} | {
-        "ratios": {arm: ratios(results["ours"], results[arm]) for arm in arms if arm != "ours"}
+        "ratios": {arm: ratios(results[arms[0]], results[arm]) for arm in arms[1:]}
     }
 
 
@@ -150,10 +159,10 @@ def ratios(ours: dict[str, list[float]], theirs: dict[str, list[float]]) -> dict
 
 
 def markdown(result: dict[str, Any]) -> str:
-    """Medians in a table, and how many times ours they are."""
-    arms = [a for a in ARMS if a in result["arms"]]
+    """Medians in a table, and how many times the first one's they are."""
+    arms = [a for a in (*ARMS, *NANO_ARMS) if a in result["arms"]]
     lines = ["| | " + " | ".join(arms) + " |", "| --- |" + " --- |" * len(arms)]
-    for what in result["arms"]["ours"]:
+    for what in result["arms"][arms[0]]:
         cells = []
         for arm in arms:
             value = result["arms"][arm].get(what)
@@ -168,6 +177,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, nargs="?", help="made by peer_weights.py")
     parser.add_argument("--llama-server", default="", metavar="PATH")
+    parser.add_argument("--nano", action="store_true", help="the shipped bundle, beside torch and transformers")
     parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS[:5]))
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--reports", type=int, default=2, help="rounds with a report: eight slow calls for some")
@@ -177,17 +187,24 @@ def main() -> None:
     if args.markdown:
         print(markdown(json.loads(args.markdown.read_text())))
         return
-    if not args.folder or not args.out:
-        parser.error("a folder and --out are needed")
-    arms = [a for a in args.arms if a != "llama-server" or args.llama_server]
-    for name in sorted(set(args.arms) - set(arms)):
-        print(f"left out, no binary given: {name}", file=sys.stderr)
-    result = {
-        "faceinsight": __version__, "llama-cpp-python": llama_cpp.__version__, "onnxruntime": onnxruntime.__version__,
-        "torch": torch.__version__, "transformers": transformers.__version__, "machine": machine(), "threads": cores(),
-        "rounds": args.rounds, "exports": json.loads((args.folder / "exports.json").read_text()),
-        "arms": run(args.folder, args.llama_server, arms, args.rounds, args.reports),
-    }  # fmt: skip
+    if bool(args.folder) == args.nano or not args.out:
+        parser.error("a folder or --nano, and --out, are needed")
+    arms = list(NANO_ARMS) if args.nano else [a for a in args.arms if a != "llama-server" or args.llama_server]
+    if "llama-server" in args.arms and not args.nano and not args.llama_server:
+        print("left out, no binary given: llama-server", file=sys.stderr)
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = args.folder or Path(temporary)
+        if args.nano:
+            peer_nano.write(folder)
+        exports = folder / "exports.json"
+        result = {
+            "faceinsight": __version__, "llama-cpp-python": llama_cpp.__version__,
+            "llama.cpp": llama_cpp.llama_print_system_info().decode(), "onnxruntime": onnxruntime.__version__,
+            "torch": torch.__version__, "transformers": transformers.__version__, "machine": machine(),
+            "threads": cores(), "rounds": args.rounds,
+            "exports": json.loads(exports.read_text()) if exports.exists() else {},
+            "arms": run(folder, args.llama_server, arms, args.rounds, args.reports, nano=args.nano),
+        }  # fmt: skip
     args.out.write_text(json.dumps(result, indent=1) + "\n")
     print(markdown(result))
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from conftest import PHOTO
 
 from faceinsight_models.vocabulary import AGES, CELEBA, EXPRESSIONS, NAMES
 
@@ -15,6 +16,8 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
 
 import datasets
 import metrics
+import peer_nano
+import peers
 
 
 def test_auc_and_average_precision_by_hand():
@@ -102,3 +105,24 @@ def test_published_layouts(tmp_path: Path):
     assert sample.labels[NAMES.index("Happiness")] == pytest.approx(0.7)
     with pytest.raises(FileNotFoundError, match="holds none"):
         datasets.find(tmp_path / "nothing", "val")
+
+
+def test_nano_on_transformers_is_the_same_model(tmp_path: Path, insight, face):
+    """A peer that runs something else would be no peer: the same tokens are likeliest, in both ways of running it."""
+    import torch
+
+    peer_nano.write(tmp_path)
+    questions = ("Is she smiling?", "Does she have a hat on?", "Describe this face.")
+    ours = ["".join(map(str, insight.unchecked(face, q, max_tokens=1))) for q in questions]
+    for best in (True, False):
+        arm = peer_nano.TransformersNano(tmp_path, best=best, tokens=1)
+        picture = arm.show(PHOTO)
+        with torch.inference_mode():
+            ids = [int(arm._first(picture, q).logits[0, -1].argmax()) for q in questions]
+        assert [arm._tokens.text(i) for i in ids] == ours
+
+
+def test_ratios_are_of_the_same_round():
+    ours, theirs = {"a": [1.0, 2.0, 4.0]}, {"a": [2.0, 6.0, 40.0], "b": [1.0]}
+    assert peers.ratios(ours, theirs) == {"a": 3.0}
+    assert peers.spread([1.0, 2.0, 3.0, 4.0, 5.0]) == {"p50": 3.0, "p25": 2.0, "p75": 4.0, "n": 5}
