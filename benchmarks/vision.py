@@ -1,6 +1,7 @@
 """What does a LLaVA-1.5 checkpoint's vision cost: to export, and to run, beside torch?
 
     python benchmarks/vision.py --out vision.json
+    python benchmarks/vision.py --out vision.json --peers FOLDER         (made by peer_weights.py: llama.cpp's CLIP too)
     python benchmarks/vision.py --out vision.json --tiny --rounds 2      (tries the script, measures nothing)
 
 CLIP ViT-L/14-336 and a projector to a 1.1B LLM's width, weights random and seeded: figures of time and memory are those
@@ -20,12 +21,14 @@ import tempfile
 import time
 import zlib
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnxruntime
 import torch
+from llama_clip import LlamaClip
 from machine import machine
 
 from faceinsight import __version__
@@ -161,6 +164,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--threads", type=int, default=cores())
+    parser.add_argument("--peers", type=Path, metavar="FOLDER", help="of peer_weights.py: times llama.cpp's CLIP too")
     parser.add_argument("--tiny", action="store_true", help="a small model: tries the script, measures nothing")
     parser.add_argument("--export", nargs=2, metavar=("NAME", "PATH"), help="write one file and print what it took")
     args = parser.parse_args()
@@ -180,7 +184,7 @@ def main() -> None:
             done = subprocess.run(command + ["--tiny"] * args.tiny, check=True, capture_output=True, text=True)
             exports[name] = json.loads(done.stdout.splitlines()[-1])
             print(name, exports[name], file=sys.stderr)
-        result = measure(source, paths, args.rounds, args.threads)
+        result = measure(source, paths, args.rounds, args.threads, args.peers)
 
     result = {
         "faceinsight": __version__,
@@ -197,8 +201,9 @@ def main() -> None:
     print(json.dumps(result, indent=1))
 
 
-def measure(source: Seeded, paths: dict[str, Path], rounds: int, threads: int) -> dict[str, Any]:
-    """Latency of one image by each arm, and how near its tokens are to torch float32's."""
+def measure(source: Seeded, paths: dict[str, Path], rounds: int, threads: int, peers: Path | None) -> dict[str, Any]:
+    """Latency of one image by each arm, and how near its tokens are to torch float32's. llama.cpp's CLIP has other
+    random weights of the same shape, and pads and scales the picture itself."""
     device = Device("cpu", False, threads)
     pixels, photo = images(source)[:1], load_image(PHOTO)
     tensor = torch.from_numpy(pixels)
@@ -211,10 +216,15 @@ def measure(source: Seeded, paths: dict[str, Path], rounds: int, threads: int) -
     for name in TIMED:
         session = device.session(paths[name])
         arms[f"ONNX Runtime {name}"] = lambda run=session.run: run(None, {"pixels": pixels})[0]
+    ours = dict(arms)
+    if peers:
+        arms["llama.cpp's CLIP, float16"] = partial(
+            LlamaClip(peers / "clip.gguf", peers / "ours" / "llm.gguf", threads=threads), photo
+        )
     with torch.inference_mode():
         expected = single(tensor).numpy()
         cosines = {}
-        for name, arm in arms.items():
+        for name, arm in ours.items():
             found = np.asarray(arm())
             if found.shape == expected.shape:
                 likeness = agreement(expected, found)
