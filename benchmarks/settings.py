@@ -189,6 +189,8 @@ def parser_arms(bundle: Bundle, folder: Path, pixels: NDArray[np.float32]) -> di
         options.add_session_config_entry("session.intra_op.allow_spinning", changes.pop("spinning", "0"))
         for key, value in changes.pop("entries", {}).items():
             options.add_session_config_entry(key, value)
+        for name, size in changes.pop("sizes", {}).items():
+            options.add_free_dimension_override_by_name(name, size)
         for name, value in changes.items():
             setattr(options, name, value)
         return onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
@@ -205,6 +207,7 @@ def parser_arms(bundle: Bundle, folder: Path, pixels: NDArray[np.float32]) -> di
         "spinning threads": session(spinning="1"),
         "one thread": session(threads=1),
         "no graph optimisation": session(graph_optimization_level=level.ORT_DISABLE_ALL),
+        "batch fixed to 1": session(sizes={"batch": 1}),
         "without prepacking": session(entries={"session.disable_prepacking": "1"}),
         "8-bit convolutions": session(small),
     }

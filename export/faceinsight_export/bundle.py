@@ -33,6 +33,7 @@ from faceinsight.manifest import (
 from faceinsight_models.augment import MEAN, STD
 from faceinsight_models.graphs import write_encoder, write_knowledge, write_parser, write_question
 from faceinsight_models.pipeline import NMS_THRESHOLD, SCORE_THRESHOLD, SIDES, Trained
+from faceinsight_models.question import SHARE
 from faceinsight_models.specs import characteristic_specs, rule_specs
 from faceinsight_models.train.llm import LIST_FROM, PROMPT
 from faceinsight_models.vocabulary import MASK_CLASSES, REGIONS, SWITCHES
@@ -209,7 +210,7 @@ def _manifest(trained: Trained, work: Path, name: str, llm: LlmSpec, stages: lis
         parser=ParserSpec("parser.onnx", crop.parser, mean, std, MASK_CLASSES),
         encoder=EncoderSpec("encoder.onnx", crop.encoder, mean, std, side * side, llm.width),
         knowledge=KnowledgeSpec("knowledge.onnx", STATES),
-        question=QuestionSpec("question.onnx", LIST_FROM),
+        question=QuestionSpec("question.onnx", LIST_FROM, share=SHARE),
         regions=REGIONS,
         characteristics=characteristic_specs(trained.calibration),
         rules=rule_specs(),

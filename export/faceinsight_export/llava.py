@@ -256,7 +256,7 @@ def _manifest(
         encoder=EncoderSpec("encoder.onnx", e.size, e.mean, e.std, 0, 0),
         vision=vision,
         knowledge=None,
-        question=QuestionSpec("question.onnx", face.question.list_from, VOCABULARY),
+        question=QuestionSpec("question.onnx", face.question.list_from, VOCABULARY, face.question.share),
         llm=llm,
         licences=(*face.licences, own),
         provenance={

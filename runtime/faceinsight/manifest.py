@@ -114,11 +114,13 @@ class QuestionSpec:
 
     list_from: a question about at least this many is given a list of findings: those that are not "no".
     vocabulary: GGUF with the vocabulary that it reads in; None: the LLM's.
+    share: what is below this share of the highest relevance is not asked about, 0..1; 0: all that is above zero is.
     """
 
     file: str
     list_from: int
     vocabulary: str | None = None
+    share: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

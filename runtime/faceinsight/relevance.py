@@ -22,22 +22,24 @@ class Relevance:
         """vocabulary: the question encoder's; numbers: the enabled characteristics, in the order of a face's labels."""
         spec, count = manifest.question, len(manifest.characteristics)
         self._graph = Graph(session, spec.file, {"tokens": (None, None)}, {"relevance": (None, count)})
-        self._numbers, self._list_from, self._vocabulary = numbers, spec.list_from, vocabulary
+        self._numbers, self._vocabulary = numbers, vocabulary
+        self._list_from, self._share = spec.list_from, spec.share
         self._prompt, self._worded = manifest.llm.prompt, manifest.knowledge is None
         self._absent = {c.name: c.absent for c in manifest.characteristics}
 
     def __call__(self, question: str, after: str | None = None) -> NDArray[np.int64]:
         """Positions in the face's labels, ascending. Raises QuestionError for a question that is empty or too long."""
-        return np.flatnonzero(self._asks(question, after)[self._numbers])
+        relevance = self._relevance(question, after)
+        return np.flatnonzero(relevance[self._numbers] > max(0.0, self._share * relevance.max()))
 
     def switched_off(self, question: str) -> bool:
-        """Does it ask about something that is not enabled?"""
-        return bool(np.delete(self._asks(question), self._numbers).any())
+        """Does it ask about something that is not enabled, if only by the way?"""
+        return bool((np.delete(self._relevance(question), self._numbers) > 0).any())
 
-    def _asks(self, question: str, after: str | None = None) -> NDArray[np.bool_]:
+    def _relevance(self, question: str, after: str | None = None) -> NDArray[np.float32]:
         """(N,) of all characteristics."""
         (relevance,) = self._graph(tokens=np.array([self._vocabulary.read(question, after)], np.int64))
-        return np.asarray(relevance[0] > 0)
+        return np.asarray(relevance[0])
 
     def findings(self, face: Face, about: NDArray[np.int64]) -> NDArray[np.float32] | str:
         """What the LLM is told: knowledge tokens (M,width), or words where the bundle has none. A long list leaves out
