@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -462,3 +463,16 @@ def test_amx_kernels_are_left_alone(monkeypatch, info):
     with pytest.raises(BundleError):
         Llm(bundle.file("llm.gguf"), width=576, context=64, device=Device("cpu", False, 1))
     assert asked[0].use_extra_bufts == (b"AMX" not in info)
+
+
+@pytest.mark.parametrize(
+    ("chosen", "seen"), [({}, "3000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "active"}, "None")]
+)
+def test_llama_cpp_is_loaded_with_short_spins_and_the_environment_stays(tmp_path, chosen, seen):
+    (tmp_path / "llama_cpp.py").write_text("import os\nprint(os.environ.get('GOMP_SPINCOUNT'))\n")
+    code = "import os; from faceinsight.device import import_llama as load; before = dict(os.environ); load(); "
+    code += "print(before == dict(os.environ))"
+    clean = {k: v for k, v in os.environ.items() if k not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")}
+    environment = clean | chosen | {"PYTHONPATH": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == [seen, "True"]

@@ -6,6 +6,8 @@ import logging
 import os
 import platform
 import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -21,6 +23,9 @@ log = logging.getLogger(__name__)
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider", "tensorrt": "TensorrtExecutionProvider"}
 DEVICES = ("auto", *PROVIDERS)
+#: llama.cpp's threads meet after every operation, and who comes first spins: by default for so long that on a machine
+#: with anything else to do the late one gets no core (benchmarks/busy.py). It is read when the library is loaded.
+SPIN = {"GOMP_SPINCOUNT": "3000"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,8 +185,22 @@ def import_onnxruntime() -> Any:
 
 def import_llama() -> Any:
     """llama_cpp, or a DependencyError that says how to get it."""
-    try:
-        import llama_cpp
-    except ImportError as e:
-        raise DependencyError("llama-cpp-python is not installed: pip install 'faceinsight[cpu]' or [gpu]") from e
+    with _environment(SPIN):
+        try:
+            import llama_cpp
+        except ImportError as e:
+            raise DependencyError("llama-cpp-python is not installed: pip install 'faceinsight[cpu]' or [gpu]") from e
     return llama_cpp
+
+
+@contextmanager
+def _environment(wanted: Mapping[str, str]) -> Iterator[None]:
+    """Have these variables set, unless the user has chosen."""
+    chosen = "OMP_WAIT_POLICY" in os.environ
+    added = [name for name in wanted if not chosen and name not in os.environ]
+    os.environ.update({name: wanted[name] for name in added})
+    try:
+        yield
+    finally:
+        for name in added:
+            del os.environ[name]

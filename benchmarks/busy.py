@@ -1,0 +1,72 @@
+"""What becomes of an answer when the machine has other things to do?
+
+    python benchmarks/busy.py --out busy.json
+
+One question about a known face, with llama.cpp's threads spinning as long as the runtime has them, and as long as the
+library has them by default, beside none, one and two processes that keep a core busy. Run it on an otherwise idle
+machine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+from machine import machine
+
+from faceinsight import FaceInsight, __version__
+from faceinsight.device import SPIN, cores
+
+PHOTO = Path(__file__).parent.parent / "tests" / "data" / "astronaut.png"
+QUESTION = "Is she wearing glasses?"
+#: GNU OpenMP's own number of turns, where no more threads run than there are cores.
+DEFAULT = {"GOMP_SPINCOUNT": "300000"}
+ARMS = {"as the runtime has it": SPIN, "as the library has it": DEFAULT}
+
+
+def ask(rounds: int) -> list[float]:
+    """Milliseconds of each answer."""
+    out = []
+    with FaceInsight.load("nano", device="cpu") as insight:
+        face = insight.perceive(PHOTO)[0]
+        for _ in range(rounds + 2):
+            began = time.perf_counter()
+            insight.ask(face, QUESTION)
+            out.append((time.perf_counter() - began) * 1e3)
+    return out[2:]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=10)
+    parser.add_argument("--out", type=Path)
+    args = parser.parse_args()
+    if not args.out:
+        print(json.dumps(ask(args.rounds)))
+        return
+    answers: dict[str, dict[str, dict[str, float]]] = {}
+    for others in (0, 1, 2):
+        busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(others)]
+        try:
+            for name, environment in ARMS.items():
+                command = [sys.executable, __file__, "--rounds", str(args.rounds)]
+                done = subprocess.run(command, env=os.environ | environment, check=True, capture_output=True, text=True)
+                p50, p90 = np.percentile(json.loads(done.stdout.splitlines()[-1]), [50, 90])
+                row = {"n": args.rounds, "p50 ms": round(p50, 1), "p90 ms": round(p90, 1)}
+                answers.setdefault(f"{others} busy processes", {})[name] = row
+        finally:
+            for process in busy:
+                process.kill()
+    result = {"faceinsight": __version__, "machine": machine(), "threads": cores(), "whole answer": answers}
+    args.out.write_text(json.dumps(result, indent=1) + "\n")
+    print(json.dumps(result, indent=1))
+
+
+if __name__ == "__main__":
+    main()
