@@ -42,8 +42,8 @@ lint: setup-dev
 types: setup-dev
 	$(BIN)/mypy
 
-bench: setup-dev
-	$(BIN)/python benchmarks/latency.py --out work/latency.json
+bench: setup
+	$(BIN)/faceinsight bench $(PHOTO) --out work/bench
 
 # From labelled faces to a verified bundle: make model DATA=DIR (docs/training.md). Resumes where it was stopped.
 RECIPE ?= nano

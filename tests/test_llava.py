@@ -9,8 +9,10 @@ from pathlib import Path
 import checkpoints
 import numpy as np
 import pytest
+from conftest import PHOTO
 
 from faceinsight import FaceInsight
+from faceinsight.bench.steps import PREFIX, Stopwatch, one_round
 from faceinsight.bundle import Bundle
 from faceinsight.fit import estimate
 from faceinsight_export import families, llava, llava_parity, steps
@@ -228,3 +230,13 @@ def test_recipes_are_strict(tmp_path: Path):
         LlavaRecipe.load(str(tmp_path / "own.toml"))
     with pytest.raises(ValueError, match="--llm 'q9'; expected one of f16"):
         Choice(llm="q9")
+
+
+def test_bench_tells_the_vision_encoder_from_the_prefix(bundle: Path):
+    watch = Stopwatch()
+    with FaceInsight.load(bundle, device="cpu", threads=1) as fi:
+        tokens = one_round(watch, fi, PHOTO)
+        encoder = fi.vision.graph.name
+        assert [g.name for g in fi.graphs][-1] == encoder
+        assert tokens.prefix >= Bundle.open(bundle).manifest.vision.image_tokens
+    assert {"vision encoder", PREFIX} <= {s.name for s in watch.steps()}

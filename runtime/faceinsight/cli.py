@@ -1,4 +1,4 @@
-"""faceinsight: ask, report, draw, info, doctor, fit."""
+"""faceinsight: ask, report, draw, info, doctor, fit, bench."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ._version import __version__
+from .bench.cli import COMPARE, add_bench
 from .bundle import Bundle
 from .device import DEVICES, Device, import_llama, import_onnxruntime
 from .errors import FaceInsightError, RequestError
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
 
 def main(argv: list[str] | None = None) -> int:
     """Entry point. Exit code 0; 1 with one line on stderr for bad input; 2 for wrong usage."""
+    argv = sys.argv[1:] if argv is None else argv
+    if argv[:2] == COMPARE.split():
+        argv = [COMPARE, *argv[2:]]
     args = _parser().parse_args(argv)
     logging.basicConfig(level=logging.INFO if args.verbose else logging.WARNING, format="%(name)s: %(message)s")
     try:
@@ -77,17 +81,19 @@ def _parser() -> argparse.ArgumentParser:
     fit.add_argument("--memory", metavar="8GB", help="what it may use (default: what is available here now)")
     fit.set_defaults(run=_fit)
 
-    for command in (doctor, fit):
+    bench, compare = add_bench(commands)
+
+    for command in (doctor, fit, compare):
         command.add_argument("--json", action="store_true", help="machine-readable output")
         command.add_argument("-v", "--verbose", action="store_true", help="log more")
-    for command in (ask, report, draw, info):
+    for command in (ask, report, draw, info, bench):
         command.add_argument(
             "--bundle", default="nano", metavar="B", help="a shipped bundle or a folder (default: nano)"
         )
         command.add_argument("--device", default="auto", choices=DEVICES)
         command.add_argument("--threads", type=int, metavar="N", help="thread budget (default: all cores)")
         command.add_argument("-v", "--verbose", action="store_true", help="log device choices")
-        if command is not info:
+        if command not in (info, bench):
             command.add_argument("--allow", default="", metavar="G,...", help="groups to switch on: gender,age,race")
             command.add_argument("--deny", default="", metavar="G,...", help="groups to switch off: expression")
         if command is not draw:

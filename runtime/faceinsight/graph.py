@@ -46,7 +46,7 @@ class Graph:
         self, session: Session, name: str, inputs: dict[str, tuple[Any, ...]], outputs: dict[str, tuple[Any, ...]]
     ) -> None:
         self._session = session
-        self._name = name
+        self.name = name
         self._outputs = list(outputs)
         for kind, nodes, expected in (
             ("input", session.get_inputs(), inputs),
@@ -63,7 +63,18 @@ class Graph:
         try:
             return self._session.run(self._outputs, inputs)
         except Exception as e:
-            raise FaceInsightError(f"{self._name} failed: {e}") from e
+            raise FaceInsightError(f"{self.name} failed: {e}") from e
+
+    @property
+    def providers(self) -> tuple[str, ...]:
+        """What is active now, the first choice first."""
+        return tuple(self._session.get_providers())
+
+    def settle(self) -> None:
+        """Until a plan that is being built in the background is there, or has failed."""
+        wait = getattr(self._session, "wait", None)
+        if wait is not None:
+            wait()
 
 
 def _fits(found: tuple[Any, ...], expected: tuple[Any, ...]) -> bool:

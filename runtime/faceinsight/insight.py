@@ -18,6 +18,7 @@ from .bundle import Bundle
 from .cache import CACHE_MB, FaceCache
 from .device import Device
 from .errors import PolicyError, RequestError
+from .graph import Graph
 from .guard import Guard
 from .imaging import ImageSource, load_image
 from .labels import Label
@@ -106,6 +107,11 @@ class FaceInsight:
             vocabulary = VocabularyFile(opened.file(asked.vocabulary), follow=follow, max_question=llm.max_question)
         relevance = Relevance(manifest, where.session(opened.file(asked.file)), vocabulary, perception.numbers)
         return cls(manifest, perception, relevance, language, vision, forget_after=forget_after)
+
+    @property
+    def graphs(self) -> tuple[Graph, ...]:
+        """All that runs on the device beside the LLM, each with the providers that are active."""
+        return (*self.perception.graphs, self.relevance.graph, *((self.vision.graph,) if self.vision else ()))
 
     def perceive(self, image: ImageSource) -> tuple[Face, ...]:
         """The faces in a photo (a path, the bytes of a JPEG, PNG or WebP, or RGB uint8 (H,W,3)), the largest first.

@@ -37,13 +37,13 @@ def read_jetson(root: Path = Path("/")) -> Jetson | None:
     if release is None:
         return None
     tree = root / "proc/device-tree"
-    chips = _text(tree / "compatible") or ""
+    chips = read_text(tree / "compatible") or ""
     sm = next((sm for chip, sm in CHIPS.items() if chip in chips), None)
     clocks = next((c for c in sorted((root / "sys/class/devfreq").glob("*")) if _is_gpu(c.name)), None)
-    now, low, most = (_number(clocks / f"{n}_freq") if clocks else None for n in ("cur", "min", "max"))
+    now, low, most = (read_number(clocks / f"{n}_freq") if clocks else None for n in ("cur", "min", "max"))
     return Jetson(
         release,
-        _text(tree / "model") or "unknown model",
+        read_text(tree / "model") or "unknown model",
         sm,
         _mode(root),
         (now, most) if now and most else None,
@@ -53,20 +53,20 @@ def read_jetson(root: Path = Path("/")) -> Jetson | None:
 
 def _release(root: Path) -> str | None:
     """Release of Jetson Linux: from its own file, else from the package that carries it."""
-    text = _text(root / "etc/nv_tegra_release") or ""
+    text = read_text(root / "etc/nv_tegra_release") or ""
     if match := re.search(r"R(\d+)\s*\(release\),\s*REVISION:\s*([\d.]+)", text):
         return f"{match[1]}.{match[2]}"
-    packages = _text(root / "var/lib/dpkg/status") or ""
+    packages = read_text(root / "var/lib/dpkg/status") or ""
     installed = re.search(r"^Package: nvidia-l4t-core\n(?:.+\n)*?Version: ([\d.]+)", packages, re.MULTILINE)
     return installed[1] if installed else None
 
 
 def _mode(root: Path) -> str | None:
     """nvpmodel keeps the number of its mode in a status file, and the modes' names in its configuration."""
-    status = re.search(r"pmode:(\d+)", _text(root / "var/lib/nvpmodel/status") or "")
+    status = re.search(r"pmode:(\d+)", read_text(root / "var/lib/nvpmodel/status") or "")
     if status is None:
         return None
-    modes = re.findall(r"<\s*POWER_MODEL\s+ID=(\d+)\s+NAME=(\S+)\s*>", _text(root / "etc/nvpmodel.conf") or "")
+    modes = re.findall(r"<\s*POWER_MODEL\s+ID=(\d+)\s+NAME=(\S+)\s*>", read_text(root / "etc/nvpmodel.conf") or "")
     return next((name for number, name in modes if int(number) == int(status[1])), f"mode {int(status[1])}")
 
 
@@ -74,14 +74,15 @@ def _is_gpu(name: str) -> bool:
     return name.endswith((".gpu", ".ga10b", ".gv11b", "gpc0", "-gpc-0"))
 
 
-def _text(path: Path) -> str | None:
-    """A file's text, without the zeros that the device tree ends strings with."""
+def read_text(path: Path) -> str | None:
+    """A file's text, without the zeros that the device tree ends strings with; None where it cannot be read."""
     try:
         return path.read_text(errors="replace").replace("\0", " ").strip()
     except OSError:
         return None
 
 
-def _number(path: Path) -> int | None:
-    text = _text(path)
-    return int(text) if text and text.isdigit() else None
+def read_number(path: Path) -> int | None:
+    """A file's whole number; None where there is none, or it cannot be read."""
+    text = read_text(path)
+    return int(text) if text and text.removeprefix("-").isdigit() else None

@@ -84,7 +84,8 @@ class Language:
         )
         self._answer = self.vocabulary.tokens(prompt.before_answer, special=True)
         self._stop = set(stop[:1])
-        self._start = self.llm.decode(self.llm.joined([before]), 0)
+        #: Rows of the prompt before a face: computed once, put back for each face.
+        self.opening_rows = self.llm.decode(self.llm.joined([before]), 0)
         self._opening = self.llm.save() if before else None
         self._known: str | None = None
         self._prefix = 0

@@ -46,10 +46,11 @@ class Llm:
         self._c: Any = import_llama()
         quiet(self._c)
         self._c.llama_backend_init()
-        layers = 999 if device.llm_on_gpu else 0
+        #: Layers that llama.cpp was told to put on the GPU: all that there are, or none.
+        self.gpu_layers = 999 if device.llm_on_gpu else 0
         # Weights are repacked for the CPU: mapped, the file's pages would stay in memory beside the copy.
         mode = self._c.LLAMA_LOAD_MODE_NONE
-        chosen = {"n_gpu_layers": layers, "load_mode": mode, "use_extra_bufts": not uses_amx(self._c)}
+        chosen = {"n_gpu_layers": self.gpu_layers, "load_mode": mode, "use_extra_bufts": not uses_amx(self._c)}
         model_params = changed(self._c.llama_model_default_params(), chosen)
         self.model = self._c.llama_model_load_from_file(str(path).encode(), model_params)
         if not self.model:
@@ -137,6 +138,11 @@ class Llm:
         if not self._c.llama_state_seq_set_data(self.pointer, _pointer(data, ctypes.c_uint8), len(data), 0):
             self.wipe()
             raise FaceInsightError("llama.cpp did not take back a part of its KV cache; the cache was cleared")
+        return self.position
+
+    @property
+    def position(self) -> int:
+        """Rows of the conversation that the KV cache holds."""
         return int(self._c.llama_memory_seq_pos_max(self._memory, 0)) + 1
 
     def wipe(self) -> None:

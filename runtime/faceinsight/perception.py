@@ -125,8 +125,7 @@ class Perception:
         seen = self.encode(wide, small, self.numbers)
         faces = []
         for i, d in enumerate(detections):
-            areas = dict(zip(self._manifest.regions, (float(a) for a in seen.area[i]), strict=True))
-            labels = self._labeler(seen.logits[i], areas)
+            labels, areas = self.judge(seen, i)
             present = seen.region_tokens[i][seen.area[i] > 0]
             tokens = np.concatenate([seen.image_tokens[i], present]).astype(np.float32)
             picture = surroundings(image, d.box, self._vision) if self._vision else None
@@ -159,13 +158,33 @@ class Perception:
 
     def encode(self, wide: NDArray[np.uint8], small: NDArray[np.uint8], characteristics: NDArray[np.int64]) -> Encoded:
         """Parse and encode canonical crops (B,S,S,3) RGB, for the characteristics with these numbers."""
-        (label_map,) = self._parser(pixels=normalised(wide, self._manifest.parser))
+        return self.look(small, self.parse(wide), characteristics)
+
+    def parse(self, wide: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Canonical crops (B,S,S,3) RGB -> label maps (B,S,S)."""
+        label_map: NDArray[np.uint8] = self._parser(pixels=normalised(wide, self._manifest.parser))[0]
+        return label_map
+
+    def look(
+        self, small: NDArray[np.uint8], label_map: NDArray[np.uint8], characteristics: NDArray[np.int64]
+    ) -> Encoded:
+        """Encode canonical crops (B,S,S,3) RGB whose label maps are known."""
         pixels = normalised(small, self._manifest.encoder)
         seen = self._encoder(pixels=pixels, label_map=label_map, characteristics=characteristics)
         if self._vision:
             nothing = np.zeros((len(small), 0, 0), np.float32)
             seen += [nothing, np.zeros((len(small), len(self._manifest.regions), 0), np.float32)]
         return Encoded(label_map, *seen)
+
+    def judge(self, seen: Encoded, face: int) -> tuple[tuple[Label, ...], dict[str, float]]:
+        """Labels of one of the encoded faces, and the share of the crop that each region has."""
+        areas = dict(zip(self._manifest.regions, (float(a) for a in seen.area[face]), strict=True))
+        return self._labeler(seen.logits[face], areas), areas
+
+    @property
+    def graphs(self) -> tuple[Graph, ...]:
+        """All that runs on the device; the detector is OpenCV's, on the CPU."""
+        return tuple(g for g in (self._parser, self._encoder, self._knowledge) if g)
 
     def knowledge_tokens(self, labels: Sequence[Label]) -> NDArray[np.float32]:
         """(K,width): which characteristics were looked at, and what was found; (0,0) where the LLM is told in words."""

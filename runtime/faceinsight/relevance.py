@@ -21,7 +21,7 @@ class Relevance:
     def __init__(self, manifest: Manifest, session: Any, vocabulary: Vocabulary, numbers: NDArray[np.int64]) -> None:
         """vocabulary: the question encoder's; numbers: the enabled characteristics, in the order of a face's labels."""
         spec, count = manifest.question, len(manifest.characteristics)
-        self._graph = Graph(session, spec.file, {"tokens": (None, None)}, {"relevance": (None, count)})
+        self.graph = Graph(session, spec.file, {"tokens": (None, None)}, {"relevance": (None, count)})
         self._numbers, self._vocabulary = numbers, vocabulary
         self._list_from, self._share = spec.list_from, spec.share
         self._prompt, self._worded = manifest.llm.prompt, manifest.knowledge is None
@@ -38,7 +38,7 @@ class Relevance:
 
     def _relevance(self, question: str, after: str | None = None) -> NDArray[np.float32]:
         """(N,) of all characteristics."""
-        (relevance,) = self._graph(tokens=np.array([self._vocabulary.read(question, after)], np.int64))
+        (relevance,) = self.graph(tokens=np.array([self._vocabulary.read(question, after)], np.int64))
         return np.asarray(relevance[0])
 
     def findings(self, face: Face, about: NDArray[np.int64]) -> NDArray[np.float32] | str:

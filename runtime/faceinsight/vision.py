@@ -22,7 +22,7 @@ class Vision:
         self._spec = spec
         shape = (None, 3, spec.size, spec.size)
         outputs = {"image_tokens": (None, spec.image_tokens, spec.width)}
-        self._graph = Graph(session, spec.file, {"pixels": shape}, outputs)
+        self.graph = Graph(session, spec.file, {"pixels": shape}, outputs)
         self.kept = kept
 
     def __call__(self, face: Face) -> NDArray[np.float32]:
@@ -32,7 +32,7 @@ class Vision:
             return np.array(known)
         if face.picture is None:
             raise RequestError("this face was perceived with another bundle, which shows its LLM no picture")
-        tokens: NDArray[np.float32] = self._graph(pixels=to_pixels([face.picture], self._spec))[0][0]
+        tokens: NDArray[np.float32] = self.graph(pixels=to_pixels([face.picture], self._spec))[0][0]
         # A copy: what is kept is overwritten when it leaves.
         self.kept.put(face.key, tokens.copy())
         return tokens
