@@ -88,7 +88,7 @@ class AttachSizes:
     turns: int = 6
     passes: int = 8
     align: Schedule = Schedule(steps=1500, batch=64, lr=1e-3)
-    train: Schedule = Schedule(steps=1500, batch=8, lr=3e-4, average=0.99)
+    train: Schedule = Schedule(steps=1500, batch=8, lr=1e-3, average=0.99)
 
 
 @dataclass(frozen=True)
