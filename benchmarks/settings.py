@@ -60,8 +60,8 @@ LLM_ARMS = {
     "q5_0": LlmArm("q5_0"),
     "q4_0": LlmArm("q4_0"),
     "one thread": LlmArm(threads=1),
-    "without flash attention": LlmArm(parameters={"flash_attn_type": 0}),
-    "8-bit KV cache": LlmArm(parameters={"type_k": 8, "type_v": 8, "flash_attn_type": 1}),
+    "with flash attention": LlmArm(parameters={"flash_attn_type": 1}),
+    "8-bit KV cache, flash attention": LlmArm(parameters={"type_k": 8, "type_v": 8, "flash_attn_type": 1}),
     "batches of 64": LlmArm(parameters={"n_ubatch": 64}),
 }
 

@@ -137,7 +137,7 @@ def test_onnx_graphs_reproduce_torch(parts, question, tmp_path: Path):
     for stage in graph_stages(module, tmp_path / "encoder.onnx", inputs, outputs, 0.02, CPU):
         assert stage.passed, stage
 
-    module = write_knowledge(encoder, adapter, tmp_path / "knowledge.onnx")
+    module = write_knowledge(encoder.head.ccm(), adapter, tmp_path / "knowledge.onnx")
     inputs = {"characteristics": np.array([0, 39]), "states": np.array([3, 1])}
     (stage,) = graph_stages(module, tmp_path / "knowledge.onnx", inputs, ["knowledge_tokens"], 1e-5, CPU)
     assert stage.passed, stage

@@ -18,9 +18,10 @@ from faceinsight.fit import estimate
 from faceinsight_export import families, llava, llava_parity, steps
 from faceinsight_export.checkpoint import Checkpoint
 from faceinsight_export.cli import main
-from faceinsight_export.llava import Choice, LlavaRecipe, export_llava, shipped
+from faceinsight_export.llava import Choice, export_llava
 from faceinsight_export.parity import ParityError
 from faceinsight_export.vision_tower import VisionShape
+from faceinsight_models.recipe import LlavaRecipe, llava_recipes
 
 RECIPE = "llava-1.5-7b"
 
@@ -222,7 +223,7 @@ def test_too_small_a_disk_is_seen_first(folder: Path, tmp_path: Path, monkeypatc
 
 
 def test_recipes_are_strict(tmp_path: Path):
-    assert all(LlavaRecipe.load(name).stop for name in shipped())
+    assert all(LlavaRecipe.load(name).stop for name in llava_recipes())
     with pytest.raises(FileNotFoundError, match=r"llava-1\.5-7b"):
         LlavaRecipe.load("llava-9")
     (tmp_path / "own.toml").write_text('before_face = "x"\n')

@@ -30,10 +30,12 @@ from faceinsight_models.recipe import Recipe, Schedule
 from faceinsight_models.segmentation import RegionPool, SegmentationEncoder, coarse
 from faceinsight_models.specs import characteristic_specs, specialised
 from faceinsight_models.train.align import align, holding, membership
+from faceinsight_models.train.conversation import drill, enabled
 from faceinsight_models.train.encoder import build_adapter, build_encoder, view
-from faceinsight_models.train.llm import Seen, drill, enabled, tree_mask
+from faceinsight_models.train.llm import tree_mask
 from faceinsight_models.train.loop import train
 from faceinsight_models.train.parser import dice_loss, entropy_loss, halved
+from faceinsight_models.train.seen import Seen
 from faceinsight_models.train.tasks import TaskLoss
 from faceinsight_models.training_free import EvidenceHead
 from faceinsight_models.vocabulary import (
@@ -387,20 +389,6 @@ def test_what_the_encoder_saw_is_kept_for_that_encoder_and_those_faces(tmp_path:
     assert Seen.load(file, "a", rows + 1) is None
 
 
-class _Words:
-    """A tokenizer of one token per letter."""
-
-    def encode(self, text: str):
-        return type("Ids", (), {"ids": [ord(c) % 64 for c in text]})()
-
-
-class _Table(nn.Module):
-    def __init__(self, width: int):
-        super().__init__()
-        self.model = nn.Module()
-        self.model.embed_tokens = nn.Embedding(64, width)
-
-
 def test_aligned_tokens_say_what_holds_and_nothing_switched(encoder, tmp_path: Path):
     torch.manual_seed(0)
     adapter = build_adapter(states=4, width=48)
@@ -417,9 +405,10 @@ def test_aligned_tokens_say_what_holds_and_nothing_switched(encoder, tmp_path: P
     assert abs(held[:, hat]).min() > 0.5
     assert not held[:, male].any()
     text = torch.randn(len(NAMES), 256)
+    views = {name: getattr(encoder.head.view, name).state_dict() for name in ("image", "region")}
     align(
-        adapter, seen, labels, llm=_Table(48), head=encoder.head, text=text, tokenizer=_Words(), out=tmp_path,
-        schedule=Schedule(steps=300, batch=64, lr=1e-3, average=0.9),
+        adapter, seen, labels, table=torch.randn(64, 48), encode=lambda text: [ord(c) % 64 for c in text], views=views,
+        text=text, out=tmp_path, schedule=Schedule(steps=300, batch=64, lr=1e-3, average=0.9),
     )  # fmt: skip
     with torch.no_grad():
         tokens = adapter.region(regions)[:, list(REGIONS).index("hat")]

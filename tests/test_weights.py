@@ -14,6 +14,8 @@ from faceinsight_models.cli import main
 from faceinsight_models.encoder import EncoderGraph
 from faceinsight_models.pipeline import load_encoder, load_parser
 from faceinsight_models.recipe import Recipe
+from faceinsight_models.segmentation import coarse
+from faceinsight_models.tapped import FEATURES, TappedEncoder
 from faceinsight_models.train.encoder import build_adapter
 from faceinsight_models.weights import pack, unpack
 
@@ -45,6 +47,19 @@ def test_the_shipped_weights_are_those_of_the_shipped_bundle(run: Path):
         expected = EncoderGraph(encoder, adapter).eval()(*(torch.from_numpy(v) for v in inputs.values()))
     for name, a, b in zip(("logits", "image tokens", "region tokens"), expected, found, strict=False):
         assert np.abs(a.numpy() - b).max() <= 0.02 * np.abs(b).max(), name
+    # What an adapter for another LLM is trained on, laid open in the bundle, is what the torch encoder has there.
+    tapped = TappedEncoder.open(bundle.file(bundle.manifest.encoder.file))
+    tapped.save(run / "features.onnx", [FEATURES])
+    (features,) = (
+        Device("cpu", False, 1)
+        .session(run / "features.onnx")
+        .run(None, {k: inputs[k] for k in inputs if k != "characteristics"})
+    )
+    with torch.no_grad():
+        regions = encoder.features(torch.from_numpy(pixels), coarse(torch.from_numpy(maps))).regions.numpy()
+    assert np.abs(regions - features).max() <= 0.02 * np.abs(features).max()
+    refined = torch.nn.functional.normalize(encoder.head.ccm().detach(), dim=-1)
+    assert torch.allclose(torch.nn.functional.normalize(tapped.text, dim=-1), refined, atol=2e-3)
     assert load_parser(run) is not None
     assert set(torch.load(run / "small.pt", weights_only=True)) >= {"model.norm.weight", "model.embed_tokens.weight"}
 

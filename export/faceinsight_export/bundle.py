@@ -35,7 +35,8 @@ from faceinsight_models.graphs import write_encoder, write_knowledge, write_pars
 from faceinsight_models.pipeline import NMS_THRESHOLD, SCORE_THRESHOLD, SIDES, Trained
 from faceinsight_models.question import SHARE
 from faceinsight_models.specs import characteristic_specs, rule_specs
-from faceinsight_models.train.llm import LIST_FROM, PROMPT
+from faceinsight_models.train.conversation import LIST_FROM
+from faceinsight_models.train.llm import PROMPT
 from faceinsight_models.vocabulary import MASK_CLASSES, REGIONS, SWITCHES
 
 from .card import CARD, licences, model_card, training_data
@@ -109,7 +110,9 @@ def _write(trained: Trained, work: Path, name: str, progress: Callable[[str], No
     stages += graph_stages(module, work / "encoder.onnx", inputs, outputs, TOLERANCES["encoder"], device)
 
     progress("knowledge")
-    module = write_knowledge(trained.encoder, trained.adapter, work / "knowledge.onnx")
+    with torch.no_grad():
+        text = trained.encoder.head.ccm()
+    module = write_knowledge(text, trained.adapter, work / "knowledge.onnx")
     store_half(work / "knowledge.onnx")
     numbers = np.arange(len(trained.calibration))
     inputs = {"characteristics": numbers, "states": numbers % len(STATES)}

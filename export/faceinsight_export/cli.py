@@ -34,6 +34,8 @@ def main(argv: list[str] | None = None) -> int:
     verify.add_argument("bundle", help="a folder or a shipped name")
     verify.add_argument("--checkpoint", type=Path, help="of a bundle from a LLaVA: compare each stage with it again")
     verify.add_argument("--lora", type=Path, metavar="DIR", help="the adapter that was merged in")
+    verify.add_argument("--attach", type=Path, metavar="RUN", help="the run that its own tokens were made of")
+    verify.add_argument("--face", default="nano", help="the bundle that lent it its head (nano); with --attach")
     engine = commands.add_parser("engine", help="build a bundle's TensorRT plans on this device, for this device")
     engine.add_argument("bundle", help="a folder or a shipped name")
     args = parser.parse_args(argv)
@@ -68,12 +70,16 @@ def _bundle_options(parser: argparse.ArgumentParser) -> None:
     llava.add_argument("--llm", choices=LLM, default="q4_k_m", help="how the LLM's weights are stored (q4_k_m)")
     llava.add_argument("--lora", type=Path, metavar="DIR", help="a LoRA adapter in PEFT's layout, merged in")
     llava.add_argument("--face", default="nano", help="the bundle that lends detector, parser and head (nano)")
+    llava.add_argument(
+        "--attach", type=Path, metavar="RUN",
+        help="region and knowledge tokens for its LLM, made by faceinsight-train attach; without, findings are words",
+    )  # fmt: skip
 
 
 def _bundle(args: argparse.Namespace) -> int:
-    from .llava import shipped
+    from faceinsight_models.recipe import llava_recipes
 
-    llava = args.recipe in shipped() or (args.source / "config.json").is_file()
+    llava = args.recipe in llava_recipes() or (args.source / "config.json").is_file()
     stages = (_llava_bundle if llava else _run_bundle)(args)
     print("\n".join(map(str, stages)))
     size = sum(p.stat().st_size for p in args.out.iterdir())
@@ -106,7 +112,11 @@ def _llava_bundle(args: argparse.Namespace) -> list[Any]:
     from .llava import Choice, export_llava
 
     choice = Choice(args.vision, args.llm, args.tokens, args.method, args.lora)
-    return list(export_llava(args.source, args.out, recipe=args.recipe, choice=choice, face=args.face, progress=_say))
+    return list(
+        export_llava(
+            args.source, args.out, recipe=args.recipe, choice=choice, face=args.face, attach=args.attach, progress=_say
+        )
+    )
 
 
 def _vision(args: argparse.Namespace) -> int:
@@ -153,7 +163,10 @@ def _verify(args: argparse.Namespace) -> int:
     if args.checkpoint:
         from .llava import verify_bundle
 
-        print("\n".join(map(str, verify_bundle(opened, args.checkpoint, lora=args.lora, progress=_say))))
+        stages = verify_bundle(
+            opened, args.checkpoint, lora=args.lora, face=args.face, attach=args.attach, progress=_say
+        )
+        print("\n".join(map(str, stages)))
         return 0
     for stage, error in opened.manifest.parity.items():
         print(f"{stage:<22} parity error {error:.2e}")

@@ -1,6 +1,7 @@
 """What a bundle around a user's LLaVA takes from a FaceInsight bundle: detector, parser, knowledge head, questions.
 
-The head and the question encoder were trained by this package and speak to any LLM: in words (`PromptSpec.findings`).
+The head and the question encoder were trained by this package and speak to any LLM: in words (`PromptSpec.findings`),
+or in region and knowledge tokens where an adapter was trained for it (attach.py).
 """
 
 from __future__ import annotations
@@ -13,7 +14,9 @@ import onnx
 
 from faceinsight.bundle import Bundle
 from faceinsight_models.llm import BpeVocabulary
+from faceinsight_models.tapped import pruned
 
+from .attach import Attached
 from .gguf_file import vocabulary_of
 
 VOCABULARY = "question.gguf"
@@ -21,39 +24,24 @@ VOCABULARY = "question.gguf"
 OUTPUTS = ("logits", "region_area")
 
 
-def take_face_parts(bundle: Bundle, folder: Path) -> None:
-    """Write detector.onnx, parser.onnx, encoder.onnx, question.onnx and question.gguf."""
+def take_face_parts(bundle: Bundle, folder: Path, attached: Attached | None = None) -> None:
+    """Write detector.onnx, parser.onnx, encoder.onnx, question.onnx, question.gguf; with an adapter, knowledge.onnx."""
     m = bundle.manifest
     for spec, name in ((m.detector, "detector.onnx"), (m.parser, "parser.onnx"), (m.question, "question.onnx")):
         shutil.copyfile(bundle.file(spec.file), folder / name)
-    cut(bundle.file(m.encoder.file), folder / "encoder.onnx")
+    if attached:
+        attached.write(folder)
+    else:
+        cut(bundle.file(m.encoder.file), folder / "encoder.onnx")
     write_vocabulary(BpeVocabulary.from_gguf(bundle.file(m.llm.file)), folder / VOCABULARY)
 
 
 def cut(source: Path, target: Path) -> None:
     """The encoder without the outputs that are tokens for its own LLM, and without what only they need."""
-    model = onnx.load(source)
-    graph = model.graph
-    kept = [o for o in graph.output if o.name in OUTPUTS]
-    if len(kept) != len(OUTPUTS):
-        found = ", ".join(o.name for o in graph.output)
-        raise ValueError(f"{source} has outputs {found}; expected {' and '.join(OUTPUTS)} among them")
-    del graph.output[:]
-    graph.output.extend(kept)
-    needed = set(OUTPUTS)
-    nodes = []
-    for node in reversed(graph.node):
-        if needed & set(node.output):
-            needed |= set(node.input)
-            nodes.append(node)
-    nodes.reverse()
-    del graph.node[:]
-    graph.node.extend(nodes)
-    weights = [w for w in graph.initializer if w.name in needed]
-    del graph.initializer[:]
-    graph.initializer.extend(weights)
-    onnx.checker.check_model(model)
-    onnx.save(model, target)
+    try:
+        onnx.save(pruned(onnx.load(source), OUTPUTS), target)
+    except ValueError as e:
+        raise ValueError(f"{source} is {e}") from None
 
 
 def write_vocabulary(vocabulary: BpeVocabulary, path: Path) -> None:

@@ -7,13 +7,14 @@ import datetime
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from faceinsight import __version__
 from faceinsight.bundle import MANIFEST, Bundle, sha256_of
 from faceinsight.manifest import (
+    STATES,
     EncoderSpec,
     FileEntry,
+    KnowledgeSpec,
     Licence,
     LlmSpec,
     Manifest,
@@ -22,9 +23,12 @@ from faceinsight.manifest import (
     VisionSpec,
 )
 from faceinsight.pixels import to_pixels
-from faceinsight_models.recipe import read_recipe
+from faceinsight_models.llava import preprocessing
+from faceinsight_models.recipe import LlavaRecipe
 
-from .checkpoint import Checkpoint, read_json
+from .attach import Attached
+from .card import terms, training_data
+from .checkpoint import Checkpoint
 from .face_parts import VOCABULARY, take_face_parts
 from .gguf_file import quantise
 from .llava_parity import pictures, verify_llava
@@ -36,43 +40,11 @@ from .tokenizer_gguf import read_vocabulary
 from .vision import PRECISIONS, write_vision
 from .vision_tower import VisionShape
 
-RECIPES = Path(__file__).parent / "recipes"
 #: Size of a quantised LLM relative to its 16-bit conversion, at most.
 SHARES = {"f16": 1.0, "q8_0": 0.54, "q6_k": 0.42, "q5_k_m": 0.37, "q5_0": 0.36, "q4_k_m": 0.32, "q4_0": 0.3}
-#: CLIP's preprocessing, where a checkpoint brings no preprocessor_config.json.
-CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 #: How an LLM that was not trained on knowledge tokens is told what was found.
 FINDINGS = " (Measured on this face: {findings})"
 NOT_VISIBLE = "It is not visible whether {who} {phrase}."
-
-
-@dataclass(frozen=True)
-class LlavaRecipe:
-    """The prompt that a family of LLaVAs was trained with, and limits in tokens.
-
-    margin: the vision encoder is shown a square with `margin` times the face box's longer side.
-    """
-
-    before_face: str
-    after_face: str
-    before_answer: str
-    stop: str
-    context: int
-    between: str = "\n"
-    follow: str = "\n"
-    max_question: int = 256
-    max_answer: int = 256
-    margin: float = 2.0
-
-    @classmethod
-    def load(cls, name: str) -> LlavaRecipe:
-        """A shipped recipe by name, or a TOML file by path. Raises FileNotFoundError or ValueError."""
-        return read_recipe(cls, name, RECIPES)
-
-
-def shipped() -> list[str]:
-    """Names of the recipes for LLaVA checkpoints."""
-    return sorted(p.stem for p in RECIPES.glob("*.toml"))
 
 
 @dataclass(frozen=True)
@@ -99,31 +71,34 @@ def export_llava(
     recipe: str,
     choice: Choice = Choice(),
     face: str = "nano",
+    attach: Path | None = None,
     progress: Callable[[str], None] = lambda text: None,
 ) -> list[Stage]:
     """Write and verify a bundle at `out`, which must not exist. Returns the parity of each stage.
 
-    An interrupted export goes on with the step it was in, if folder, recipe, choice and face parts are the same.
-    Raises FileExistsError, CheckpointError, OSError for too small a disk, ParityError naming the stage that failed.
+    attach: run folder of `faceinsight-train attach`; without it the LLM is told in words what was found.
+    An interrupted export goes on with the step it was in, if folder, recipe, choice, face parts and run are the same.
+    Raises FileExistsError, CheckpointError, OSError for too small a disk, ValueError for a run that does not fit,
+    ParityError naming the stage that failed.
     """
     rules = LlavaRecipe.load(recipe)
     checkpoint = open_checkpoint(folder, choice.lora)
     parts = Bundle.open(face)
+    attached = open_attached(attach, parts, folder, choice.lora)
     vision = vision_spec(checkpoint, tokens=choice.tokens, margin=rules.margin)
     half = llm_bytes(checkpoint, "f16")
     settings = {
         "checkpoint": str(folder.resolve()), "recipe": repr(rules), "choice": repr(choice), "face": parts.sha256,
         "exporter": __version__,
     }  # fmt: skip
+    settings |= {"attached": attached.sha256} if attached else {}
     steps = Steps(out, settings, progress=progress)
     require_space(out.parent, 1_500_000_000 + half + int(half * SHARES[choice.llm]) * (choice.llm != "f16"))
     work = steps.folder
 
-    steps.run(
-        "face parts",
-        lambda: take_face_parts(parts, work),
-        ["detector.onnx", "parser.onnx", "encoder.onnx", "question.onnx", VOCABULARY],
-    )
+    taken = ["detector.onnx", "parser.onnx", "encoder.onnx", "question.onnx", VOCABULARY]
+    taken += ["knowledge.onnx"] if attached else []
+    steps.run("face parts", lambda: take_face_parts(parts, work, attached), taken)
     steps.run(
         f"vision ({choice.vision})",
         lambda: convert_vision(
@@ -152,9 +127,12 @@ def export_llava(
         rules.max_answer,
     )  # fmt: skip
     stages = verify_llava(
-        checkpoint, work, vision, llm, precisions=(choice.vision, choice.llm), method=choice.method, progress=progress
-    )
+        checkpoint, work, vision, llm, precisions=(choice.vision, choice.llm), method=choice.method,
+        attached=attached, progress=progress,
+    )  # fmt: skip
     manifest = _manifest(parts.manifest, work, out.name, vision, llm, checkpoint, choice, recipe, stages)
+    if attached:
+        manifest = _with_tokens(manifest, attached)
     (work / MANIFEST).write_text(manifest.to_json())
     Bundle.open(work)
     steps.finish()
@@ -173,30 +151,44 @@ def convert_vision(checkpoint: Checkpoint, path: Path, *, precision: str, tokens
     write_vision(checkpoint, path, precision=precision, tokens=tokens, method=method, images=images)
 
 
+def open_attached(run: Path | None, face: Bundle, checkpoint: Path, lora: Path | None) -> Attached | None:
+    """What was trained for this checkpoint, if anything. Raises as Attached.open does, and ValueError beside a LoRA."""
+    if run and lora:
+        raise ValueError(
+            "--attach was trained with the checkpoint as it is, --lora changes its LLM: merge the adapter into the "
+            "checkpoint with PEFT first, then train with that"
+        )
+    return Attached.open(run, face, checkpoint) if run else None
+
+
 def verify_bundle(
-    bundle: Bundle, folder: Path, *, lora: Path | None = None, progress: Callable[[str], None] = lambda text: None
+    bundle: Bundle,
+    folder: Path,
+    *,
+    lora: Path | None = None,
+    face: str = "nano",
+    attach: Path | None = None,
+    progress: Callable[[str], None] = lambda text: None,
 ) -> list[Stage]:
-    """Compare a finished bundle with its checkpoint again. Raises ParityError, or ValueError for another bundle."""
+    """Compare a finished bundle with its checkpoint again, and with the adapter's run and its face bundle where it was
+    made with one. Raises ParityError, or ValueError for another bundle."""
     m = bundle.manifest
     if not m.vision:
         raise ValueError(f"{bundle.path} was not made from a LLaVA checkpoint: it has no vision encoder of its own")
+    if bool(m.knowledge) != bool(attach):
+        raise ValueError(f"{bundle.path} was made with{'' if m.knowledge else 'out'} --attach: verify it the same way")
+    attached = open_attached(attach, Bundle.open(face), folder, lora)
     precisions = m.provenance["vision precision"], m.provenance["llm precision"]
     return verify_llava(
         open_checkpoint(folder, lora), bundle.path, m.vision, m.llm, precisions=precisions,
-        method=m.provenance["image tokens by"], progress=progress,
+        method=m.provenance["image tokens by"], attached=attached, progress=progress,
     )  # fmt: skip
 
 
 def vision_spec(checkpoint: Checkpoint, *, tokens: int | None, margin: float = 2.0) -> VisionSpec:
     """What the checkpoint says of its vision encoder. Raises ValueError for a preprocessing that is not CLIP's."""
     shape = VisionShape.read(checkpoint.config)
-    known = checkpoint.folder / "preprocessor_config.json"
-    settings: dict[str, Any] = {}
-    if known.is_file():
-        settings = read_json(known)
-    if settings.get("resample", 3) != 3:
-        raise ValueError(f"{known}: resample {settings['resample']}; LLaVA-1.5 resizes with 3 (bicubic)")
-    mean, std = settings.get("image_mean", CLIP_MEAN), settings.get("image_std", CLIP_STD)
+    mean, std = preprocessing(checkpoint.folder)
     count = tokens or shape.side**2 + (not shape.drop_class)
     width = checkpoint.shape("multi_modal_projector.linear_2.weight")[0]
     return VisionSpec(
@@ -269,6 +261,22 @@ def _manifest(
             "exporter": f"faceinsight {__version__}",
         },
         parity=kept | {s.name: round(s.error, 8) for s in stages},
+    )
+
+
+def _with_tokens(manifest: Manifest, attached: Attached) -> Manifest:
+    """Region tokens behind the image tokens, knowledge tokens instead of words."""
+    sets = attached.record.sets
+    own = Licence(
+        "region and knowledge projectors", "as the training data", f"trained here on {training_data(sets)}", terms(sets)
+    )
+    return dataclasses.replace(
+        manifest,
+        encoder=dataclasses.replace(manifest.encoder, width=manifest.llm.width),
+        knowledge=KnowledgeSpec("knowledge.onnx", STATES),
+        llm=dataclasses.replace(manifest.llm, prompt=dataclasses.replace(manifest.llm.prompt, findings="")),
+        licences=(*manifest.licences, own),
+        provenance=manifest.provenance | {"region and knowledge tokens": f"sha256 {attached.sha256}"},
     )
 
 

@@ -20,6 +20,7 @@ from faceinsight.llm import EXACT
 from faceinsight.manifest import LlmSpec, PromptSpec, VisionSpec
 from faceinsight.pixels import to_pixels
 
+from .attach import Attached, Spoken, attached_stages
 from .checkpoint import Checkpoint
 from .onnx_file import FLOAT, HALF
 from .parity import LLM_TOLERANCES, ParityError, ProbedLanguage, Stage, compare
@@ -58,13 +59,14 @@ def verify_llava(
     *,
     precisions: tuple[str, str],
     method: str = "merge",
+    attached: Attached | None = None,
     images: Sequence[NDArray[np.uint8]] | None = None,
     progress: Callable[[str], None] = lambda text: None,
 ) -> list[Stage]:
     """Compare the files in `folder` with a checkpoint (an adapter merged in, if there is one).
 
-    precisions: the vision encoder's and the LLM's. Raises ParityError with the whole table if a stage is beyond its
-    tolerance.
+    precisions: the vision encoder's and the LLM's. attached: what FaceInsight's own tokens were made of, if it has any.
+    Raises ParityError with the whole table if a stage is beyond its tolerance.
     """
     shown = list(images or pictures())
     device = Device("cpu", False, cores())
@@ -74,8 +76,13 @@ def verify_llava(
     progress("verify: vision")
     features, tokens = _see(checkpoint, reference[:2], vision, method)
     stages += _vision_stages(folder / vision.file, reference[:2], features, tokens, precisions[0], device)
+    spoken = None
+    if attached:
+        progress("verify: region and knowledge tokens")
+        own, spoken = attached_stages(attached, folder, device)
+        stages += own
     progress(f"verify: llm ({precisions[1]})")
-    stages += _llm_stages(checkpoint, folder / llm.file, llm, tokens[0], precisions[1], device)
+    stages += _llm_stages(checkpoint, folder / llm.file, llm, tokens[0], precisions[1], device, spoken)
     if not all(s.passed for s in stages):
         raise ParityError("parity failed:\n" + "\n".join(map(str, stages)))
     return stages
@@ -176,16 +183,22 @@ def _llm_stages(
     image_tokens: NDArray[np.float32],
     precision: str,
     device: Device,
+    spoken: Spoken | None,
 ) -> list[Stage]:
+    """Of a face's image tokens, and of its region tokens and findings where there are any, laid out as in use."""
     prompt = spec.prompt
     with ProbedLanguage(path, spec, device, parameters=EXACT) as language:
         before = language.vocabulary.tokens(prompt.before_face, special=True, first=True)
-        after = [
+        asked = [
             *language.vocabulary.tokens(prompt.after_face, special=True, first=True),
             *language.vocabulary.tokens(QUESTION),
-            *language.vocabulary.tokens(prompt.before_answer, special=True),
         ]
-        rows = np.concatenate([checkpoint.get("model.embed_tokens.weight")[before], image_tokens]).astype(np.float32)
+        ready = language.vocabulary.tokens(prompt.before_answer, special=True)
+        words = checkpoint.get("model.embed_tokens.weight")
+        parts, after = [words[before], image_tokens], [*asked, *ready]
+        if spoken:
+            parts, after = [*parts, spoken.regions, words[asked], spoken.knowledge], ready
+        rows = np.concatenate(parts).astype(np.float32)
         answer = language.greedy(after, ANSWER, rows)
         found = language.logits([*after, *answer], rows)
     tolerance = LLM_TOLERANCES[precision]
@@ -195,7 +208,7 @@ def _llm_stages(
     slack = tolerance * np.abs(expected).max()
     other = [bool(expected[p].max() - expected[p, t] > slack) for p, t in zip(at, answer, strict=True)]
     return [
-        _prompt_stage(checkpoint, [before, after], prompt),
+        _prompt_stage(checkpoint, [before, [*asked, *ready]], prompt),
         compare("llm logits", expected, found, tolerance, mean=precision not in ("f32", "f16")),
         Stage("greedy text", 1 - float(np.mean(other)), float(np.mean(other)), 0.0),
     ]

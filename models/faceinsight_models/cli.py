@@ -37,6 +37,13 @@ def main(argv: list[str] | None = None) -> int:
             "--out", type=Path, required=True, metavar="DIR", help="run folder: caches, checkpoints, logs, weights"
         )
         run.add_argument("--threads", type=int, default=0, help="threads for torch (default: all cores)")
+    llava = commands.add_parser("attach", help="region and knowledge tokens for a frozen LLaVA's LLM (resumes)")
+    llava.add_argument("checkpoint", type=Path, help="a LLaVA checkpoint folder; it is read and never changed")
+    llava.add_argument("--recipe", default="llava-1.5-7b", help="its prompt: a shipped recipe or a .toml file")
+    llava.add_argument("--face", default="nano", help="the bundle whose encoder sees the regions (default: nano)")
+    llava.add_argument("--data", type=Path, required=True, metavar="DIR", help="labelled faces; see docs/training.md")
+    llava.add_argument("--out", type=Path, required=True, metavar="DIR", help="run folder, for export's --attach")
+    llava.add_argument("--threads", type=int, default=0, help="threads for torch (default: all cores)")
     args = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
@@ -55,21 +62,31 @@ def _run(args: argparse.Namespace) -> int:
         else:
             weights.unpack(args.weights, args.bundle, args.out)
         return 0
-    from .recipe import Recipe
+    from .recipe import LlavaRecipe, Recipe
 
+    if args.command == "attach":
+        from .train.attach import attach
+
+        _threads(args.threads)
+        attach(args.checkpoint, face=args.face, data=args.data, out=args.out, recipe=LlavaRecipe.load(args.recipe))
+        return 0
     recipe = Recipe.load(args.recipe)
     if args.command == "assets":
         from .assets import fetch
 
         fetch(recipe, args.out)
         return 0
-    import torch
-
     from .pipeline import Pipeline
 
-    if args.threads:
-        torch.set_num_threads(args.threads)
+    _threads(args.threads)
     pipeline = Pipeline(recipe, data=args.data, run=args.out, asset_folder=args.assets)
     for step in ALL if args.command == "all" else (args.command,):
         getattr(pipeline, step)()
     return 0
+
+
+def _threads(count: int) -> None:
+    if count:
+        import torch
+
+        torch.set_num_threads(count)

@@ -12,7 +12,7 @@ import logging
 import threading
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import cv2
@@ -179,6 +179,13 @@ def set_rows(data: Path, name: str) -> list[dict[str, str]]:
 
 def load_faces(data: Path, cache: Path, detector: FaceDetector, template: NDArray[np.float32]) -> Faces:
     """All sets of the data folder; finds and caches their landmarks on the first call."""
+    faces = load_pictures(data)
+    landmarks = [_landmarks(data, a.stem, set_rows(data, a.stem), cache, detector) for a in faces.archives]
+    return replace(faces, landmarks=np.concatenate(landmarks), template=np.asarray(template, np.float32))
+
+
+def load_pictures(data: Path) -> Faces:
+    """All sets of the data folder, without looking where in a picture the face is: landmarks and template are empty."""
     found = [n for n in SETS if (data / f"{n}.csv").is_file()]
     if not found:
         raise FileNotFoundError(f"{data} holds none of {', '.join(f'{n}.csv' for n in SETS)}: see docs/training.md")
@@ -188,10 +195,10 @@ def load_faces(data: Path, cache: Path, detector: FaceDetector, template: NDArra
         tuple(data / f"{n}.zip" for n in found),
         np.repeat(np.arange(len(found)), [len(r) for r in rows]),
         tuple(r["file"] for own in rows for r in own),
-        np.concatenate([_landmarks(data, n, own, cache, detector) for n, own in zip(found, rows, strict=True)]),
+        np.empty((0, 5, 2), np.float32),
         np.concatenate([SETS[n](own) for n, own in zip(found, rows, strict=True)]),
         np.concatenate(part),
-        np.asarray(template, np.float32),
+        np.empty((0, 2), np.float32),
     )
 
 

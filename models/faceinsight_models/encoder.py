@@ -183,9 +183,12 @@ class Adapter(nn.Module):
     learned to bring faces near to what can be said of them: that way the LLM finds what it is asked about.
     """
 
-    def __init__(self, *, region_width: int, text_width: int, regions: int, states: int, width: int) -> None:
+    def __init__(
+        self, *, region_width: int, text_width: int, regions: int, states: int, width: int, image: bool = True
+    ) -> None:
+        """image: without it, there are no image tokens: an LLM with a vision encoder of its own has them already."""
         super().__init__()
-        self.image = Projector(nn.Linear(IMAGE_CHANNELS, text_width), text_width, width)
+        self.image = Projector(nn.Linear(IMAGE_CHANNELS, text_width), text_width, width) if image else None
         self.region = Projector(region_mlp(region_width, text_width), text_width, width)
         self.text = _mlp(text_width, width)
         self.region_name = nn.Embedding(regions, width)
@@ -226,13 +229,25 @@ class EncoderGraph(nn.Module):
         return logits, self.adapter.image_tokens(features), self.adapter.region_tokens(features), features.area
 
 
+class RegionGraph(nn.Module):
+    """Export wrapper: the encoder's region features (B,R,D) -> region tokens (B,R,d)."""
+
+    def __init__(self, adapter: Adapter) -> None:
+        super().__init__()
+        self.region, self.region_name = adapter.region, adapter.region_name
+
+    def forward(self, region_features: Tensor) -> Tensor:
+        return self.region(region_features) + self.region_name.weight
+
+
 class KnowledgeGraph(nn.Module):
     """Export wrapper: characteristics (K,) and their states (K,) -> knowledge tokens (K,d); the GCN is baked in."""
 
-    def __init__(self, encoder: FaceEncoder, adapter: Adapter) -> None:
+    def __init__(self, text: Tensor, adapter: Adapter) -> None:
+        """text (N,dt): refined features of all characteristics."""
         super().__init__()
         with torch.no_grad():
-            self.register_buffer("names", adapter.text(encoder.head.ccm()))
+            self.register_buffer("names", adapter.text(text))
         self.register_buffer("states", adapter.state.weight.detach().clone())
 
     def forward(self, characteristics: Tensor, states: Tensor) -> Tensor:

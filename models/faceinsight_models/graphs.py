@@ -9,7 +9,7 @@ import onnx
 import torch
 from torch import Tensor, nn
 
-from .encoder import Adapter, EncoderGraph, FaceEncoder, KnowledgeGraph
+from .encoder import Adapter, EncoderGraph, FaceEncoder, KnowledgeGraph, RegionGraph
 from .parser import FaceParser, LabelMap
 from .question import QuestionEncoder
 
@@ -37,9 +37,17 @@ def write_encoder(encoder: FaceEncoder, adapter: Adapter, path: Path, *, size: i
     return module
 
 
-def write_knowledge(encoder: FaceEncoder, adapter: Adapter, path: Path) -> nn.Module:
-    """characteristics (K,), states (K,) -> knowledge_tokens (K,width)."""
-    module = KnowledgeGraph(encoder, adapter).eval()
+def write_regions(adapter: Adapter, path: Path, *, regions: int, region_width: int) -> nn.Module:
+    """region_features (B,regions,region_width) -> region_tokens (B,regions,width)."""
+    module = RegionGraph(adapter).eval()
+    inputs = {"region_features": torch.zeros(2, regions, region_width)}
+    _write(module, inputs, ("region_tokens",), path, batch=("region_features",))
+    return module
+
+
+def write_knowledge(text: Tensor, adapter: Adapter, path: Path) -> nn.Module:
+    """characteristics (K,), states (K,) -> knowledge_tokens (K,width); text (N,dt): refined features of all."""
+    module = KnowledgeGraph(text, adapter).eval()
     inputs = {"characteristics": torch.arange(5), "states": torch.zeros(5, dtype=torch.int64)}
     _write(module, inputs, ("knowledge_tokens",), path, count=("characteristics", "states"))
     return module

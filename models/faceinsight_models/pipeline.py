@@ -25,6 +25,7 @@ from .parser import FaceParser
 from .question import QuestionEncoder
 from .recipe import Recipe
 from .train.align import align
+from .train.conversation import Judge
 from .train.encoder import (
     PORTRAITS,
     build_adapter,
@@ -36,9 +37,10 @@ from .train.encoder import (
     train_base,
     train_shared,
 )
-from .train.llm import FaceLlm, Judge, Seen, look, train_llm
+from .train.llm import FaceLlm, train_llm
 from .train.parser import train_parser, train_teacher
 from .train.question import train_question
+from .train.seen import Seen, look
 from .train.trunk import TrunkClassifier, train_trunk
 from .vocabulary import CHARACTERISTICS, MASK_CLASSES, NAMES
 
@@ -225,10 +227,12 @@ class Pipeline:
         if (self.run / "align.pt").exists():
             adapter.load_state_dict(_state(self.run / "align.pt"))
             return adapter
+        view, tokenizer = self.encoder().head.view, self.vocabulary().tokenizer()
         return align(
-            adapter, self.seen, self.faces.labels[self.seen.rows], llm=small, head=self.encoder().head,
-            text=self.refined(), tokenizer=self.vocabulary().tokenizer(), out=self.run,
-            schedule=self.recipe.train["align"],
+            adapter, self.seen, self.faces.labels[self.seen.rows], table=small.model.embed_tokens.weight.detach(),
+            encode=lambda text: tokenizer.encode(text).ids,
+            views={name: getattr(view, name).state_dict() for name in ("image", "region")}, text=self.refined(),
+            out=self.run, schedule=self.recipe.train["align"],
         )  # fmt: skip
 
     def llm(self) -> FaceLlm:

@@ -20,6 +20,9 @@ else:
 
 T = TypeVar("T")
 
+RECIPES = Path(__file__).parent / "recipes"
+LLAVA_RECIPES = RECIPES / "llava"
+
 
 @dataclass(frozen=True)
 class Crop:
@@ -77,6 +80,48 @@ class Schedule:
 
 
 @dataclass(frozen=True)
+class AttachSizes:
+    """Teaching an adapter to speak to a frozen LLaVA: how many faces, questions per face and batch, forward passes that
+    a batch goes through in (less memory), and the schedules of its two steps."""
+
+    faces: int = 8000
+    turns: int = 6
+    passes: int = 8
+    align: Schedule = Schedule(steps=1500, batch=64, lr=1e-3)
+    train: Schedule = Schedule(steps=1500, batch=8, lr=1e-3, average=0.99)
+
+
+@dataclass(frozen=True)
+class LlavaRecipe:
+    """The prompt that a family of LLaVAs was trained with, and limits in tokens.
+
+    margin: the vision encoder is shown a square with `margin` times the face box's longer side.
+    """
+
+    before_face: str
+    after_face: str
+    before_answer: str
+    stop: str
+    context: int
+    between: str = "\n"
+    follow: str = "\n"
+    max_question: int = 256
+    max_answer: int = 256
+    margin: float = 2.0
+    attach: AttachSizes = AttachSizes()
+
+    @classmethod
+    def load(cls, name: str) -> LlavaRecipe:
+        """A shipped recipe by name, or a TOML file by path. Raises FileNotFoundError or ValueError."""
+        return read_recipe(cls, name, LLAVA_RECIPES)
+
+
+def llava_recipes() -> list[str]:
+    """Names of the shipped recipes for LLaVA checkpoints."""
+    return sorted(p.stem for p in LLAVA_RECIPES.glob("*.toml"))
+
+
+@dataclass(frozen=True)
 class Asset:
     package: str
     member: str
@@ -98,7 +143,7 @@ class Recipe:
     @classmethod
     def load(cls, name: str) -> Recipe:
         """A shipped recipe by name, or a TOML file by path. Raises FileNotFoundError or ValueError."""
-        return read_recipe(cls, name, Path(__file__).parent / "recipes")
+        return read_recipe(cls, name, RECIPES)
 
 
 def read_recipe(kind: type[T], name: str, folder: Path) -> T:

@@ -121,12 +121,12 @@ def estimate(bundle: Bundle, *, memory: int | None = None, floor: int | None = N
         heap = max(heap, held + loading)
     running = sum(p.bytes for p in parts[1:])
     parts.append(Part("loading", max(0, heap - running), "what loading the graphs takes beyond running them"))
-    chunk = max(m.image_tokens + len(m.regions), m.llm.max_question)
+    chunk = max(m.face_tokens, m.llm.max_question)
     header = GgufHeader.read(bundle.file(m.llm.file))
     parts += _llm(m.llm.file, header, context=m.llm.context, chunk=chunk)
     crowd = axes | {"batch": CROWD}
     more = sum(round(ARENA * (activations(g, crowd) - activations(g, axes))) for g in graphs.values())
-    face = kv_cache(header, m.image_tokens + len(m.regions))
+    face = kv_cache(header, m.face_tokens)
     beyond = (
         Part("earlier faces", CACHE_MB * 10**6, f"at most (cache_mb); one that was asked about is {_mb(face)}"),
         Part(f"{CROWD} faces or more", more, "the encoders run on this many faces at a time"),

@@ -19,6 +19,8 @@ from .vocabulary import changed, quiet
 Rows = list[int] | NDArray[np.float32]
 #: Sequences beside the main one: so many questions about one face go through the LLM at once.
 BRANCHES = 16
+#: Rows that llama.cpp computes at once on a CPU.
+CHUNK = 256
 #: Context parameters for comparing with a reference: float32 KV cache and plain attention; slower and larger.
 EXACT = {"type_k": 0, "type_v": 0, "flash_attn_type": 0}
 
@@ -62,6 +64,10 @@ class Llm:
         self._size = self._c.llama_vocab_n_tokens(self._c.llama_model_get_vocab(self.model))
         self._embeddings = Embeddings.open(path)
         params = dict.fromkeys(("n_ctx", "n_batch", "n_ubatch"), context)
+        if not device.llm_on_gpu:
+            # On a CPU, flash attention wins by little where many rows go in at once, and loses by far where fewer than
+            # 64 do, as in a question. Without it, large batches take memory (benchmarks/settings.py).
+            params |= {"flash_attn_type": self._c.LLAMA_FLASH_ATTN_TYPE_DISABLED, "n_ubatch": min(context, CHUNK)}
         params |= dict.fromkeys(("n_threads", "n_threads_batch"), device.threads)
         # Branches share the cells of what they have in common.
         params |= {"n_seq_max": 1 + BRANCHES, "kv_unified": True}

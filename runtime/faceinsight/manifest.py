@@ -65,7 +65,8 @@ class ParserSpec:
 class EncoderSpec:
     """Pixels (B,3,size,size), label map, characteristics (K,) -> logits, region area, image and region tokens.
 
-    width: of the tokens; 0 where the graph has none, because a vision encoder of its own makes what the LLM sees.
+    image_tokens: how many; 0 where a vision encoder of its own makes them.
+    width: of the tokens; 0 where the graph has none at all.
     """
 
     file: str
@@ -239,7 +240,8 @@ class Manifest:
     """A bundle's contract.
 
     knowledge: None where the LLM is told in words what was found.
-    vision: None where the encoder itself makes the LLM's image and region tokens.
+    vision: None where the encoder itself makes the LLM's image tokens. With it, there are region tokens and knowledge
+        tokens where both were trained for its LLM, or neither.
     soft_weight: what breaking a soft rule costs, in calibrated logits.
     switches: groups of characteristics that a user can turn on and off, and whether they are on by default.
     """
@@ -305,17 +307,26 @@ class Manifest:
             raise FieldError(f"knowledge.states: expected {list(STATES)}, found {list(self.knowledge.states)}")
         if not self.knowledge and "{findings}" not in self.llm.prompt.findings:
             raise FieldError("llm.prompt.findings: without knowledge tokens, expected a text with {findings}")
-        if self.vision and (self.encoder.width or self.knowledge):
-            raise FieldError("vision: with it, encoder.width is 0 and knowledge is null: they speak to another LLM")
-        width = self.vision.width if self.vision else self.encoder.width
-        if width != self.llm.width:
-            name = "vision" if self.vision else "encoder"
-            raise FieldError(f"{name}.width {width} does not fit llm.width {self.llm.width}")
+        if self.vision and self.encoder.image_tokens:
+            raise FieldError(f"vision: with it, encoder.image_tokens is 0, found {self.encoder.image_tokens}")
+        if self.vision and bool(self.encoder.width) != bool(self.knowledge):
+            raise FieldError("vision: with it, encoder.width is 0 and knowledge null, or both speak to its LLM")
+        widths = {"vision": self.vision.width} if self.vision else {}
+        if self.encoder.width or not self.vision:
+            widths["encoder"] = self.encoder.width
+        for name, width in widths.items():
+            if width != self.llm.width:
+                raise FieldError(f"{name}.width {width} does not fit llm.width {self.llm.width}")
 
     @property
     def image_tokens(self) -> int:
         """How many tokens the LLM is shown of a face's picture."""
         return self.vision.image_tokens if self.vision else self.encoder.image_tokens
+
+    @property
+    def face_tokens(self) -> int:
+        """How many tokens the LLM is shown of a face, at most: image tokens, and one for each region."""
+        return self.image_tokens + (len(self.regions) if self.encoder.width else 0)
 
     @classmethod
     def from_json(cls, text: str) -> Manifest:

@@ -28,7 +28,8 @@ BATCH = 8
 @dataclass(frozen=True, slots=True)
 class Encoded:
     """What the graphs say of B faces: label_map (B,S,S), logits (B,K), area (B,R), image_tokens (B,P,width) and
-    region_tokens (B,R,width); with a vision encoder of its own the bundle has none of these, P and width are 0."""
+    region_tokens (B,R,width). P is 0 where the bundle has a vision encoder of its own, R too where only that one speaks
+    to the LLM."""
 
     label_map: NDArray[np.uint8]
     logits: NDArray[np.float32]
@@ -71,6 +72,8 @@ class Perception:
         self._fingerprint = hashlib.sha256(m.to_json().encode()).digest()
         self.detector = detector
         size, map_size = m.encoder.size, m.parser.size
+        tokens = {"image_tokens": m.encoder.image_tokens, "region_tokens": regions if width else 0}
+        self._tokens = {name: (None, count, width) for name, count in tokens.items() if count}
         self._parser = Graph(
             parser, m.parser.file, {"pixels": (None, 3, map_size, map_size)}, {"label_map": (None, map_size, map_size)}
         )
@@ -78,12 +81,7 @@ class Perception:
             encoder,
             m.encoder.file,
             {"pixels": (None, 3, size, size), "label_map": (None, map_size, map_size), "characteristics": (None,)},
-            {"logits": (None, None), "region_area": (None, regions)}
-            | (
-                {"image_tokens": (None, m.encoder.image_tokens, width), "region_tokens": (None, regions, width)}
-                if width
-                else {}
-            ),
+            {"logits": (None, None), "region_area": (None, regions)} | self._tokens,
         )
         self._knowledge = m.knowledge and Graph(
             knowledge,
@@ -126,10 +124,10 @@ class Perception:
         faces = []
         for i, d in enumerate(detections):
             labels, areas = self.judge(seen, i)
-            present = seen.region_tokens[i][seen.area[i] > 0]
+            present = seen.region_tokens[i][seen.area[i] > 0] if seen.region_tokens.size else seen.region_tokens[i]
             tokens = np.concatenate([seen.image_tokens[i], present]).astype(np.float32)
             picture = surroundings(image, d.box, self._vision) if self._vision else None
-            key = self._key(tokens if picture is None else picture)
+            key = self._key(tokens) if picture is None else self._key(picture, tokens)
             faces.append(
                 Face(
                     d.box, d.landmarks, d.score, labels, areas, seen.label_map[i], matrices[i], tokens,
@@ -138,10 +136,11 @@ class Perception:
             )  # fmt: skip
         return faces
 
-    def _key(self, seen: NDArray[Any]) -> str:
-        """Fingerprint of what an LLM sees of a face: the array, and everything that it was made and will be read by."""
+    def _key(self, *seen: NDArray[Any]) -> str:
+        """Fingerprint of what an LLM sees of a face: arrays, and everything that they were made and will be read by."""
         digest = hashlib.sha256(self._fingerprint)
-        digest.update(f"{seen.dtype} {seen.shape} ".encode() + np.ascontiguousarray(seen).tobytes())
+        for array in seen:
+            digest.update(f"{array.dtype} {array.shape} ".encode() + np.ascontiguousarray(array).tobytes())
         return digest.hexdigest()
 
     def crops(
@@ -170,11 +169,10 @@ class Perception:
     ) -> Encoded:
         """Encode canonical crops (B,S,S,3) RGB whose label maps are known."""
         pixels = normalised(small, self._manifest.encoder)
-        seen = self._encoder(pixels=pixels, label_map=label_map, characteristics=characteristics)
-        if self._vision:
-            nothing = np.zeros((len(small), 0, 0), np.float32)
-            seen += [nothing, np.zeros((len(small), len(self._manifest.regions), 0), np.float32)]
-        return Encoded(label_map, *seen)
+        logits, area, *tokens = self._encoder(pixels=pixels, label_map=label_map, characteristics=characteristics)
+        made = dict(zip(self._tokens, tokens, strict=True))
+        none = np.zeros((len(small), 0, self._manifest.llm.width), np.float32)
+        return Encoded(label_map, logits, area, made.get("image_tokens", none), made.get("region_tokens", none))
 
     def judge(self, seen: Encoded, face: int) -> tuple[tuple[Label, ...], dict[str, float]]:
         """Labels of one of the encoded faces, and the share of the crop that each region has."""

@@ -24,8 +24,9 @@ class Face:
         areas: region -> share of the canonical crop.
         label_map: (S,S) uint8, mask classes of the canonical crop.
         matrix: (2,3) from photo pixels to the label map's pixels.
-        tokens: (T,width) float32, what the LLM sees of the face: image and region tokens. Empty where the bundle has a
-            vision encoder of its own, which looks at `picture` when the LLM is first asked.
+        tokens: (T,width) float32, what the LLM sees of the face: image and region tokens. Where the bundle has a vision
+            encoder of its own, that one makes the image tokens of `picture` when the LLM is first asked: then these are
+            region tokens, or none.
         knowledge: (K,width) float32, what was found: one knowledge token per label, in their order; or none (0,0).
         picture: (S,S,3) uint8 RGB, the face and its surroundings as that vision encoder is shown them; else None.
         key: fingerprint of what the LLM sees; two faces with one key are the same to its cache.

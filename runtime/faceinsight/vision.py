@@ -16,7 +16,7 @@ from .types import Face
 
 
 class Vision:
-    """Looks at a face's picture once; its tokens are kept in a cache."""
+    """Looks at a face's picture once; its image tokens are kept in a cache."""
 
     def __init__(self, spec: VisionSpec, session: Any, kept: FaceCache) -> None:
         self._spec = spec
@@ -26,7 +26,15 @@ class Vision:
         self.kept = kept
 
     def __call__(self, face: Face) -> NDArray[np.float32]:
-        """(P,width) image tokens of a face that `perceive` of this bundle found."""
+        """(P+T,width): what the LLM sees of a face that `perceive` of this bundle found: image tokens of its picture,
+        and behind them its region tokens, where the bundle has some."""
+        image = self.look(face)
+        if face.tokens.shape[1:] != image.shape[1:]:
+            raise RequestError(f"this face was perceived with another bundle: tokens of shape {face.tokens.shape}")
+        return np.concatenate([image, face.tokens])
+
+    def look(self, face: Face) -> NDArray[np.float32]:
+        """(P,width) image tokens of its picture."""
         known: NDArray[np.float32] | None = self.kept.get(face.key)
         if known is not None:
             return np.array(known)

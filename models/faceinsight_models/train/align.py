@@ -7,9 +7,9 @@ what holds, and where a set has no label, the head. Nothing of a switched group 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,14 +17,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..encoder import Adapter, Features, KnowledgeHead
+from ..encoder import Adapter, Features
 from ..recipe import Schedule
 from ..vocabulary import CHARACTERISTICS, REGIONS
-from .llm import Seen
 from .loop import device, train
-
-if TYPE_CHECKING:
-    from transformers import LlamaForCausalLM
+from .seen import Seen
 
 #: The region that stands for all of the face.
 WHOLE = "face"
@@ -35,25 +32,28 @@ def align(
     seen: Seen,
     labels: NDArray[np.float32],
     *,
-    llm: LlamaForCausalLM,
-    head: KnowledgeHead,
+    table: Tensor,
+    encode: Callable[[str], list[int]],
+    views: Mapping[str, Mapping[str, Tensor]],
     text: Tensor,
-    tokenizer: Any,
     out: Path,
     schedule: Schedule,
 ) -> Adapter:
-    """Train the adapter in place; the LLM lends its word embeddings. labels (N,K) of the faces that were seen."""
+    """Train the adapter in place.
+
+    labels (N,K) of the faces that were seen. table (V,d), encode: the LLM's word embeddings and how a text that follows
+    another becomes tokens. views: weights of the head's own ways from "image" and "region" features to text features.
+    """
     torch.manual_seed(schedule.seed)
-    table = llm.model.embed_tokens.weight.detach()
     scale = table.std()
 
     def words(phrases: Sequence[str]) -> Tensor:
         """Mean word embedding of each phrase, as strong as a word."""
-        mean = torch.stack([table[tokenizer.encode(p).ids].mean(0) for p in phrases])
+        mean = torch.stack([table[encode(p)].mean(0) for p in phrases])
         return mean / mean.std() * scale
 
     names = words([" " + c.phrase.split(" ", 1)[1] for c in CHARACTERISTICS])
-    start(adapter, head, text, words)
+    start(adapter, views, text, words)
     said, member = torch.from_numpy(holding(labels, seen.logits)), membership()
     names, text, member, scale = (x.to(device()) for x in (names, text, member, scale))
 
@@ -68,9 +68,11 @@ def align(
         bare = adapter.region(features.regions)
         parts = {
             "text": F.mse_loss(adapter.text(text), names),
-            "image": F.mse_loss(adapter.image_tokens(features), target[:, :1].expand(-1, features.image.shape[1], -1)),
             "region": F.mse_loss(bare[there], target[there]),
         }
+        if adapter.image is not None:
+            whole = target[:, :1].expand(-1, features.image.shape[1], -1)
+            parts["image"] = F.mse_loss(adapter.image_tokens(features), whole)
         value = torch.stack(list(parts.values())).sum() / scale**2
         return value, {k: round(float(v.detach() / scale**2), 4) for k, v in parts.items()}
 
@@ -78,13 +80,14 @@ def align(
     return adapter
 
 
-def start(adapter: Adapter, head: KnowledgeHead, text: Tensor, words: Any) -> None:
+def start(adapter: Adapter, views: Mapping[str, Mapping[str, Tensor]], text: Tensor, words: Any) -> None:
     """States and regions begin as their words; features take the head's way into the text features' space."""
     with torch.no_grad():
         adapter.state.weight.copy_(words([" no", " yes", " unsure", " hidden"]))
         adapter.region_name.weight.copy_(words([" " + r for r in REGIONS]))
-        for projector, into in ((adapter.image, head.view.image), (adapter.region, head.view.region)):
-            projector.into.load_state_dict(into.state_dict())
+        for name, into in views.items():
+            projector = adapter.get_submodule(name)
+            projector.into.load_state_dict(into)
             projector.length.copy_(text.norm(dim=1).mean())
 
 

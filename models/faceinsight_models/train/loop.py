@@ -76,11 +76,13 @@ def train(
     load: Callable[[NDArray[np.int64], np.random.Generator], Batch],
     loss: Callable[[Batch], tuple[Tensor, dict[str, float]]],
     param_groups: Sequence[dict[str, Any]] | None = None,
+    passes: int = 1,
 ) -> nn.Module:
     """Train `model` in place and leave the averaged weights in it.
 
     Writes `out/name.ckpt` (resumes from it), `out/name.log.jsonl` and, at the end, `out/name.pt` (state dict).
     `load` runs ahead in a thread; `loss` returns the scalar and figures to log. The model comes back on the CPU.
+    passes: a batch goes through in so many parts, whose gradients add up to those of their mean.
     """
     out.mkdir(parents=True, exist_ok=True)
     final, checkpoint, log_path = out / f"{name}.pt", out / f"{name}.ckpt", out / f"{name}.log.jsonl"
@@ -110,22 +112,25 @@ def train(
     model.train()
     plan = batches(count, schedule, start)
     with ThreadPoolExecutor(1) as pool, open(log_path, "a") as journal:
-        ahead = _submit(pool, load, plan)
+        ahead = _submit(pool, load, plan, passes)
         bar = tqdm(total=schedule.steps, initial=start, desc=name, unit="step", mininterval=5)
         began = time.monotonic()
         while ahead is not None:
             step, pending = ahead
-            batch = moved(pending.result())
-            ahead = _submit(pool, load, plan)
+            parts = pending.result()
+            ahead = _submit(pool, load, plan, passes)
             for group, peak in zip(optimiser.param_groups, peaks, strict=True):
                 group["lr"] = peak * rate(schedule, step)
-            value, figures = loss(batch)
-            if not torch.isfinite(value):
-                raise FloatingPointError(
-                    f"{name}: loss is {float(value)} at step {step}; the last checkpoint is intact"
-                )
             optimiser.zero_grad(set_to_none=True)
-            value.backward()  # type: ignore[no-untyped-call]
+            value = torch.zeros((), device=device())
+            for part in parts:
+                own, figures = loss(moved(part))
+                if not torch.isfinite(own):
+                    raise FloatingPointError(
+                        f"{name}: loss is {float(own)} at step {step}; the last checkpoint is intact"
+                    )
+                (own / len(parts)).backward()  # type: ignore[no-untyped-call]
+                value += own.detach() / len(parts)
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimiser.step()
             decay = min(schedule.average, (1 + step) / (10 + step))
@@ -147,9 +152,16 @@ def train(
     return model
 
 
-def _submit(pool: ThreadPoolExecutor, load: Callable[..., Batch], plan: Iterator[Any]) -> tuple[int, Any] | None:
+def _submit(
+    pool: ThreadPoolExecutor, load: Callable[..., Batch], plan: Iterator[Any], passes: int
+) -> tuple[int, Any] | None:
+    """The number of the next step, and the parts of its batch that are being loaded."""
     item = next(plan, None)
-    return None if item is None else (item[0], pool.submit(load, item[1], item[2]))
+    if item is None:
+        return None
+    step, indices, rng = item
+    parts = np.array_split(indices, min(passes, len(indices)))
+    return step, pool.submit(lambda: [load(part, rng) for part in parts])
 
 
 @torch.no_grad()

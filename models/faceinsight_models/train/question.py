@@ -16,7 +16,8 @@ from ..question import QuestionEncoder
 from ..recipe import Schedule
 from ..vocabulary import NAMES
 from ..wordings import ASIDES
-from .llm import PAIRS, PROMPT
+from .conversation import PAIRS
+from .llm import PROMPT
 from .loop import train
 
 #: How often the words of a question change places.

@@ -1,0 +1,124 @@
+"""FaceInsight's own tokens for a user's LLaVA: what `faceinsight-train attach` made, to ONNX and through the gate."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+from numpy.typing import NDArray
+
+from faceinsight.bundle import Bundle, sha256_of
+from faceinsight.device import Device
+from faceinsight.manifest import STATES, Manifest
+from faceinsight_models.attached import WEIGHTS, Record, load_adapter
+from faceinsight_models.encoder import KnowledgeGraph, RegionGraph
+from faceinsight_models.graphs import write_knowledge, write_regions
+from faceinsight_models.llava import fingerprint
+from faceinsight_models.tapped import FEATURES, TappedEncoder
+
+from .half import store_half
+from .parity import Stage, compare
+
+#: Largest relative errors: the face's logits go through the same weights; of the new graphs weights are stored in half
+#: precision.
+TOLERANCES = {"face logits": 1e-4, "region tokens": 0.01, "knowledge tokens": 0.005}
+#: Before the names in the graph that is put behind the encoder: both have been made by the same exporter.
+_PREFIX = "attached."
+
+
+@dataclass(frozen=True)
+class Attached:
+    """A trained adapter, and the encoder that it stands behind, of a face bundle. Open it with `Attached.open`."""
+
+    record: Record
+    adapter: Any
+    encoder: TappedEncoder
+    face: Manifest
+    sha256: str
+
+    @classmethod
+    def open(cls, run: Path, face: Bundle, checkpoint: Path) -> Attached:
+        """Raises FileNotFoundError for a run that has not finished, ValueError for one that was made with another LLaVA
+        or for another face bundle's encoder."""
+        record, adapter = Record.load(run), load_adapter(run)
+        name = face.manifest.encoder.file
+        if record.encoder != face.manifest.files[name].sha256:
+            raise ValueError(
+                f"{run} was trained on the regions that {record.face!r} sees, {face.path} has another encoder: "
+                "give --face the bundle it was trained with, or train again"
+            )
+        if record.checkpoint != fingerprint(checkpoint):
+            raise ValueError(
+                f"{run} was trained with another checkpoint than {checkpoint}: its tokens mean nothing to this LLM; "
+                "give the one it was trained with, or train again"
+            )
+        encoder = TappedEncoder.open(face.file(name))
+        return cls(record, adapter, encoder, face.manifest, sha256_of(run / WEIGHTS))
+
+    def write(self, folder: Path) -> None:
+        """encoder.onnx, whose region tokens are of the LLM's width, and knowledge.onnx."""
+        regions = folder / "regions.onnx"
+        write_regions(self.adapter, regions, regions=self.encoder.regions, region_width=self.encoder.width)
+        store_half(regions)
+        _join(self.encoder, regions, folder / "encoder.onnx")
+        regions.unlink()
+        write_knowledge(self.encoder.text, self.adapter, folder / "knowledge.onnx")
+        store_half(folder / "knowledge.onnx")
+
+
+def _join(encoder: TappedEncoder, regions: Path, target: Path) -> None:
+    """The encoder, and behind its region features the graph that makes tokens of them."""
+    seen = encoder.of(["logits", FEATURES, "region_area"])
+    spoken = onnx.compose.add_prefix(onnx.load(regions), _PREFIX, rename_inputs=False, rename_outputs=False)
+    spoken.ir_version = seen.ir_version
+    outputs = ["logits", "region_tokens", "region_area"]
+    model = onnx.compose.merge_models(seen, spoken, io_map=[(FEATURES, FEATURES)], outputs=outputs)
+    onnx.checker.check_model(model)
+    onnx.save(model, target)
+
+
+@dataclass(frozen=True, slots=True)
+class Spoken:
+    """Reference tokens that the LLM is then judged with: of the visible regions of a face (T,width), and of a few
+    findings (K,width)."""
+
+    regions: NDArray[np.float32]
+    knowledge: NDArray[np.float32]
+
+
+def attached_stages(attached: Attached, folder: Path, device: Device) -> tuple[list[Stage], Spoken]:
+    """The graphs in `folder` against the face bundle's encoder and the adapter in torch, on the same inputs."""
+    rng, face = np.random.default_rng(0), attached.face
+    size, side = face.encoder.size, face.parser.size
+    blocks = rng.integers(0, len(face.parser.classes), (3, 8, 8)).astype(np.uint8)
+    inputs = {
+        "pixels": rng.normal(0, 0.6, (3, 3, size, size)).astype(np.float32),
+        "label_map": np.kron(blocks, np.ones((1, side // 8, side // 8), np.uint8)),
+        "characteristics": np.arange(len(face.characteristics)),
+    }
+    opened = folder / "features.onnx"
+    try:
+        attached.encoder.save(opened, ["logits", FEATURES, "region_area"])
+        logits, features, area = device.session(opened).run(None, inputs)
+    finally:
+        opened.unlink(missing_ok=True)
+    outputs = ["logits", "region_tokens"]
+    found_logits, found_tokens = device.session(folder / "encoder.onnx").run(outputs, inputs)
+    numbers = inputs["characteristics"]
+    asked = {"characteristics": numbers, "states": numbers % len(STATES)}
+    (found_knowledge,) = device.session(folder / "knowledge.onnx").run(["knowledge_tokens"], asked)
+    with torch.no_grad():
+        tokens = RegionGraph(attached.adapter)(torch.from_numpy(features)).numpy()
+        graph = KnowledgeGraph(attached.encoder.text, attached.adapter)
+        knowledge = graph(*(torch.from_numpy(v) for v in asked.values())).numpy()
+    pairs = {
+        "face logits": (logits, found_logits),
+        "region tokens": (tokens, found_tokens),
+        "knowledge tokens": (knowledge, found_knowledge),
+    }
+    stages = [compare(name, *pair, TOLERANCES[name]) for name, pair in pairs.items()]
+    return stages, Spoken(tokens[0][area[0] > 0], knowledge[[0, 15, 24, 31]])

@@ -1,0 +1,226 @@
+"""Conversations that an LLM learns from: what is shown, what is asked, what is told and what is answered.
+
+Several questions about one face share its prefix and do not see each other (one attention mask per batch), just as
+the runtime asks them; behind each question stand the findings that it asks about. Conversations come in three kinds
+(`Dialogues.draw`):
+
+- drilled: the states are drawn at random, so that no prior helps and the LLM must read what it is given;
+- found: the states are what the head found on this face;
+- hidden: findings are kept back, the truth is the label (the head's finding where a set has none), and every question
+  is one that only image and region tokens can answer (`look_turn`). That keeps the LLM looking at the face instead of
+  only reading the head's findings.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from faceinsight.labels import NO, UNSURE, YES, Labeler
+from faceinsight.manifest import STATES, PromptSpec
+
+from ..dialogue import look_turn, pair_turn, turn
+from ..recipe import LlavaRecipe
+from ..specs import characteristic_specs, rule_specs
+from ..vocabulary import CHARACTERISTICS, CHOICES, NAMES, REGIONS, SWITCHES
+from .seen import Seen
+
+IGNORE = -100
+_VISIBLE = {c.name: c.group in ("", "expression") for c in CHARACTERISTICS}
+#: Questions about at least this many characteristics are given only what was not found absent.
+LIST_FROM = 4
+#: Places in a conversation that hold no text token.
+SEEN, KNOWN = -1, -2
+#: How often a question is given a finding that it did not ask for.
+STRAY = 0.1
+#: How often a conversation is about two faces.
+PAIRS = 0.12
+#: Shares of drilled and hidden conversations; the rest are found.
+DRILLED, HIDDEN_SHARE = 0.35, 0.4
+#: How states are drawn for a drill: no, yes, unsure, not visible.
+DRILL = (0.4, 0.4, 0.13, 0.07)
+
+
+def enabled(groups_on: Sequence[str]) -> NDArray[np.int64]:
+    """Numbers of the characteristics that are switched on."""
+    return np.array([i for i, c in enumerate(CHARACTERISTICS) if c.group == "" or c.group in groups_on])
+
+
+class Judge:
+    """States of the characteristics that are switched on, by the runtime's own labeler."""
+
+    def __init__(self, calibration: NDArray[np.float64], soft_weight: float) -> None:
+        specs, rules = characteristic_specs(calibration), rule_specs()
+
+        @cache
+        def labeler(chosen: tuple[int, ...]) -> Labeler:
+            return Labeler([specs[i] for i in chosen], rules, soft_weight=soft_weight)
+
+        self._labeler = labeler
+
+    def __call__(
+        self, logits: NDArray[np.float32], area: NDArray[np.float32], chosen: NDArray[np.int64]
+    ) -> NDArray[np.int64]:
+        """logits (N,) of all characteristics, area (R,), numbers (K,) of the chosen ones -> states (K,)."""
+        labels = self._labeler(tuple(chosen.tolist()))(logits[chosen], dict(zip(REGIONS, area.tolist(), strict=True)))
+        return np.array([STATES.index(label.state) for label in labels])
+
+
+def drill(rng: np.random.Generator, chosen: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Random states of the chosen characteristics; of a choice one is claimed or in doubt, as in use."""
+    states = rng.choice(len(STATES), len(NAMES), p=DRILL)
+    for names in CHOICES.values():
+        columns = [NAMES.index(n) for n in names]
+        states[columns] = NO
+        states[rng.choice(columns)] = YES if rng.random() < 0.75 else UNSURE
+    return np.asarray(states[chosen])
+
+
+@dataclass
+class Conversation:
+    """One face, or two, and questions, ready to batch.
+
+    rows: the faces; regions: which region tokens of each. tokens (L,) with SEEN where an image or region token goes and
+    KNOWN where a knowledge token goes; labels (L,); positions (L,); turn (L,), 0 for the prefix. characteristics and
+    states: what the knowledge tokens say, in the order of their places.
+    """
+
+    rows: list[int]
+    hidden: bool
+    regions: list[NDArray[np.int64]]
+    characteristics: NDArray[np.int64]
+    states: NDArray[np.int64]
+    tokens: NDArray[np.int64]
+    labels: NDArray[np.int64]
+    positions: NDArray[np.int64]
+    turn: NDArray[np.int64]
+
+
+class Findings(NamedTuple):
+    """What is known of one face: numbers (K,) of what is switched on, states (K,) as given to the LLM, truth (K,) as
+    answers have it, keep (K,) what the LLM is told."""
+
+    chosen: NDArray[np.int64]
+    states: NDArray[np.int64]
+    truth: NDArray[np.int64]
+    keep: NDArray[np.bool_]
+
+    def known(self) -> dict[str, int]:
+        return {NAMES[i]: int(s) for i, s in zip(self.chosen, self.truth, strict=True)}
+
+    def labelled(self) -> dict[str, int]:
+        """What only the face can tell."""
+        return {NAMES[i]: int(s) for i, s, k in zip(self.chosen, self.truth, self.keep, strict=True) if not k}
+
+    def given(self, about: Sequence[str], stray: str | None) -> list[tuple[int, int]]:
+        """(characteristic, state) of what a question is given, as the runtime does it."""
+        place = {NAMES[i]: n for n, i in enumerate(self.chosen)}
+        asked = {place[n] for n in about if n in place}
+        if len(asked) >= LIST_FROM:
+            asked = {n for n in asked if self.states[n] != NO}
+        if stray in place:
+            asked.add(place[stray])
+        return [(int(self.chosen[n]), int(self.states[n])) for n in sorted(asked) if self.keep[n]]
+
+
+#: A part of a prompt and whether no text stands before it -> its tokens.
+Tokens = Callable[[str, bool], list[int]]
+
+
+@dataclass(frozen=True)
+class Words:
+    """A prompt's fixed parts as tokens, and how questions and answers become tokens, all as the runtime does it."""
+
+    before: list[int]
+    after: list[int]
+    between: list[int]
+    follow: list[int]
+    answer: list[int]
+    stop: list[int]
+    encode: Callable[[str], list[int]]
+    reply: Callable[[str], list[int]]
+
+    @classmethod
+    def of(cls, prompt: PromptSpec | LlavaRecipe, tokens: Tokens) -> Words:
+        # A prompt that ends in a word is followed by a space and the answer.
+        lead = "" if prompt.before_answer[-1:].isspace() else " "
+        return cls(
+            tokens(prompt.before_face, True), tokens(prompt.after_face, True), tokens(prompt.between, True),
+            tokens(prompt.follow, False), tokens(prompt.before_answer, False), tokens(prompt.stop, True)[:1],
+            lambda text: tokens(text, False), lambda text: tokens(lead + text, False),
+        )  # fmt: skip
+
+
+class Dialogues:
+    """Draws conversations: which groups are on, how much of the knowledge is hidden, what is asked."""
+
+    def __init__(
+        self, seen: Seen, labels: NDArray[np.float32], judge: Judge, words: Words, *, images: int, turns: int
+    ) -> None:
+        """images: image tokens of a face; turns: questions about it."""
+        self.seen, self.labels, self.judge = seen, labels, judge
+        self.words, self.images, self.turns = words, images, turns
+        #: How often each characteristic holds that a face shows.
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)  # of a set that is not there
+            rates = np.nanmean(labels[seen.rows], 0)
+        self._rates = {n: float(r) for n, r in zip(NAMES, rates, strict=True) if _VISIBLE[n] and np.isfinite(r)}
+
+    def draw(self, row: int, rng: np.random.Generator) -> Conversation:
+        """`row` of what was seen, and for some a second face beside it."""
+        chosen = enabled([g for g, default in SWITCHES.items() if rng.random() < (0.75 if default else 0.25)])
+        rows = [row, int(rng.integers(len(self.seen.rows)))] if rng.random() < PAIRS else [row]
+        kind = "drilled" if (r := rng.random()) < DRILLED else "hidden" if r > 1 - HIDDEN_SHARE else "found"
+        if len(rows) > 1 and kind == "hidden":
+            kind = "found"
+        faces = [self._findings(r, chosen, kind, rng) for r in rows]
+        regions = [np.flatnonzero(self.seen.area[r].numpy() > 0) for r in rows]
+        seen = [[SEEN] * (self.images + len(own)) for own in regions]
+        words = self.words
+        prefix = [*words.before, *self._join(seen), *words.after]
+        tokens, labels = list(prefix), [IGNORE] * len(prefix)
+        positions, numbers = list(range(len(prefix))), [0] * len(prefix)
+        given: list[tuple[int, int]] = []
+        for number in range(1, self.turns + 1):
+            if kind == "hidden":
+                asked = look_turn(rng, faces[0].labelled(), self._rates)
+            elif len(faces) == 1:
+                asked = turn(rng, faces[0].known())
+            else:
+                asked = pair_turn(rng, *(f.known() for f in faces))
+            stray = str(rng.choice(NAMES)) if rng.random() < STRAY else None
+            told = [f.given(asked.about, stray) for f in faces]
+            given += [x for own in told for x in own]
+            before = [*words.encode(asked.after), *words.follow] if asked.after else []
+            known = self._join([[KNOWN] * len(own) for own in told])
+            ask = [*before, *words.encode(asked.question), *known, *words.answer]
+            reply = [*words.reply(asked.answer), *words.stop]
+            tokens += ask + reply
+            labels += [IGNORE] * len(ask) + reply
+            positions += range(len(prefix), len(prefix) + len(ask) + len(reply))
+            numbers += [number] * (len(ask) + len(reply))
+        said = np.array(given, np.int64).reshape(-1, 2)
+        arrays = (np.array(x, np.int64) for x in (tokens, labels, positions, numbers))
+        return Conversation(rows, kind == "hidden", regions, said[:, 0], said[:, 1], *arrays)
+
+    def _join(self, parts: Sequence[list[int]]) -> list[int]:
+        return [*parts[0], *(t for p in parts[1:] for t in (*self.words.between, *p))]
+
+    def _findings(self, row: int, chosen: NDArray[np.int64], kind: str, rng: np.random.Generator) -> Findings:
+        keep = np.ones(len(chosen), bool)
+        if kind == "drilled":
+            states = truth = drill(rng, chosen)
+        else:
+            states = truth = self.judge(self.seen.logits[row], self.seen.area[row].numpy(), chosen)
+        if kind == "hidden":
+            label = self.labels[self.seen.rows[row], chosen]
+            visible = np.array([_VISIBLE[NAMES[i]] for i in chosen])
+            keep = ~visible
+            truth = np.where(keep | np.isnan(label), states, np.where(label > 0.5, YES, NO))
+        return Findings(chosen, states, truth, keep)
