@@ -17,6 +17,9 @@ from onnx.reference.op_run import OpRun
 
 from faceinsight import device
 from faceinsight.device import Device, saturates
+from faceinsight.fit import activations
+from faceinsight.onnx_file import OnnxFile as Outline
+from faceinsight.onnx_rewrite import for_tensorrt
 from faceinsight_export import int8
 from faceinsight_export.int8 import AccuracyError, agreement, smooth
 from faceinsight_export.onnx_file import FLOAT, onnx_file
@@ -469,3 +472,19 @@ def test_a_name_is_written_once(tmp_path: Path):
     assert list(tmp_path.iterdir()) == []
     twice(lambda graph, value: graph.add("Neg", "x", name="y"))
     assert len(onnx.load(tmp_path / "a.onnx").graph.node) == 1
+
+
+@pytest.mark.parametrize(("precision", "tokens"), [("fp32", None), ("int8", 8), ("fp16", 8)])
+def test_the_runtime_reads_a_file_that_was_written_weight_by_weight(tmp_path: Path, llava, precision, tokens):
+    """Its graph is in parts: all of them count, for the memory it will take as for TensorRT."""
+    path = tmp_path / "vision.onnx"
+    write_vision(llava[1], path, precision=precision, tokens=tokens, images=noise(8), floor=0.9)
+    outline, graph = Outline.read(path), onnx.load(path).graph
+    assert len(outline.weights) == len(graph.initializer)
+    assert len(outline.nodes) == len(graph.node)
+    assert {name for node in graph.node for name in node.output} <= set(outline.values)
+    session = CPU.session(path)
+    assert outline.values["image_tokens"].shape == tuple(session.get_outputs()[0].shape)
+    assert activations(outline, {"batch": 2}) > 1.5 * activations(outline, {"batch": 1}) > 4 * noise(1).size
+    (tmp_path / "rewritten.onnx").write_bytes(for_tensorrt(path.read_bytes()))
+    assert np.allclose(run(tmp_path / "rewritten.onnx", noise()), run(path, noise()), atol=1e-5)

@@ -19,6 +19,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 #: protobuf reads no message beyond this many bytes.
 MAX_BYTES = 2**31 - 1
+#: Elements of a weight whose value is looked at when shapes are inferred.
+SMALL = 16
 #: IR version 8 belongs to opset 18: what older runtimes read.
 OPSET, IR_VERSION = 18, 8
 
@@ -47,7 +49,8 @@ class OnnxFile:
         self._file = file
         self._graph = onnx.GraphProto(name=name)
         self._nodes: dict[str, onnx.NodeProto] = {}
-        self._weights: set[str] = set()
+        self._weights: dict[str, onnx.ValueInfoProto] = {}
+        self._small: list[onnx.TensorProto] = []
         self._constants: dict[tuple[str, tuple[int, ...], bytes], str] = {}
 
     def input(self, name: str, kind: int, shape: Sequence[int | str]) -> str:
@@ -85,8 +88,10 @@ class OnnxFile:
             raise ValueError(f"two weights are called {name!r}")
         if value.dtype.kind == "f" and not np.isfinite(value).all():
             raise ValueError(f"{name} holds numbers that are not finite in {value.dtype}: choose a wider precision")
-        self._weights.add(name)
         tensor = numpy_helper.from_array(np.ascontiguousarray(value).reshape(value.shape), name)
+        self._weights[name] = helper.make_tensor_value_info(name, tensor.data_type, value.shape)
+        if value.size <= SMALL:
+            self._small.append(tensor)
         self._write(onnx.ModelProto(graph=onnx.GraphProto(initializer=[tensor])))
         return name
 
@@ -100,8 +105,20 @@ class OnnxFile:
     def finish(self) -> None:
         """Write the nodes."""
         self._graph.node.extend(self._nodes.values())
+        self._graph.value_info.extend(self._shapes())
         opset = [helper.make_opsetid("", OPSET)]
         self._write(onnx.ModelProto(ir_version=IR_VERSION, opset_import=opset, graph=self._graph))
+
+    def _shapes(self) -> list[onnx.ValueInfoProto]:
+        """Types and shapes of what the nodes make, so that the runtime can tell the memory it takes. They are inferred
+        without the weights, of which only the small ones, such as shapes to reshape to, matter by value."""
+        graph = onnx.GraphProto(name="outline")
+        graph.CopyFrom(self._graph)
+        small = {tensor.name for tensor in self._small}
+        graph.initializer.extend(self._small)
+        graph.input.extend(info for name, info in self._weights.items() if name not in small)
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION)
+        return list(onnx.shape_inference.infer_shapes(model, data_prop=True).graph.value_info)
 
     def _write(self, part: onnx.ModelProto) -> None:
         data = part.SerializeToString()

@@ -28,6 +28,7 @@ from .bundle import Bundle
 from .cache import CACHE_MB
 from .errors import RequestError
 from .gguf_header import GgufHeader
+from .llm import CHUNK
 from .onnx_file import OnnxFile
 from .probes import child_environment
 
@@ -121,7 +122,7 @@ def estimate(bundle: Bundle, *, memory: int | None = None, floor: int | None = N
         heap = max(heap, held + loading)
     running = sum(p.bytes for p in parts[1:])
     parts.append(Part("loading", max(0, heap - running), "what loading the graphs takes beyond running them"))
-    chunk = max(m.face_tokens, m.llm.max_question)
+    chunk = min(CHUNK, max(m.face_tokens, m.llm.max_question))
     header = GgufHeader.read(bundle.file(m.llm.file))
     parts += _llm(m.llm.file, header, context=m.llm.context, chunk=chunk)
     crowd = axes | {"batch": CROWD}
@@ -228,7 +229,9 @@ def _llm(name: str, header: GgufHeader, *, context: int, chunk: int) -> list[Par
     embedding = tensors["token_embd.weight"]
     tied = embedding.bytes if "output.weight" not in tensors and embedding.kind in REPACKED else 0
     cache = kv_cache(header, context)
-    per_token = 4 * (FEED_FORWARDS * header.number("feed_forward_length") + WIDTHS * width)
+    # Attention scores of each head against the whole context: there is no flash attention on a CPU (llm.py).
+    scores = header.number("attention.head_count") * context
+    per_token = 4 * (FEED_FORWARDS * header.number("feed_forward_length") + WIDTHS * width + scores)
     bits = 8 * stored / header.parameters
     copied = f", {_mb(tied)} once more for the output" if tied else ""
     return [

@@ -73,7 +73,7 @@ class OnnxFile:
         weights: dict[str, Value] = {}
         nodes: list[Node] = []
         lists: dict[int, list[Value]] = {GRAPH_INPUT: [], GRAPH_OUTPUT: [], GRAPH_VALUE: []}
-        for number, value in fields(find_graph(data)):
+        for number, value in (field for part in graph_parts(data) for field in fields(part)):
             if number == GRAPH_INITIALIZER:
                 tensor = read_tensor(value)[0]
                 weights[tensor.name] = tensor
@@ -135,12 +135,13 @@ def fields(data: memoryview) -> Iterator[tuple[int, memoryview]]:
             yield number, data[content[0] : content[1]]
 
 
-def find_graph(data: memoryview) -> memoryview:
-    """A model's graph. Raises ValueError if it holds none."""
-    graph = next((value for number, value in fields(data) if number == MODEL_GRAPH), None)
-    if graph is None:
+def graph_parts(data: memoryview) -> list[memoryview]:
+    """A model's graph. It may come in parts, as files that were written weight by weight have it: a message that is
+    found twice is merged, and its lists are joined. Raises ValueError if there is none."""
+    parts = [value for number, value in fields(data) if number == MODEL_GRAPH]
+    if not parts:
         raise ValueError("it holds no graph")
-    return graph
+    return parts
 
 
 def text(value: memoryview) -> str:

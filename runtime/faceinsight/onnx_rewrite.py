@@ -31,7 +31,7 @@ from .onnx_file import (
     UINT8,
     Node,
     fields,
-    find_graph,
+    graph_parts,
     read_node,
     read_tensor,
     read_value,
@@ -40,7 +40,7 @@ from .onnx_file import (
 )
 
 #: Counts up when the rewriting changes: plans of the one before are built again.
-REWRITE = 1
+REWRITE = 2
 #: onnx.AttributeProto: field numbers, and the type of a whole number.
 _ATTRIBUTE_NAME, _ATTRIBUTE_INT, _ATTRIBUTE_TYPE, _INT = 1, 3, 20, 2
 
@@ -48,7 +48,8 @@ _ATTRIBUTE_NAME, _ATTRIBUTE_INT, _ATTRIBUTE_TYPE, _INT = 1, 3, 20, 2
 def for_tensorrt(data: bytes) -> bytes:
     """The rewritten model. Raises ValueError if it is none."""
     whole = memoryview(data)
-    graph = find_graph(whole)
+    parts = graph_parts(whole)
+    graph = parts[0] if len(parts) == 1 else memoryview(b"".join(parts))
     nodes = [(value, read_node(value)) for number, value in fields(graph) if number == GRAPH_NODE]
     halves = _halves(graph)
     folded = {n.outputs[0]: n.inputs[0] for _, n in nodes if n.op == "Cast" and n.inputs[0] in halves}
@@ -120,11 +121,9 @@ def _as_float(half: memoryview, name: str) -> bytes:
 
 
 def _replaced(whole: memoryview, graph: bytes) -> bytes:
-    out = [
-        _delimited(MODEL_GRAPH, graph) if number == MODEL_GRAPH else bytes(whole[begin:end])
-        for number, begin, _, end in spans(whole)
-    ]
-    return b"".join(out)
+    """The model with this graph in place of its own."""
+    rest = [bytes(whole[begin:end]) for number, begin, _, end in spans(whole) if number != MODEL_GRAPH]
+    return b"".join([*rest, _delimited(MODEL_GRAPH, graph)])
 
 
 def _delimited(number: int, value: bytes) -> bytes:
