@@ -113,7 +113,7 @@ class TransformersNano:
         parser = TorchSession(LabelMap(load_parser(folder)), ["pixels"], ["label_map"], axes)
         seen = ["logits", "image_tokens", "region_tokens", "region_area"]
         graph = TorchSession(EncoderGraph(encoder, adapter), ["pixels", "label_map", "characteristics"], seen, axes)
-        knowledge = KnowledgeGraph(encoder, adapter)
+        knowledge = KnowledgeGraph(encoder.head.ccm(), adapter)
         told = TorchSession(knowledge, ["characteristics", "states"], ["knowledge_tokens"], axes)
         self._perception = Perception(m, detector, parser, graph, told)
         self._tokens = Tokens(folder / "vocabulary.json")

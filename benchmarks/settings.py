@@ -144,6 +144,8 @@ def llm_words(files: Mapping[str, Path], bundle: Bundle, faces: list[Face]) -> d
             insight.language.close()
             device = Device("cpu", False, arm.threads or cores())
             insight.language = Language(path, bundle.manifest.llm, device, parameters=arm.parameters)
+            # The question encoder reads by the LLM's vocabulary, which went with the LLM.
+            insight.relevance._vocabulary = insight.language.vocabulary
             return said(insight, faces)
 
     reference = words(files["f32"], LlmArm("f32", parameters=EXACT))

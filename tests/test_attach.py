@@ -21,6 +21,7 @@ from faceinsight.bundle import Bundle
 from faceinsight.device import Device
 from faceinsight.errors import BundleError, RequestError
 from faceinsight.fit import estimate
+from faceinsight.gguf_header import GgufHeader
 from faceinsight.manifest import Manifest
 from faceinsight.pixels import to_pixels
 from faceinsight_export import attach as export_attach
@@ -319,8 +320,10 @@ def test_the_manifest_says_so_and_fit_counts_it(bundle: Path):
         parts = {p.name: p.bytes for p in estimate(asked, memory=10**9, floor=0).parts}
         assert {"encoder.onnx", "knowledge.onnx", "vision.onnx"} <= parts.keys()
         decoding[name] = parts["decoding"]
-    # 4 bytes x (2 x feed-forward + 8 x width) for each token.
-    assert decoding["with"] - decoding["without"] == len(REGIONS) * 4 * (2 * 96 + 8 * 64)
+    # 4 bytes x (2 x feed-forward + 8 x width + heads x context) for each token.
+    heads = GgufHeader.read(opened.file(m.llm.file)).number("attention.head_count")
+    per_token = 4 * (2 * 96 + 8 * 64 + heads * m.llm.context)
+    assert decoding["with"] - decoding["without"] == len(REGIONS) * per_token
 
 
 def test_a_manifest_of_half_an_adapter_is_refused(bundle: Path):
