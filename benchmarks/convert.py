@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import shutil
 import subprocess
 import sys
@@ -89,8 +88,8 @@ def convert(checkpoint: Path, kind: str) -> dict[str, float]:
     out = checkpoint.with_name(f"{kind}.gguf")
     out.unlink(missing_ok=True)
     script = (
-        "import resource, sys; from faceinsight_export.cli import main; code = main(sys.argv[1:]); "
-        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss); sys.exit(code)"
+        "import sys; from faceinsight_export.cli import main; from faceinsight.bench.state import peak_mb; "
+        "code = main(sys.argv[1:]); print(peak_mb()); sys.exit(code)"
     )
     command = [sys.executable, "-c", script, "llm", str(checkpoint), "--llm", kind, "--out", str(out)]
     began = time.perf_counter()
@@ -99,7 +98,7 @@ def convert(checkpoint: Path, kind: str) -> dict[str, float]:
         raise RuntimeError(f"the conversion failed:\n{done.stderr[-2000:]}")
     result = {
         "seconds": round(time.perf_counter() - began, 1),
-        "peak RSS MB": round(int(done.stdout.split()[-1]) / 1024),
+        "peak RSS MB": round(float(done.stdout.split()[-1])),
         "file MB": round(out.stat().st_size / 1e6, 1),
     }
     out.unlink()
@@ -114,9 +113,10 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
     checkpoint = args.folder / "checkpoint"
-    shutil.rmtree(checkpoint, ignore_errors=True)
-    checkpoint.mkdir(parents=True)
-    write_checkpoint(checkpoint, args.layers)
+    if not (checkpoint / "model.safetensors.index.json").exists():
+        shutil.rmtree(checkpoint, ignore_errors=True)
+        checkpoint.mkdir(parents=True)
+        write_checkpoint(checkpoint, args.layers)
     parameters = sum(int(np.prod(shape)) for _, shape in tensors(args.layers))
     result = {
         "faceinsight": __version__, "machine": machine(), "threads": cores(), "layers": args.layers,
@@ -124,7 +124,6 @@ def main() -> None:
         "checkpoint MB": round(sum(p.stat().st_size for p in checkpoint.glob("*.safetensors")) / 1e6),
         "largest shard MB": round(max(p.stat().st_size for p in checkpoint.glob("*.safetensors")) / 1e6),
         "conversions": {kind: convert(checkpoint, kind) for kind in args.kinds},
-        "peak RSS MB of writing the checkpoint": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
     }  # fmt: skip
     args.out.write_text(json.dumps(result, indent=1) + "\n")
     print(json.dumps(result, indent=1))

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import subprocess
 import sys
 import tempfile
@@ -32,6 +31,7 @@ from llama_clip import LlamaClip
 from machine import machine
 
 from faceinsight import __version__
+from faceinsight.bench.state import peak_mb
 from faceinsight.device import Device, cores
 from faceinsight.imaging import load_image
 from faceinsight.manifest import VisionSpec
@@ -136,10 +136,6 @@ def export(name: str, path: Path, source: Seeded) -> dict[str, float]:
         "peak RSS MB": peak_mb(),
         "peak RSS MB before": before,
     }
-
-
-def peak_mb() -> float:
-    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1)
 
 
 def interleave(arms: dict[str, Callable[[], Any]], rounds: int, *, warmup: int = 2) -> dict[str, dict[str, float]]:
