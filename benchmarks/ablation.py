@@ -216,6 +216,7 @@ def main() -> None:
     parser.add_argument("--assets", type=Path, required=True)
     parser.add_argument("--run", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS))
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=500)
     parser.add_argument("--faces", type=int, default=8000, help="training faces the trunk is run on")
@@ -235,7 +236,8 @@ def main() -> None:
     done: dict[str, dict[str, float]] = saved["runs"] if saved.get("settings") == settings else {}
     result: dict[str, Any] = {"seeds": args.seeds, **settings, "arms": {}}
     # Seed by seed through all arms: what there is so far is always a fair comparison.
-    for seed, (name, arm) in tqdm(list(product(range(args.seeds), ARMS.items())), desc="arms"):
+    for seed, name in tqdm(list(product(range(args.seeds), args.arms)), desc="arms"):
+        arm = ARMS[name]
         if f"{name}, seed {seed}" in done:
             continue
         model = fit(train, ccm.features, graphs, arm, seed=seed, steps=args.steps)
@@ -249,7 +251,7 @@ def main() -> None:
         found = figures(logits_of(model, val, blind=blind), val, scaling, bands, judgement.soft_weight)
         done[f"{name}, seed {seed}"] = found
         state.write_text(json.dumps({"settings": settings, "runs": done}))
-    for name in ARMS:
+    for name in args.arms:
         runs = [done[f"{name}, seed {seed}"] for seed in range(args.seeds)]
         table = {k: np.array([r[k] for r in runs]) for k in runs[0]}
         result["arms"][name] = {k: {"mean": round(v.mean(), 4), "std": round(v.std(), 4)} for k, v in table.items()}
