@@ -154,7 +154,38 @@ class Server:
                 json.load(answer)
 
 
-class Transformers:
+class Greedy:
+    """Greedy decoding with a causal LM of transformers; `_first` gives its output behind a question."""
+
+    _model: Any
+    #: Tokens of an answer.
+    count = TOKENS
+
+    def _first(self, picture: Any, question: str) -> Any:
+        raise NotImplementedError
+
+    def tokens(self, picture: Any, question: str) -> Iterable[float]:
+        import torch
+
+        times = []
+        with torch.inference_mode():
+            out = self._first(picture, question)
+            while True:
+                token = out.logits[:, -1:].argmax(-1)
+                times.append(time.perf_counter())
+                if len(times) == self.count:
+                    return times
+                out = self._model(input_ids=token, past_key_values=out.past_key_values, use_cache=True)
+
+    def choose(self, picture: Any, questions: list[str]) -> None:
+        import torch
+
+        with torch.inference_mode():
+            for question in questions:
+                self._first(picture, question).logits[0, -1].softmax(-1)
+
+
+class Transformers(Greedy):
     """transformers' LlavaForConditionalGeneration on torch. best: it keeps the picture's keys and values by hand."""
 
     def __init__(self, folder: Path, *, best: bool) -> None:
@@ -200,22 +231,6 @@ class Transformers:
             past.prefix_length = past.get_seq_length()
         return int(past.prefix_length)
 
-    def tokens(self, picture: Any, question: str) -> Iterable[float]:
-        times = []
-        with self._torch.inference_mode():
-            out = self._first(picture, question)
-            while True:
-                token = out.logits[:, -1:].argmax(-1)
-                times.append(time.perf_counter())
-                if len(times) == TOKENS:
-                    return times
-                out = self._model(input_ids=token, past_key_values=out.past_key_values, use_cache=True)
-
-    def choose(self, picture: Any, questions: list[str]) -> None:
-        with self._torch.inference_mode():
-            for question in questions:
-                self._first(picture, question).logits[0, -1].softmax(-1)
-
 
 def peak_mb(pid: int | str = "self") -> float:
     """Peak resident memory of a process."""
@@ -226,7 +241,7 @@ def peak_mb(pid: int | str = "self") -> float:
 def _nano(folder: Path, *, best: bool) -> Arm:
     from peer_nano import TransformersNano
 
-    return TransformersNano(folder, best=best, tokens=TOKENS)
+    return TransformersNano(folder, best=best)
 
 
 def make(name: str, folder: Path, server: str) -> Arm:

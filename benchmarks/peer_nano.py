@@ -6,13 +6,13 @@ transformers. llama.cpp's CLIP format does not hold such an encoder, so its chat
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from peer_arms import Greedy
 
 from faceinsight.bundle import Bundle
 from faceinsight.detect import FaceDetector
@@ -76,10 +76,10 @@ class Tokens:
         return str(self._tokenizer.decode([token]))
 
 
-class TransformersNano:
+class TransformersNano(Greedy):
     """best: it keeps the keys and values of the last face by hand; else every question begins at the pixels."""
 
-    def __init__(self, folder: Path, *, best: bool, tokens: int) -> None:
+    def __init__(self, folder: Path, *, best: bool) -> None:
         import torch
         from transformers import LlamaForCausalLM
 
@@ -92,14 +92,14 @@ class TransformersNano:
         from faceinsight_models.train.encoder import build_adapter
 
         torch.set_num_threads(cores())
-        self._torch, self._best, self._count = torch, best, tokens
+        self._torch, self._best = torch, best
         recipe, bundle = Recipe.load("nano"), Bundle.open("nano")
         m = bundle.manifest
-        self._llm = LlamaForCausalLM.from_pretrained(folder / "llm", torch_dtype=torch.float32).eval()
+        self._model = LlamaForCausalLM.from_pretrained(folder / "llm", torch_dtype=torch.float32).eval()
         encoder = load_encoder(folder, recipe, "base.pt")
         adapter = build_adapter(
             text_width=recipe.encoder.text_width, segmentation=recipe.encoder.segmentation_width, states=len(STATES),
-            width=self._llm.config.hidden_size,
+            width=self._model.config.hidden_size,
         )  # fmt: skip
         adapter.load_state_dict(torch.load(folder / "align.pt", weights_only=True))
         detector = FaceDetector(
@@ -127,7 +127,7 @@ class TransformersNano:
 
     def _rows(self, *parts: Any) -> Any:
         """Embeddings (1,T,width) of texts and of rows that are embeddings already."""
-        torch, table = self._torch, self._llm.get_input_embeddings()
+        torch, table = self._torch, self._model.get_input_embeddings()
         rows = [
             table(torch.tensor(self._tokens(p))) if isinstance(p, str) else torch.from_numpy(p) for p in parts if len(p)
         ]
@@ -138,26 +138,10 @@ class TransformersNano:
         if not self._best or self._known is None or self._known[0] is not picture:
             (face,) = self._perception(picture)
             prefix = self._rows(self._prompt.before_face, face.tokens, self._prompt.after_face)
-            past = self._llm(inputs_embeds=prefix, use_cache=True).past_key_values
+            past = self._model(inputs_embeds=prefix, use_cache=True).past_key_values
             self._known = (picture, face, past, past.get_seq_length())
         _, face, past, length = self._known
         past.crop(length)
         findings = self._relevance.findings(face, self._relevance(question))
         asked = self._rows(question, findings, self._prompt.before_answer)
-        return self._llm(inputs_embeds=asked, past_key_values=past, use_cache=True)
-
-    def tokens(self, picture: Any, question: str) -> Iterable[float]:
-        times = []
-        with self._torch.inference_mode():
-            out = self._first(picture, question)
-            while True:
-                token = out.logits[:, -1:].argmax(-1)
-                times.append(time.perf_counter())
-                if len(times) == self._count:
-                    return times
-                out = self._llm(input_ids=token, past_key_values=out.past_key_values, use_cache=True)
-
-    def choose(self, picture: Any, questions: list[str]) -> None:
-        with self._torch.inference_mode():
-            for question in questions:
-                self._first(picture, question).logits[0, -1].softmax(-1)
+        return self._model(inputs_embeds=asked, past_key_values=past, use_cache=True)

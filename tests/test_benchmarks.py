@@ -115,7 +115,7 @@ def test_nano_on_transformers_is_the_same_model(tmp_path: Path, insight, face):
     questions = ("Is she smiling?", "Does she have a hat on?", "Describe this face.")
     ours = ["".join(map(str, insight.unchecked(face, q, max_tokens=1))) for q in questions]
     for best in (True, False):
-        arm = peer_nano.TransformersNano(tmp_path, best=best, tokens=1)
+        arm = peer_nano.TransformersNano(tmp_path, best=best)
         picture = arm.show(PHOTO)
         with torch.inference_mode():
             ids = [int(arm._first(picture, q).logits[0, -1].argmax()) for q in questions]
