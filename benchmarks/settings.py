@@ -94,10 +94,7 @@ def llm_files(bundle: Bundle, folder: Path) -> dict[str, Path]:
 def llm_speed(files: Mapping[str, Path], spec: LlmSpec, rounds: int) -> dict[str, dict[str, float]]:
     """Milliseconds of a prompt, of a question behind it and of a token, per arm."""
     opened = {
-        name: Llm(
-            files[a.kind], width=spec.width, context=spec.context, parameters=a.parameters,
-            device=Device("cpu", False, a.threads or cores()),
-        )
+        name: Llm(files[a.kind], spec, Device("cpu", False, a.threads or cores()), parameters=a.parameters)
         for name, a in LLM_ARMS.items()
     }  # fmt: skip
     rng = np.random.default_rng(0)
@@ -143,7 +140,8 @@ def llm_words(files: Mapping[str, Path], bundle: Bundle, faces: list[Face]) -> d
         with FaceInsight.load(bundle.path, device="cpu") as insight:
             insight.language.close()
             device = Device("cpu", False, arm.threads or cores())
-            insight.language = Language(path, bundle.manifest.llm, device, parameters=arm.parameters)
+            spec = bundle.manifest.llm
+            insight.language = Language(Llm(path, spec, device, parameters=arm.parameters), spec)
             # The question encoder reads by the LLM's vocabulary, which went with the LLM.
             insight.relevance._vocabulary = insight.language.vocabulary
             return said(insight, faces)

@@ -20,12 +20,11 @@ from onnx import TensorProto, helper
 from faceinsight import DeviceError, RequestError, engines
 from faceinsight.bundle import Bundle
 from faceinsight.cuda import Cuda
-from faceinsight.device import Device
+from faceinsight.device import BATCH, Device
 from faceinsight.engines import BuildingSession, EngineCache, Target, graph_files, key_of
 from faceinsight.graph import Graph
 from faceinsight.onnx_file import OnnxFile
 from faceinsight.onnx_rewrite import for_tensorrt
-from faceinsight.perception import BATCH
 from faceinsight.probes import probe, tiny_model
 from faceinsight.tensorrt_engine import SHAPES, TensorRtSession
 from faceinsight_export.cli import main as export
@@ -80,7 +79,7 @@ def test_a_key_is_everything_a_plan_depends_on(model: Path):
     ]
     assert len({k.digest for k in [key, *others]}) == 7
     assert key_of(model, ORIN).digest == key.digest
-    assert engines.AXES["batch"][2] == BATCH
+    assert engines.AXES["batch"][2] == BATCH["tensorrt"]
 
 
 def test_every_graph_of_nano_has_a_profile():

@@ -17,7 +17,7 @@ from checkpoints import TEXTS, byte_level, llava, randomise, save, sentencepiece
 from safetensors.torch import load_file, save_file
 
 from faceinsight.device import Device
-from faceinsight.llm import EXACT
+from faceinsight.llm import EXACT, Llm
 from faceinsight.manifest import LlmSpec
 from faceinsight_export import families, llm_gguf
 from faceinsight_export.checkpoint import Checkpoint, CheckpointError
@@ -70,7 +70,8 @@ def make(name: str, folder: Path, **more: Any) -> tuple[Any, Any]:
 
 
 def opened(path: Path, width: int = 64) -> ProbedLanguage:
-    return ProbedLanguage(path, LlmSpec(path.name, width, 192, PROMPT, 64, 64), CPU, parameters=EXACT)
+    spec = LlmSpec(path.name, width, 192, PROMPT, 64, 64)
+    return ProbedLanguage(Llm(path, spec, CPU, parameters=EXACT), spec)
 
 
 def ids(size: int, count: int = 40, seed: int = 0) -> list[int]:

@@ -26,7 +26,7 @@ from faceinsight import (
     RequestError,
 )
 from faceinsight.bundle import Bundle
-from faceinsight.device import Device
+from faceinsight.device import Device, import_llama
 from faceinsight.draw import draw
 from faceinsight.llm import Llm
 from faceinsight.vocabulary import changed
@@ -454,22 +454,33 @@ def test_a_parameter_that_llama_cpp_does_not_have_is_no_silent_wish():
 
 @pytest.mark.parametrize("info", [b"CPU : AVX2 = 1 | AMX_INT8 = 1 | REPACK = 1 | ", b"CPU : NEON = 1 | REPACK = 1 | "])
 def test_amx_kernels_are_left_alone(monkeypatch, info):
-    import llama_cpp
-
-    asked = []
+    llama_cpp, asked = import_llama(), []
     monkeypatch.setattr(llama_cpp, "llama_print_system_info", lambda: info)
     monkeypatch.setattr(llama_cpp, "llama_model_load_from_file", lambda path, params: asked.append(params))
     bundle = Bundle.open("nano")
     with pytest.raises(BundleError):
-        Llm(bundle.file("llm.gguf"), width=576, context=64, device=Device("cpu", False, 1))
+        Llm(bundle.file("llm.gguf"), bundle.manifest.llm, Device("cpu", False, 1))
     assert asked[0].use_extra_bufts == (b"AMX" not in info)
+
+
+def test_only_the_bindings_of_llama_cpp_are_imported():
+    code = (
+        "import sys; from faceinsight.device import import_llama; low = import_llama(); assert low is import_llama(); "
+        "assert 'jinja2' not in sys.modules; import llama_cpp; assert llama_cpp.llama_cpp is low; "
+        "assert llama_cpp.llama_decode is low.llama_decode; llama_cpp.Llama; assert import_llama() is low\n"
+        "from faceinsight import FaceInsight; FaceInsight.load('nano', device='cpu').close()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stderr == ""
 
 
 @pytest.mark.parametrize(
     ("chosen", "seen"), [({}, "3000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "active"}, "None")]
 )
 def test_llama_cpp_is_loaded_with_short_spins_and_the_environment_stays(tmp_path, chosen, seen):
-    (tmp_path / "llama_cpp.py").write_text("import os\nprint(os.environ.get('GOMP_SPINCOUNT'))\n")
+    (tmp_path / "llama_cpp").mkdir()
+    (tmp_path / "llama_cpp" / "__init__.py").write_text("raise ImportError('not needed')")
+    (tmp_path / "llama_cpp" / "llama_cpp.py").write_text("import os\nprint(os.environ.get('GOMP_SPINCOUNT'))\n")
     code = "import os; from faceinsight.device import import_llama as load; before = dict(os.environ); load(); "
     code += "print(before == dict(os.environ))"
     clean = {k: v for k, v in os.environ.items() if k not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")}

@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 
 from faceinsight.device import Device, cores
-from faceinsight.llm import EXACT
+from faceinsight.llm import EXACT, Llm
 from faceinsight.manifest import LlmSpec, PromptSpec, VisionSpec
 from faceinsight.pixels import to_pixels
 
@@ -187,7 +187,7 @@ def _llm_stages(
 ) -> list[Stage]:
     """Of a face's image tokens, and of its region tokens and findings where there are any, laid out as in use."""
     prompt = spec.prompt
-    with ProbedLanguage(path, spec, device, parameters=EXACT) as language:
+    with ProbedLanguage(Llm(path, spec, device, parameters=EXACT), spec) as language:
         before = language.vocabulary.tokens(prompt.before_face, special=True, first=True)
         asked = [
             *language.vocabulary.tokens(prompt.after_face, special=True, first=True),

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from faceinsight.device import Device
 from faceinsight.language import Language
-from faceinsight.llm import EXACT
+from faceinsight.llm import EXACT, Llm
 from faceinsight.manifest import LlmSpec
 
 from .reference import logits
@@ -134,7 +134,7 @@ def llm_stages(
 ) -> list[Stage]:
     """Tokens and logits at each position, after injected embeddings, for each text."""
     stages = []
-    with ProbedLanguage(gguf, spec, device, parameters=EXACT) as language:
+    with ProbedLanguage(Llm(gguf, spec, device, parameters=EXACT), spec) as language:
         for i, text in enumerate(texts):
             ids = tokenizer.encode(text).ids
             mine = language.vocabulary.tokens(text)

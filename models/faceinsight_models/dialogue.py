@@ -31,6 +31,8 @@ REGION_WORDS = {
 }  # fmt: skip
 _REGION = {c.name: c.region for c in CHARACTERISTICS}
 _PHRASE = {c.name: c.phrase for c in CHARACTERISTICS}
+#: Of these nobody asks two at once.
+_ONE_OF = {n: "choice" for names in (AGES, RACES, EXPRESSIONS) for n in names} | dict.fromkeys(w.STYLES, "style")
 _NUMBERS = ("None", "One", "Two", "Three", "Four", "Five", "Six")
 
 
@@ -45,9 +47,19 @@ def closed_answer(concept: w.Concept, state: int) -> str:
     return HIDDEN_ANSWER
 
 
-def join(parts: Sequence[str], word: str = "and") -> str:
-    """English list: a, b and c."""
-    return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} {word} {parts[-1]}"
+def compound_answer(concepts: Sequence[w.Concept], states: Sequence[int | None]) -> str:
+    """What answers several yes/no questions in one: what holds and what does not, then what is in doubt."""
+    held = {
+        s: [c for c, own in zip(concepts, states, strict=True) if own == s] for s in (YES, NO, UNSURE, HIDDEN, None)
+    }
+    holds, lacks = w.listed([c.yes for c in held[YES]] or [""]), w.listed([c.no for c in held[NO]] or [""])
+    told = ", but ".join(x for x in (holds, lacks) if x)
+    opening = {len(held[YES]): "Yes, the", len(held[NO]): "No, the"}.get(len(concepts), "The")
+    sentences = [f"{opening} person {told}."] if told else []
+    for state, doubt in ((UNSURE, "am not sure"), (HIDDEN, "cannot tell")):
+        if held[state]:
+            sentences.append(f"I {doubt} whether the person {w.listed([c.yes for c in held[state]], 'or')}.")
+    return " ".join([*sentences, *([DECLINE_OFF] if held[None] else [])])
 
 
 def _present(states: Mapping[str, int], names: Mapping[str, str]) -> list[str]:
@@ -79,19 +91,19 @@ def describe(states: Mapping[str, int]) -> str:
         first.append("has the mouth slightly open")
     facial = _present(states, w.FACIAL_NAMES)
     if facial and states.get("No_Beard") != YES:
-        first.append(f"has {join(facial)}")
+        first.append(f"has {w.listed(facial)}")
     first += [f"looks {word}" for name, word in EXPRESSIONS.items() if states.get(name) == YES and name != "Neutral"]
     worn = _present(states, w.WORN_NAMES)
     absent = [t for n, t in {"Eyeglasses": "glasses", "Wearing_Hat": "a hat"}.items() if states.get(n) == NO]
     second = []
     if worn:
-        second.append(f"is wearing {join(worn)}")
+        second.append(f"is wearing {w.listed(worn)}")
     if absent:
-        second.append(f"is not wearing {join(absent, 'or')}")
+        second.append(f"is not wearing {w.listed(absent, 'or')}")
     if states.get("No_Beard") == YES:
         second.append("has no beard")
-    one = f"The person {join(first)}." if first else "The face is hard to see."
-    two = f"The person {join(second)}." if second else "Little else is certain."
+    one = f"The person {w.listed(first)}." if first else "The face is hard to see."
+    two = f"The person {w.listed(second)}." if second else "Little else is certain."
     return f"{one} {two}"
 
 
@@ -139,14 +151,16 @@ def _facial_answer(states: Mapping[str, int]) -> str:
         return "The person has no beard."
     facial = _present(states, w.FACIAL_NAMES)
     if facial:
-        return f"The person has {join(facial)}."
+        return f"The person has {w.listed(facial)}."
     return "The person has a beard." if states.get("No_Beard") == NO else "I am not sure about the facial hair."
 
 
 def _worn_answer(states: Mapping[str, int]) -> str:
     worn = _present(states, w.WORN_NAMES)
     return (
-        f"The person is wearing {join(worn)}." if worn else "I cannot see anything special that the person is wearing."
+        f"The person is wearing {w.listed(worn)}."
+        if worn
+        else "I cannot see anything special that the person is wearing."
     )
 
 
@@ -184,7 +198,7 @@ def which_answer(states: Mapping[str, int], concepts: Sequence[w.Concept]) -> st
     present = [c for c, s in zip(concepts, known, strict=True) if s == YES]
     if present:
         verb = {"wear": "is wearing", "have": "has", "look": "looks", "be": "is"}[present[0].form]
-        return f"The person {verb} {join([c.words[0] for c in present])}."
+        return f"The person {verb} {w.listed([c.words[0] for c in present])}."
     if all(s == HIDDEN for s in known):
         return HIDDEN_ANSWER
     if UNSURE in known or HIDDEN in known:
@@ -199,8 +213,8 @@ def count_answer(states: Mapping[str, int], concepts: Sequence[w.Concept]) -> st
         return DECLINE_OFF
     present = [c.words[0] for c, s in zip(concepts, known, strict=True) if s == YES]
     doubtful = [c.words[0] for c, s in zip(concepts, known, strict=True) if s in (UNSURE, HIDDEN)]
-    text = f"{_NUMBERS[len(present)]}: {join(present)}." if present else "None of these."
-    return f"{text} I am not sure about {join(doubtful, 'or')}." if doubtful else text
+    text = f"{_NUMBERS[len(present)]}: {w.listed(present)}." if present else "None of these."
+    return f"{text} I am not sure about {w.listed(doubtful, 'or')}." if doubtful else text
 
 
 _HAIR = ("Bald", "Bangs", *w.STYLES, *w.COLORS)
@@ -236,11 +250,13 @@ class Turn(NamedTuple):
 def turn(rng: np.random.Generator, states: Mapping[str, int]) -> Turn:
     """A random question and its answer. `states` holds the characteristics that are switched on, and only those."""
     kind = rng.random()
-    if kind < 0.36:
+    if kind < 0.30:
         return _closed(rng, states)
-    if kind < 0.50:
+    if kind < 0.40:
+        return _compound(rng, states)
+    if kind < 0.52:
         return _open(rng, _OPEN, states)
-    if kind < 0.57:
+    if kind < 0.58:
         return _open(rng, _GATED, states)
     if kind < 0.76:
         return Turn(w.say(rng, w.DESCRIBE_QUESTIONS), describe(states), DESCRIBED)
@@ -282,6 +298,23 @@ def _answered(rng: np.random.Generator, concept: w.Concept, states: Mapping[str,
     return Turn(w.closed_question(rng, concept), answer, (concept.name,))
 
 
+def compound(rng: np.random.Generator, states: Mapping[str, int]) -> list[w.Concept]:
+    """Two concepts that one might ask for at once, seldom three; of a choice only one, and none beside its opposite."""
+    count, chosen = (3 if rng.random() < 0.15 else 2), list[w.Concept]()
+    while len(chosen) < count:
+        concept = _concept(rng, states)
+        taken = {_ONE_OF.get(c.name, c.name) for c in chosen}
+        if _ONE_OF.get(concept.name, concept.name) not in taken:
+            chosen.append(concept)
+    return chosen
+
+
+def _compound(rng: np.random.Generator, states: Mapping[str, int]) -> Turn:
+    concepts = compound(rng, states)
+    answer = compound_answer(concepts, [c.state(states) for c in concepts])
+    return Turn(w.compound_question(rng, concepts), answer, tuple(c.name for c in concepts))
+
+
 def _open(rng: np.random.Generator, kinds: Sequence[Open], states: Mapping[str, int]) -> Turn:
     questions, answer_of, about = kinds[rng.integers(len(kinds))]
     return Turn(w.say(rng, questions), answer_of(states), about)
@@ -297,7 +330,7 @@ def _several(rng: np.random.Generator, states: Mapping[str, int]) -> Turn:
         words, templates, answer = "and", w.COUNT_TEMPLATES[form], count_answer(states, concepts)
     else:
         words, templates, answer = "or", w.WHICH_TEMPLATES[form], which_answer(states, concepts)
-    options = join([str(rng.choice(c.words[:2])) for c in concepts], words)
+    options = w.listed([str(rng.choice(c.words[:2])) for c in concepts], words)
     return Turn(w.say(rng, templates, o=options), answer, tuple(c.name for c in concepts))
 
 
@@ -384,7 +417,7 @@ def _first_sure(names: Sequence[str], limit: int = 4) -> list[str]:
 def common_answer(first: Mapping[str, int], second: Mapping[str, int]) -> str:
     """What is certain of both, at most four things."""
     shared = _first_sure([n for n in DESCRIBED if first.get(n) == second.get(n) == YES])
-    return f"Each of them {join(shared)}." if shared else "Nothing that I am sure of."
+    return f"Each of them {w.listed(shared)}." if shared else "Nothing that I am sure of."
 
 
 def different_answer(first: Mapping[str, int], second: Mapping[str, int]) -> str:
@@ -393,5 +426,5 @@ def different_answer(first: Mapping[str, int], second: Mapping[str, int]) -> str
         _first_sure([n for n in DESCRIBED if one.get(n) == YES and other.get(n) == NO])
         for one, other in ((first, second), (second, first))
     ]
-    texts = [f"Only the {who} person {join(o)}." for who, o in zip(("first", "second"), only, strict=True) if o]
+    texts = [f"Only the {who} person {w.listed(o)}." for who, o in zip(("first", "second"), only, strict=True) if o]
     return " ".join(texts) or "I see no clear difference."

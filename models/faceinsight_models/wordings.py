@@ -373,6 +373,35 @@ COUNT_TEMPLATES = {
     ),
     "have": ("How many of these does {s} have: {o}?", "Count what {s} has of these: {o}."),
 }  # fmt: skip
+#: Several things in one question: {o} is "smiling and wearing a hat" behind "is", "have a beard and wear a hat" behind
+#: "does", "is smiling and has a beard" by itself, or whole questions.
+COMPOUND_TEMPLATES = {
+    "is": ("Is {s} {o}?", "Is {s} {o}?", "Is {s} {o} or not?", "Is it true that {s} is {o}?"),
+    "does": ("Does {s} {o}?", "Does {s} {o}?", "Does {s} {o} here?"),
+    "states": (
+        "Tell me if {s} {o}.", "I want to know if {s} {o}.", "Would you say {s} {o}?", "Do you think {s} {o}?",
+        "Please tell me whether {s} {o}.",
+    ),
+    "things": ("{o}?", "Can you see {o}?", "Check for {o}.", "Look for {o}."),
+    "asks": ("{o}?", "{o}?", "Please say, {o}?"),
+}  # fmt: skip
+_HELDOUT_COMPOUND_TEMPLATES = {
+    "is": ("Tell me, is {s} {o}?", "In this photo, is {s} {o}?"),
+    "does": ("Tell me, does {s} {o}?", "In this photo, does {s} {o}?"),
+    "states": ("Could you check whether {s} {o}?", "I wonder if {s} {o}."),
+    "things": ("Do I see {o}?",),
+    "asks": ("Tell me, {o}?",),
+}
+#: How a concept is said in each of these ways, if it is.
+_SAID = {
+    "wear": {
+        "is": "wearing {x}", "does": "wear {x}", "states": "is wearing {x}", "things": "{x}",
+        "asks": "is {s} wearing {x}",
+    },
+    "have": {"does": "have {x}", "states": "has {x}", "things": "{x}", "asks": "does {s} have {x}"},
+    "be": {"is": "{x}", "states": "is {x}", "asks": "is {s} {x}"},
+    "look": {"is": "{x}", "does": "look {x}", "states": "looks {x}", "asks": "does {s} look {x}"},
+}  # fmt: skip
 #: Characteristics that people ask for together.
 FAMILIES = (
     ("Black_Hair", "Blond_Hair", "Brown_Hair", "Gray_Hair"),
@@ -484,6 +513,24 @@ def say(rng: np.random.Generator, templates: Sequence[str], words: Sequence[str]
     if style > 0.9:
         text = text.rstrip("?.")
     return text
+
+
+def compound_question(rng: np.random.Generator, concepts: Sequence[Concept], *, heldout: bool = False) -> str:
+    """Several yes/no questions in one. Held out: templates and words that training never uses."""
+    templates = _HELDOUT_COMPOUND_TEMPLATES if heldout else COMPOUND_TEMPLATES
+    ways = [way for way in templates if all(way in _SAID[c.form] for c in concepts)]
+    way, subject, parts = ways[rng.integers(len(ways))], rng.choice(_SUBJECTS), list[str]()
+    for n, c in enumerate(concepts):
+        phrase = _SAID[c.form][way]
+        if n and c.form == concepts[n - 1].form and rng.random() < 0.6:
+            phrase = "{x}"  # "have a beard and bangs"
+        parts.append(phrase.format(s=subject, x=rng.choice(c.heldout if heldout else c.words)))
+    return say(rng, templates[way], o=listed(parts))
+
+
+def listed(parts: Sequence[str], word: str = "and") -> str:
+    """English list: a, b and c."""
+    return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} {word} {parts[-1]}"
 
 
 def closed_question(rng: np.random.Generator, concept: Concept, *, heldout: bool = False) -> str:

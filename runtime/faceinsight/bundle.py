@@ -5,11 +5,13 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
 from ._version import __version__
+from .device import cores
 from .errors import BundleError, BundleNotFoundError
 from .manifest import Manifest
 
@@ -48,8 +50,11 @@ class Bundle:
             raise BundleError(
                 f"{path} needs faceinsight {manifest.min_runtime}, this is {__version__}: update faceinsight"
             )
-        for file, entry in manifest.files.items():
-            _verify(path, file, entry.bytes, entry.sha256)
+        # Hashing is a large part of a cold start, and leaves Python's lock to others.
+        with ThreadPoolExecutor(cores()) as pool:
+            checks = [pool.submit(_verify, path, file, e.bytes, e.sha256) for file, e in manifest.files.items()]
+            for check in checks:
+                check.result()
         return cls(path, manifest, hashlib.sha256(text).hexdigest())
 
 

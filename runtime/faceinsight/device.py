@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import os
 import platform
 import re
+import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
+from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec, module_from_spec
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from .errors import BundleError, DependencyError, DeviceError, RequestError
@@ -23,6 +29,8 @@ log = logging.getLogger(__name__)
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider", "tensorrt": "TensorrtExecutionProvider"}
 DEVICES = ("auto", *PROVIDERS)
+#: Faces per run of the encoders: two keep a CPU as busy as eight do, at a fifth of the memory (docs/performance.md).
+BATCH = {"cpu": 2, "cuda": 8, "tensorrt": 8}
 #: llama.cpp's threads meet after every operation, and who comes first spins: by default for so long that on a machine
 #: with anything else to do the late one gets no core (benchmarks/busy.py). It is read when the library is loaded.
 SPIN = {"GOMP_SPINCOUNT": "3000"}
@@ -77,6 +85,11 @@ class Device:
             )
         return cls(name, name != "cpu", budget, tensorrt=target)
 
+    @property
+    def batch(self) -> int:
+        """Faces per run of the encoders."""
+        return BATCH[self.name]
+
     def session(self, model: Path) -> Session:
         """A session on this device. Raises DeviceError if what was asked for did not become active."""
         if self.tensorrt is None:
@@ -102,6 +115,8 @@ class Device:
         options.inter_op_num_threads = 1
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.add_session_config_entry("session.x64quantprecision", str(int(saturates())))
+        # Plans for memory are made per batch size and kept beside what the first run took: a fifth more, for nothing.
+        options.enable_mem_pattern = self.name != "cpu"
         options.log_severity_level = 3
         wanted = PROVIDERS[self.name]
         providers = [wanted] if self.name == "cpu" else _on_gpu(ort, self.name)
@@ -116,7 +131,15 @@ class Device:
             if self.strict:
                 raise DeviceError(f"{message}. {_finding(self.name)}")
             log.warning("device auto: %s", message)
+        _release()
         return session
+
+
+def _release() -> None:
+    """Give freed memory back to the system: what ONNX Runtime read of a file it frees once it is laid out for its
+    kernels, and glibc would keep it (200 MB of a ViT-L/14 in 8 bits)."""
+    with suppress(OSError, TypeError, AttributeError):  # another C library
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _tensorrt(available: list[str]) -> Target | None:
@@ -184,13 +207,33 @@ def import_onnxruntime() -> Any:
 
 
 def import_llama() -> Any:
-    """llama_cpp, or a DependencyError that says how to get it."""
+    """llama.cpp's functions as llama-cpp-python binds them, or a DependencyError that says how to get it."""
     with _environment(SPIN):
         try:
-            import llama_cpp
+            return _submodule("llama_cpp", "llama_cpp")
         except ImportError as e:
             raise DependencyError("llama-cpp-python is not installed: pip install 'faceinsight[cpu]' or [gpu]") from e
-    return llama_cpp
+
+
+def llama_version() -> str:
+    """Of llama-cpp-python, where it is installed as a package."""
+    try:
+        return version("llama-cpp-python")
+    except PackageNotFoundError:
+        return "of unknown version"
+
+
+def _submodule(package: str, name: str) -> ModuleType:
+    """A module of a package without the package's own code: that of llama_cpp imports chat templates and a database,
+    which take 40 ms and 11 MB. Whoever imports the package afterwards gets all of it."""
+    spec = find_spec(package) if package not in sys.modules else None
+    if spec is None:
+        return import_module(f"{package}.{name}")
+    sys.modules[package] = module_from_spec(spec)
+    try:
+        return import_module(f"{package}.{name}")
+    finally:
+        del sys.modules[package]
 
 
 @contextmanager

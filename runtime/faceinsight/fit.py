@@ -3,8 +3,8 @@
 The estimate is of the peak resident memory of a process that answers on the CPU about one face:
 
     libraries    Python and what it imports, measured in a child process on this machine
-    graphs       weights as float32, however they are stored, + activations; or, if that is more, what the C library's
-                 heap grew to while ONNX Runtime loaded a graph (freed heap is used again, but not given back)
+    graphs       weights as their kernels want them + activations
+    loading      what loading a graph takes for a moment, if that is more than all that comes behind it
     detector     activations of OpenCV's first look
     LLM          tensors, KV cache, what decoding the longest part of a prompt touches
 
@@ -26,6 +26,7 @@ from typing import Any
 
 from .bundle import Bundle
 from .cache import CACHE_MB
+from .device import BATCH
 from .errors import RequestError
 from .gguf_header import GgufHeader
 from .llm import CHUNK
@@ -36,11 +37,10 @@ from .probes import child_environment
 #: weight itself that was, in its sizes: matrices 0.04-0.7 (from run to run), half-stored ones 0.6-0.9, convolutions
 #: (laid out anew) 2.0-2.8.
 LOADING_PLAIN, LOADING_HALF, LOADING_CONVOLUTION = 0.35, 0.85, 2.4
-#: 8-bit weights stay as read and packed (a ViT-L/14 of 304 MB: 560 MB with packing, 300 MB without).
-PACKED = 1.8
-#: Activations: peak of the live tensors times this. The arena grows by doubling in the first run; in the second a block
-#: as large as the traced peak may lie beside it. 1.4-2.6, the same for 1 and 8 faces.
-ARENA = 2.4
+#: The same of 8-bit weights, which stay packed (a ViT-L/14 of 303 MB: 547 MB, then 297 MB).
+LOADING_PACKED = 0.83
+#: Activations: peak of the live tensors times this, for the arena grows by doubling. 1.5-2.0, the least for 8 faces.
+ARENA = 1.8
 #: The same of OpenCV's network.
 DETECTOR_ARENA = 1.5
 #: Vocabulary, tables and graphs of llama.cpp, whatever the model.
@@ -52,9 +52,6 @@ FLOOR = 80_000_000
 #: ggml types whose matrices are repacked for the CPU (Q4_0, Q4_K, IQ4_NL): token embeddings that are the output too are
 #: then there twice.
 REPACKED = (2, 12, 20)
-#: Faces that go through the encoders in one run (perception.BATCH).
-CROWD = 8
-
 _UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 
 
@@ -119,18 +116,19 @@ def estimate(bundle: Bundle, *, memory: int | None = None, floor: int | None = N
         arena = round(ARENA * activations(graph, axes))
         parts.append(Part(name, kept + arena, f"weights {_mb(kept)} as loaded, activations {_mb(arena)}"))
         held += kept
-        heap = max(heap, held + loading)
-    running = sum(p.bytes for p in parts[1:])
-    parts.append(Part("loading", max(0, heap - running), "what loading the graphs takes beyond running them"))
+        heap = max(heap, floor + held + loading)
     chunk = min(CHUNK, max(m.face_tokens, m.llm.max_question))
     header = GgufHeader.read(bundle.file(m.llm.file))
     parts += _llm(m.llm.file, header, context=m.llm.context, chunk=chunk)
-    crowd = axes | {"batch": CROWD}
+    parts.append(Part("loading", max(0, heap - sum(p.bytes for p in parts)), "a graph, for a moment"))
+    crowd = axes | {"batch": BATCH["cpu"]}
+    if m.vision:
+        del graphs[m.vision.file]  # looks at the face that is asked about
     more = sum(round(ARENA * (activations(g, crowd) - activations(g, axes))) for g in graphs.values())
     face = kv_cache(header, m.face_tokens)
     beyond = (
         Part("earlier faces", CACHE_MB * 10**6, f"at most (cache_mb); one that was asked about is {_mb(face)}"),
-        Part(f"{CROWD} faces or more", more, "the encoders run on this many faces at a time"),
+        Part(f"{BATCH['cpu']} faces or more", more, "the encoders run on this many faces at a time"),
         Part(
             "no face at first", max(looks) - looks[0], f"the detector looks again at up to {max(m.detector.sides)} px"
         ),
@@ -148,15 +146,17 @@ def weights(graph: OnnxFile) -> tuple[int, int]:
         for name in node.inputs:
             users[name].add(node.op)
     half = {stored: name for name, stored in graph.casts().items()}
-    kept = loading = 0.0
+    kept, loading = 0, 0.0
     for name, weight in graph.weights.items():
         size = weight.bytes({}) * (2 if name in half else 1)
-        kept += size * (PACKED if weight.kind in (2, 3) else 1)
-        if "Conv" in users[half.get(name, name)]:
+        kept += size
+        if weight.kind in (2, 3):
+            loading += size * LOADING_PACKED
+        elif "Conv" in users[half.get(name, name)]:
             loading += size * LOADING_CONVOLUTION
         else:
             loading += size * (LOADING_HALF if name in half else LOADING_PLAIN)
-    return round(kept), round(loading)
+    return kept, round(loading)
 
 
 def activations(graph: OnnxFile, axes: dict[str, int]) -> int:
@@ -176,8 +176,9 @@ def activations(graph: OnnxFile, axes: dict[str, int]) -> int:
 def measure_floor() -> int:
     """Bytes that Python and the libraries take, in a child process that imports them; FLOOR where that says nothing."""
     code = (
-        "import cv2, onnxruntime, llama_cpp, faceinsight.insight\n"
-        "llama_cpp.llama_backend_init()\n"
+        "import cv2, onnxruntime, faceinsight.insight\n"
+        "from faceinsight.device import import_llama\n"
+        "import_llama().llama_backend_init()\n"
         "print(next(l for l in open('/proc/self/status') if l.startswith('VmHWM')).split()[1])"
     )
     env = child_environment()

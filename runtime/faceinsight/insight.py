@@ -8,6 +8,7 @@ import threading
 import time
 import weakref
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from operator import attrgetter
 from types import TracebackType
 
@@ -23,6 +24,7 @@ from .guard import Guard
 from .imaging import ImageSource, load_image
 from .labels import Label
 from .language import Language
+from .llm import Llm
 from .manifest import Manifest
 from .perception import Perception
 from .relevance import Relevance
@@ -93,14 +95,17 @@ class FaceInsight:
         opened = Bundle.open(bundle)
         where = Device.resolve(device, threads=threads)
         manifest = opened.manifest
-        perception = Perception.load(opened, where, allow=allow, deny=deny)
-        llm, asked = manifest.llm, manifest.question
-        spec = manifest.vision
+        llm, asked, spec = manifest.llm, manifest.question, manifest.vision
         # Image tokens are small beside the KV cache made of them.
         half = int(cache_mb * 1e6 / 2)
         kept = FaceCache(half * (1 if spec else 2), forget_after)
+        # The largest graph by itself: for a moment it takes twice its size.
         vision = Vision(spec, where.session(opened.file(spec.file)), FaceCache(half, forget_after)) if spec else None
-        language = Language(opened.file(llm.file), llm, where, see=vision or attrgetter("tokens"), kept=kept)
+        with ThreadPoolExecutor(1) as beside:
+            # llama.cpp reads its file while ONNX Runtime optimises the small graphs.
+            loading = beside.submit(Llm, opened.file(llm.file), llm, where)
+            perception = Perception.load(opened, where, allow=allow, deny=deny)
+            language = Language(loading.result(), llm, see=vision or attrgetter("tokens"), kept=kept)
         vocabulary = language.vocabulary
         if asked.vocabulary:
             follow = llm.prompt.follow

@@ -5,19 +5,17 @@ from __future__ import annotations
 import codecs
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from operator import attrgetter
-from pathlib import Path
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .cache import FaceCache
-from .device import Device
 from .errors import FaceInsightError, QuestionError, RequestError
 from .grounding import complete
 from .llm import BRANCHES, Llm, Rows
@@ -59,22 +57,19 @@ class Language:
 
     def __init__(
         self,
-        model: Path,
+        llm: Llm,
         spec: LlmSpec,
-        device: Device,
         *,
         see: Callable[[Face], NDArray[np.float32]] = attrgetter("tokens"),
         kept: FaceCache | None = None,
-        parameters: Mapping[str, Any] | None = None,
     ) -> None:
-        """see: a face's tokens (T,width), asked for once per prefix; kept: for the prefixes of earlier faces.
+        """llm: the loaded model, which is closed with this object.
 
-        parameters: as in `Llm`.
+        see: a face's tokens (T,width), asked for once per prefix; kept: for the prefixes of earlier faces.
         """
-        self._spec, self._see = spec, see
+        self.llm, self._spec, self._see = llm, spec, see
         self.kept = FaceCache(0) if kept is None else kept
         self.lock = threading.RLock()
-        self.llm = Llm(model, width=spec.width, context=spec.context, device=device, parameters=parameters)
         prompt = spec.prompt
         self.vocabulary = Vocabulary(self.llm.model, follow=prompt.follow, max_question=spec.max_question)
         # Face tokens are no text: what stands before them and behind them begins anew.

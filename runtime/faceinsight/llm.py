@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .device import Device, import_llama
+from .device import Device, import_llama, llama_version
 from .embeddings import Embeddings
 from .errors import BundleError, FaceInsightError, QuestionError, RequestError
+from .manifest import LlmSpec
 from .vocabulary import changed, quiet
 
 #: What goes in: tokens, or embeddings (n,width).
@@ -42,7 +43,7 @@ class Llm:
     pointer: Any = None
 
     def __init__(
-        self, path: Path, *, width: int, context: int, device: Device, parameters: Mapping[str, Any] | None = None
+        self, path: Path, spec: LlmSpec, device: Device, *, parameters: Mapping[str, Any] | None = None
     ) -> None:
         """parameters: of llama.cpp's context, where they are to be others than ours."""
         self._c: Any = import_llama()
@@ -56,11 +57,11 @@ class Llm:
         model_params = changed(self._c.llama_model_default_params(), chosen)
         self.model = self._c.llama_model_load_from_file(str(path).encode(), model_params)
         if not self.model:
-            raise BundleError(f"{path} does not load in llama.cpp (llama-cpp-python {self._c.__version__})")
+            raise BundleError(f"{path} does not load in llama.cpp (llama-cpp-python {llama_version()})")
         found = self._c.llama_model_n_embd(self.model)
-        if found != width:
-            raise BundleError(f"{path.name} has embedding width {found}, the manifest says {width}")
-        self.width, self.context = width, context
+        if found != spec.width:
+            raise BundleError(f"{path.name} has embedding width {found}, the manifest says {spec.width}")
+        self.context = context = spec.context
         self._size = self._c.llama_vocab_n_tokens(self._c.llama_model_get_vocab(self.model))
         self._embeddings = Embeddings.open(path)
         params = dict.fromkeys(("n_ctx", "n_batch", "n_ubatch"), context)

@@ -21,9 +21,6 @@ from .manifest import STATES, CharacteristicSpec, EncoderSpec, Manifest, ParserS
 from .types import Face
 from .vision import surroundings
 
-#: Faces per run of the encoders: bounds memory on a photo of a crowd.
-BATCH = 8
-
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
@@ -64,10 +61,14 @@ class Perception:
         *,
         allow: Sequence[str] = (),
         deny: Sequence[str] = (),
+        batch: int = 1,
     ) -> None:
-        """parser, encoder, knowledge: ONNX Runtime sessions (or anything with their interface); no knowledge: None."""
+        """parser, encoder, knowledge: ONNX Runtime sessions (or anything with their interface); no knowledge: None.
+
+        batch: faces per run of the encoders.
+        """
         m, width, regions = manifest, manifest.encoder.width, len(manifest.regions)
-        self._manifest, self._vision = m, m.vision
+        self._manifest, self._vision, self.batch = m, m.vision, batch
         # Its files' hashes are in it.
         self._fingerprint = hashlib.sha256(m.to_json().encode()).digest()
         self.detector = detector
@@ -109,14 +110,12 @@ class Perception:
         )
         parts = (m.parser, m.encoder, m.knowledge)
         parser, encoder, knowledge = (p and device.session(bundle.file(p.file)) for p in parts)
-        return cls(m, detector, parser, encoder, knowledge, allow=allow, deny=deny)
+        return cls(m, detector, parser, encoder, knowledge, allow=allow, deny=deny, batch=device.batch)
 
     def __call__(self, image: NDArray[np.uint8]) -> tuple[Face, ...]:
         """RGB (H,W,3) -> its faces, the largest first."""
-        detections = self.detector(image)
-        return tuple(
-            f for i in range(0, len(detections), BATCH) for f in self._perceive(image, detections[i : i + BATCH])
-        )
+        detections, n = self.detector(image), self.batch
+        return tuple(f for i in range(0, len(detections), n) for f in self._perceive(image, detections[i : i + n]))
 
     def _perceive(self, image: NDArray[np.uint8], detections: Sequence[Detection]) -> list[Face]:
         matrices, wide, small = self.crops(image, detections)

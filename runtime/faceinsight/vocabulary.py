@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from .device import import_llama
+from .device import import_llama, llama_version
 from .errors import BundleError, DependencyError, QuestionError
 
 #: A character that no tokenizer joins with a letter or a mark behind it.
@@ -80,7 +80,7 @@ class VocabularyFile(Vocabulary):
         params = changed(c.llama_model_default_params(), {"vocab_only": True})
         self._model = c.llama_model_load_from_file(str(path).encode(), params)
         if not self._model:
-            raise BundleError(f"{path} does not load in llama.cpp as a vocabulary (llama-cpp-python {c.__version__})")
+            raise BundleError(f"{path} does not load in llama.cpp as a vocabulary (llama-cpp-python {llama_version()})")
         super().__init__(self._model, follow=follow, max_question=max_question)
 
     def close(self) -> None:
@@ -110,8 +110,10 @@ _callback: Any = None
 
 
 def quiet(c: Any) -> None:
-    """llama.cpp writes to stderr by itself; its messages go nowhere, errors come as return values."""
+    """llama.cpp writes to stderr by itself; its messages go nowhere, errors come as return values.
+
+    Said again before each model: whoever imports all of llama_cpp meanwhile has them written.
+    """
     global _callback
-    if _callback is None:
-        _callback = c.llama_log_callback(lambda level, text, data: None)
-        c.llama_log_set(_callback, ctypes.c_void_p(0))
+    _callback = _callback or c.llama_log_callback(lambda level, text, data: None)
+    c.llama_log_set(_callback, ctypes.c_void_p(0))

@@ -11,7 +11,6 @@ from pathlib import Path
 from ..errors import RequestError
 from ..imaging import load_image
 from ..insight import FaceInsight
-from ..perception import BATCH
 from ..types import Face
 from .result import ANSWER, STAGE, START, Rate, Step
 from .stats import summarise
@@ -82,7 +81,7 @@ def _perception(watch: Stopwatch, insight: FaceInsight, photo: Path) -> Face:
     with watch(STAGE, "decode the photo"):
         image = load_image(photo)
     with watch(STAGE, "detect"):
-        detections = p.detector(image)[:BATCH]
+        detections = p.detector(image)[: p.batch]
     with watch(STAGE, "align"):
         _, wide, small = p.crops(image, detections)
     with watch(STAGE, "parse"):
