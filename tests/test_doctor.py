@@ -105,11 +105,14 @@ CPU_ORT = {"version": "1.32.0", "providers": ["CPUExecutionProvider"]}
         ),
         (
             CPU_ONLY,
-            {"llama": Probe({"version": "0.3.36", "gpu": False, "amx": True})},
+            {
+                "llama": Probe({"version": "0.3.36", "gpu": False, "amx": True}),
+                "amx": Probe(error="crashed with SIGSEGV"),
+            },
             "llama.cpp",
             "warn",
-            "compiled for AMX",
-            "-mno-amx-int8",
+            "compiled for AMX, which fails (crashed with SIGSEGV)",
+            "-fno-dse",
         ),
         (DESKTOP, {"llama": Probe(error="OSError: libcuda.so.1")}, "llama.cpp", "fail", "libcuda", "GGML_CUDA=on"),
         (DESKTOP, {"tensorrt": Probe({"version": "8.6.1"})}, "TensorRT", "warn", "8.6.1", "JetPack 6.2"),

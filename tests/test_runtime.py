@@ -24,11 +24,13 @@ from faceinsight import (
     PolicyError,
     QuestionError,
     RequestError,
+    amx,
 )
 from faceinsight.bundle import Bundle
 from faceinsight.device import Device, import_llama
 from faceinsight.draw import draw
-from faceinsight.llm import Llm
+from faceinsight.llm import Llm, uses_amx
+from faceinsight.probes import Probe
 from faceinsight.vocabulary import changed
 
 
@@ -452,15 +454,47 @@ def test_a_parameter_that_llama_cpp_does_not_have_is_no_silent_wish():
         changed(llama_cpp.llama_model_default_params(), {"use_mmap": False})
 
 
-@pytest.mark.parametrize("info", [b"CPU : AVX2 = 1 | AMX_INT8 = 1 | REPACK = 1 | ", b"CPU : NEON = 1 | REPACK = 1 | "])
-def test_amx_kernels_are_left_alone(monkeypatch, info):
+AMX = b"CPU : AVX2 = 1 | AMX_INT8 = 1 | REPACK = 1 | "
+PLAIN = b"CPU : NEON = 1 | REPACK = 1 | "
+
+
+@pytest.mark.parametrize(("info", "works", "used"), [(AMX, False, False), (AMX, True, True), (PLAIN, False, True)])
+def test_amx_is_used_where_it_works(monkeypatch, info, works, used):
     llama_cpp, asked = import_llama(), []
     monkeypatch.setattr(llama_cpp, "llama_print_system_info", lambda: info)
+    monkeypatch.setattr(amx, "works", lambda libraries: works)
     monkeypatch.setattr(llama_cpp, "llama_model_load_from_file", lambda path, params: asked.append(params))
     bundle = Bundle.open("nano")
     with pytest.raises(BundleError):
         Llm(bundle.file("llm.gguf"), bundle.manifest.llm, Device("cpu", False, 1))
-    assert asked[0].use_extra_bufts == (b"AMX" not in info)
+    assert asked[0].use_extra_bufts == used
+
+
+def test_whether_amx_works_is_tried_once_per_build(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    built, tried = tmp_path / "lib", []
+    built.mkdir()
+    (built / "libggml-cpu.so").write_bytes(b"one build")
+    outcome = Probe(error="crashed with SIGSEGV")
+    monkeypatch.setattr(amx, "probe", lambda name: tried.append(name) or outcome)
+    fresh = amx.works.__wrapped__
+    assert not fresh(built)
+    assert not fresh(built)
+    assert tried == ["amx"]
+    (built / "libggml-cpu.so").write_bytes(b"another build")
+    outcome = Probe({"difference": 0.001})
+    assert fresh(built)
+    assert fresh(built)
+    assert tried == ["amx"] * 2
+    monkeypatch.setenv("XDG_CACHE_HOME", str(built / "libggml-cpu.so"))  # no folder can be made there
+    assert fresh(built)
+    assert tried == ["amx"] * 3
+
+
+def test_the_trial_of_amx_compares_logits():
+    if uses_amx(import_llama()):
+        pytest.skip("in this process it may crash")
+    assert amx.trial()["difference"] < amx.TOLERANCE
 
 
 def test_only_the_bindings_of_llama_cpp_are_imported():

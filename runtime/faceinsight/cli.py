@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from ._version import __version__
 from .bench.cli import COMPARE, add_bench
 from .bundle import Bundle
-from .device import DEVICES, Device, import_llama, import_onnxruntime
+from .device import DEVICES, Device, import_onnxruntime, llama_version
 from .errors import FaceInsightError, RequestError
 from .types import Answer, Face, Piece, Report
 
@@ -198,7 +198,7 @@ def _info(args: argparse.Namespace) -> int:
     bundle = Bundle.open(args.bundle)
     device = Device.resolve(args.device, threads=args.threads)
     session = device.session(bundle.file(bundle.manifest.parser.file))
-    ort, llama = import_onnxruntime(), import_llama()
+    ort = import_onnxruntime()
     facts: dict[str, Any] = {
         "faceinsight": __version__,
         "python": platform.python_version(),
@@ -209,7 +209,7 @@ def _info(args: argparse.Namespace) -> int:
         "onnxruntime": ort.__version__,
         "providers available": ort.get_available_providers(),
         "providers active": session.get_providers(),
-        "llama-cpp-python": llama.__version__,
+        "llama-cpp-python": llama_version(),
         "llm on gpu": device.llm_on_gpu,
         "bundle": f"{bundle.manifest.name} ({bundle.path})",
         "bundle sha256": bundle.sha256,

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from .amx import FLAGS
 from .bundle import Bundle
 from .engines import OLDEST
 from .errors import FaceInsightError
@@ -40,7 +41,10 @@ _LLAMA_BUILD = (
     "pip install --force-reinstall --no-cache-dir --no-binary llama-cpp-python 'llama-cpp-python>=0.3.36,<0.4'"
 )
 _LLAMA_CUDA = f'CMAKE_ARGS="-DGGML_CUDA=on{{arch}}" CUDACXX=/usr/local/cuda/bin/nvcc {_LLAMA_BUILD}'
-_LLAMA_PLAIN = f'CMAKE_ARGS="-DCMAKE_C_FLAGS=-mno-amx-int8 -DCMAKE_CXX_FLAGS=-mno-amx-int8" {_LLAMA_BUILD}'
+_LLAMA_AMX = f"CMAKE_ARGS=\"-DCMAKE_CXX_FLAGS='{FLAGS}'\" {_LLAMA_BUILD}"
+
+
+NOT_TRIED = Probe()
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +62,8 @@ class Check:
 class Facts:
     """What was seen of a machine: probes of libraries, versions of distributions, memory in bytes.
 
-    driver: NVIDIA's kernel driver, as it names itself; need: bytes the bundle takes; bundle_error: why it did not open.
+    amx: where llama.cpp was compiled for it; driver: NVIDIA's kernel driver, as it names itself; need: bytes the
+    bundle takes; bundle_error: why it did not open.
     """
 
     machine: str
@@ -68,6 +73,7 @@ class Facts:
     cuda: Probe
     tensorrt: Probe
     opencv: Probe
+    amx: Probe = NOT_TRIED
     driver: str | None = None
     memory: int | None = None
     jetson: Jetson | None = None
@@ -90,6 +96,8 @@ def gather(bundle: str | None = "nano", *, root: Path = Path("/")) -> Facts:
     """Look at this machine. `root`: where its /etc, /proc and /sys are."""
     names = {n: v for n in ONNXRUNTIMES if (v := _version(n)) is not None}
     seen = {n: probe(n) for n in ("onnxruntime", "llama", "cuda", "tensorrt", "opencv")}
+    if (seen["llama"].found or {}).get("amx"):
+        seen["amx"] = probe("amx")
     title, error, need = bundle or "", "", None
     if bundle is not None:
         try:
@@ -236,10 +244,11 @@ def _llama(f: Facts) -> Check:
         return Check(
             "llama.cpp", WARN, f"{version} is a CPU build: the LLM will not use the GPU", "a CUDA build", build
         )
-    if f.llama.found["amx"]:
-        found = f"{version}, compiled for AMX, whose kernels crash: they and rearranged weights are left unused"
-        return Check("llama.cpp", WARN, found, "a build without AMX, faster where weights have 4 bits", _LLAMA_PLAIN)
-    return Check("llama.cpp", OK, f"{version}, {'GPU' if f.llama.found['gpu'] else 'CPU'} build")
+    if f.amx.error:
+        found = f"{version}, compiled for AMX, which fails ({f.amx.error}): it and rearranged weights are left unused"
+        return Check("llama.cpp", WARN, found, "AMX that works, twice as fast", _LLAMA_AMX)
+    amx = " with AMX" if f.amx.found else ""
+    return Check("llama.cpp", OK, f"{version}, {'GPU' if f.llama.found['gpu'] else 'CPU'} build{amx}")
 
 
 def _tensorrt(f: Facts) -> Check | None:

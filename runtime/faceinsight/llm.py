@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +28,19 @@ EXACT = {"type_k": 0, "type_v": 0, "flash_attn_type": 0}
 
 
 def uses_amx(llama: Any) -> bool:
-    """Was llama.cpp compiled for a CPU with AMX? Those kernels crash at the first token: several compilers drop the
-    tiles' configuration as if nobody read it (ggml-org/llama.cpp issue 20824, pull request 26954)."""
+    """Was llama.cpp compiled for a CPU with AMX?"""
     return b"AMX_INT8 = 1" in llama.llama_print_system_info()
+
+
+def _extra(llama: Any, amx: bool | None) -> bool:
+    """May weights be rearranged for this CPU's units? Where AMX does not work, all of that must be left."""
+    if not uses_amx(llama):
+        return True
+    if amx is None:
+        from .amx import works
+
+        amx = works(Path(llama.__file__).parent / "lib")
+    return amx
 
 
 class Llm:
@@ -43,9 +54,16 @@ class Llm:
     pointer: Any = None
 
     def __init__(
-        self, path: Path, spec: LlmSpec, device: Device, *, parameters: Mapping[str, Any] | None = None
+        self,
+        path: Path,
+        spec: LlmSpec,
+        device: Device,
+        *,
+        parameters: Mapping[str, Any] | None = None,
+        amx: bool | None = None,
     ) -> None:
-        """parameters: of llama.cpp's context, where they are to be others than ours."""
+        """parameters: of llama.cpp's context, where they are to be others than ours; amx: use that unit, where
+        llama.cpp was compiled for it; by default where it works."""
         self._c: Any = import_llama()
         quiet(self._c)
         self._c.llama_backend_init()
@@ -53,7 +71,7 @@ class Llm:
         self.gpu_layers = 999 if device.llm_on_gpu else 0
         # Weights are repacked for the CPU: mapped, the file's pages would stay in memory beside the copy.
         mode = self._c.LLAMA_LOAD_MODE_NONE
-        chosen = {"n_gpu_layers": self.gpu_layers, "load_mode": mode, "use_extra_bufts": not uses_amx(self._c)}
+        chosen = {"n_gpu_layers": self.gpu_layers, "load_mode": mode, "use_extra_bufts": _extra(self._c, amx)}
         model_params = changed(self._c.llama_model_default_params(), chosen)
         self.model = self._c.llama_model_load_from_file(str(path).encode(), model_params)
         if not self.model:
@@ -172,8 +190,10 @@ class Llm:
             self._c.llama_model_free(self.model)
             self.model = None
 
-    def __del__(self) -> None:
-        self.close()
+    def __del__(self, ending: Callable[[], bool] = sys.is_finalizing) -> None:
+        # When Python ends, the bindings may be gone already, and the system takes all memory back.
+        if not ending():
+            self.close()
 
     def _run(self, rows: Rows, positions: NDArray[np.int64], sequences: NDArray[np.int32], wanted: list[int]) -> None:
         """Decode rows at these positions of these sequences; logits of the rows that are `wanted`."""

@@ -25,7 +25,7 @@ TIMEOUT = 120
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """What a child found, or how it ended: one of the two is set."""
+    """What a child found, or how it ended; neither where there was nothing to try."""
 
     found: dict[str, Any] | None = None
     error: str | None = None
@@ -122,12 +122,18 @@ def tiny_model() -> bytes:
 
 def _llama() -> dict[str, Any]:
     """Version of llama-cpp-python, whether it can use a GPU, and whether it was compiled for AMX."""
-    import llama_cpp
-
+    from .device import import_llama, llama_version
     from .llm import uses_amx
 
-    gpu, amx = bool(llama_cpp.llama_supports_gpu_offload()), uses_amx(llama_cpp)
-    return {"version": llama_cpp.__version__, "gpu": gpu, "amx": amx}
+    llama = import_llama()
+    return {"version": llama_version(), "gpu": bool(llama.llama_supports_gpu_offload()), "amx": uses_amx(llama)}
+
+
+def _amx() -> dict[str, Any]:
+    """Whether llama.cpp's AMX kernels say what the others say."""
+    from .amx import trial
+
+    return trial()
 
 
 def _cuda() -> dict[str, Any]:
@@ -170,6 +176,7 @@ def _main(name: str) -> int:
 PROBES: dict[str, Callable[[], dict[str, Any]]] = {
     "onnxruntime": _onnxruntime,
     "llama": _llama,
+    "amx": _amx,
     "cuda": _cuda,
     "tensorrt": _tensorrt,
     "opencv": _opencv,

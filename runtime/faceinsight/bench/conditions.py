@@ -11,7 +11,7 @@ from pathlib import Path
 
 from .._version import __version__
 from ..bundle import Bundle
-from ..device import PROVIDERS, Device, cores, import_llama, import_onnxruntime
+from ..device import PROVIDERS, Device, cores, import_llama, import_onnxruntime, llama_version
 from ..errors import DeviceError
 from ..gguf_header import GgufHeader
 from ..jetson import read_jetson
@@ -124,7 +124,7 @@ def _versions(providers: Mapping[str, Sequence[str]]) -> dict[str, str]:
         "numpy": numpy.__version__,
         "opencv": cv2.__version__,
         "onnxruntime": import_onnxruntime().__version__,
-        "llama-cpp-python": import_llama().__version__,
+        "llama-cpp-python": llama_version(),
     }
     native = next((p[0] for p in providers.values() if p[0].startswith("TensorRT ")), None)
     return out | ({"tensorrt": native.removeprefix("TensorRT ")} if native else {})
