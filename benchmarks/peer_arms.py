@@ -186,15 +186,17 @@ class Greedy:
 
 
 class Transformers(Greedy):
-    """transformers' LlavaForConditionalGeneration on torch. best: it keeps the picture's keys and values by hand."""
+    """transformers' LlavaForConditionalGeneration on torch. best: it keeps the picture's keys and values by hand; half:
+    it computes in bfloat16, for which some CPUs have units."""
 
-    def __init__(self, folder: Path, *, best: bool) -> None:
+    def __init__(self, folder: Path, *, best: bool, half: bool = False) -> None:
         import torch
         from transformers import AutoTokenizer, CLIPImageProcessor, LlavaForConditionalGeneration
 
         torch.set_num_threads(len(os.sched_getaffinity(0)))
         self._torch, self._best = torch, best
-        self._model = LlavaForConditionalGeneration.from_pretrained(folder / "checkpoint", torch_dtype=torch.float32)
+        kind = torch.bfloat16 if half else torch.float32
+        self._model = LlavaForConditionalGeneration.from_pretrained(folder / "checkpoint", torch_dtype=kind)
         self._model.eval()
         self._tokenizer = AutoTokenizer.from_pretrained(folder / "checkpoint")
         size = self._model.config.vision_config.image_size
@@ -212,7 +214,7 @@ class Transformers(Greedy):
     def _prefix(self, picture: Any) -> Any:
         """Keys and values of the prompt up to behind the picture."""
         torch = self._torch
-        pixels = self._processor(picture, return_tensors="pt")["pixel_values"]
+        pixels = self._processor(picture, return_tensors="pt")["pixel_values"].to(self._model.dtype)
         before = self._ids("<s>A chat between a curious user and an artificial intelligence assistant. USER: ")
         image = torch.full((1, self._patches), self._model.config.image_token_index)
         ids = torch.cat([before, image], 1)
@@ -257,6 +259,7 @@ def make(name: str, folder: Path, server: str) -> Arm:
         "llama-server": lambda: Server(folder, server),
         "transformers, defaults": lambda: Transformers(folder, best=False),
         "transformers, best": lambda: Transformers(folder, best=True),
+        "transformers, bfloat16": lambda: Transformers(folder, best=True, half=True),
     }[name]()
 
 

@@ -51,11 +51,20 @@ BUNDLES = {
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 
 
+def texts() -> list[str]:
+    """English and code, which every Python has with it: so a question becomes about as many tokens as in a real LLM."""
+    paths = sorted(Path(json.__file__).parents[1].glob("*.py"))
+    return [" ".join(p.read_text(errors="replace").split()) for p in paths]
+
+
 def write_checkpoint(folder: Path, *, tiny: bool) -> None:
     """As save_pretrained writes it, float16, in shards."""
     from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
 
-    sentencepiece(folder)
+    if tiny:
+        sentencepiece(folder)
+    else:
+        sentencepiece(folder, words=16_000, corpus=texts())
     vision = CLIPVisionConfig(**(TINY_VISION if tiny else VISION), projection_dim=768)
     config = LlavaConfig(vision, LlamaConfig(**(TINY_LLM if tiny else LLM)), image_token_index=3)
     model = LlavaForConditionalGeneration(config)

@@ -39,8 +39,8 @@ from faceinsight.imaging import load_image
 
 PHOTO = Path(__file__).parent.parent / "tests" / "data" / "astronaut.png"
 OURS = ("ours", "ours, a quarter of the tokens")
-ARMS = (*OURS, "chat handler, best", "llama-server", "transformers, best", "chat handler, defaults",
-        "transformers, defaults")  # fmt: skip
+ARMS = (*OURS, "chat handler, best", "llama-server", "transformers, best", "transformers, bfloat16",
+        "chat handler, defaults", "transformers, defaults")  # fmt: skip
 NANO_ARMS = ("nano", "nano on transformers, best", "nano on transformers, defaults")
 QUESTIONS = (
     "Is she smiling?", "Is she wearing glasses?", "Does she have a hat on?", "Is there a beard?",
@@ -178,7 +178,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path, nargs="?", help="made by peer_weights.py")
     parser.add_argument("--llama-server", default="", metavar="PATH")
     parser.add_argument("--nano", action="store_true", help="the shipped bundle, beside torch and transformers")
-    parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS[:5]))
+    parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS))
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--reports", type=int, default=2, help="rounds with a report: eight slow calls for some")
     parser.add_argument("--out", type=Path)

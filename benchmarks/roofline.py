@@ -1,10 +1,12 @@
-"""How near do parser and encoder come to what this machine can compute?
+"""How near do parser, encoder and LLM come to what this machine can compute?
 
     python benchmarks/roofline.py --out roofline.json
 
 Floating-point operations of convolutions and matrix products are counted from the graphs' shapes; the roof is a plain
 float32 matrix product in the same ONNX Runtime with the same threads. Depthwise convolutions cannot reach it: they move
-more bytes than they compute. Run it on an otherwise idle machine.
+more bytes than they compute. Of the LLM, the operations of a face's prefix, of a question and of a token are counted,
+beside that roof and beside the speed at which memory is read: each of them needs all weights once. Quantised weights
+may go above the float32 roof. Run it on an otherwise idle machine.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ import argparse
 import json
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +28,12 @@ from onnx import TensorProto, helper
 from faceinsight import __version__
 from faceinsight.bundle import Bundle
 from faceinsight.device import Device, cores
+from faceinsight.gguf_header import GgufHeader
+from faceinsight.llm import Llm
 
 ROUNDS, SIDE = 40, 1024
+#: Rows of a question with its findings.
+QUESTION = 24
 
 
 def operations(path: Path, feeds: dict[str, Any]) -> dict[str, float]:
@@ -58,14 +65,14 @@ def operations(path: Path, feeds: dict[str, Any]) -> dict[str, float]:
     return out
 
 
-def median(run: Callable[[], object]) -> float:
+def median(run: Callable[[], object], rounds: int = ROUNDS) -> float:
     """Seconds."""
     times = []
-    for _ in range(ROUNDS + 5):
+    for _ in range(rounds + rounds // 8):
         began = time.perf_counter()
         run()
         times.append(time.perf_counter() - began)
-    return float(np.median(times[5:]))
+    return float(np.median(times[rounds // 8 :]))
 
 
 def roof(device: Device, folder: Path) -> float:
@@ -83,6 +90,49 @@ def roof(device: Device, folder: Path) -> float:
     rng = np.random.default_rng(0)
     feeds = {n: rng.normal(size=shape).astype(np.float32) for n in "ab"}
     return 2 * SIDE**3 / median(lambda: session.run(None, feeds))
+
+
+def bandwidth() -> float:
+    """Bytes per second that all cores together read from memory."""
+    buffers = [np.ones(32 * 2**20, np.float32) for _ in range(cores())]
+    with ThreadPoolExecutor(len(buffers)) as pool:
+        seconds = median(lambda: list(pool.map(lambda b: np.dot(b, b), buffers)))
+    return sum(b.nbytes for b in buffers) / seconds
+
+
+def language(bundle: Bundle, device: Device, peak: float, memory: float) -> dict[str, Any]:
+    """Milliseconds and operations of the LLM per kind of work."""
+    m, header = bundle.manifest, GgufHeader.read(bundle.file(bundle.manifest.llm.file))
+    # Rows are looked up in the token embeddings; they are a matrix only where they are the output too, of one row.
+    blocks = [t for t in header.tensors if t.name.startswith("blk.") and len(t.shape) == 2]
+    output = next((t for t in header.tensors if t.name == "output.weight"), None)
+    output = output or next(t for t in header.tensors if t.name == "token_embd.weight")
+    each, weights = sum(int(np.prod(t.shape)) for t in blocks), sum(t.bytes for t in (*blocks, output))
+    attention = 4 * header.number("block_count") * header.number("embedding_length")
+    llm = Llm(bundle.file(m.llm.file), m.llm, device)
+    rng = np.random.default_rng(0)
+    rows = {n: rng.normal(0, 0.02, (n, m.llm.width)).astype(np.float32) for n in (m.face_tokens, QUESTION, 1)}
+    out: dict[str, Any] = {}
+    for what, count, behind in (
+        ("a face's prefix", m.face_tokens, 0), ("a question", QUESTION, m.face_tokens), ("a token", 1, m.face_tokens),
+    ):  # fmt: skip
+        llm.trim(0)
+        llm.decode([rows[m.face_tokens]], 0)
+
+        def work(count: int = count, behind: int = behind) -> None:
+            llm.trim(behind)
+            llm.decode([rows[count]], behind)
+            llm.logits()
+
+        seconds = median(work, rounds=8)
+        flop = 2 * each * count + 2 * int(np.prod(output.shape)) + attention * count * (behind + count / 2)
+        out[what] = {
+            "rows": count, "ms": round(seconds * 1e3, 2), "GFLOP": round(flop / 1e9, 3),
+            "share of the roof": round(flop / seconds / peak, 3),
+            "share of the memory's speed": round(weights / seconds / memory, 3),
+        }  # fmt: skip
+    llm.close()
+    return out
 
 
 def main() -> None:
@@ -116,12 +166,15 @@ def main() -> None:
             "GFLOP": {k: round(v / 1e9, 4) for k, v in counted.items()},
             "share of the roof": round(total / seconds / peak, 3),
         }
+    memory = bandwidth()
+    spoken = language(bundle, device, peak, memory)
     seconds = sum(g["ms"] for g in graphs.values()) / 1e3
     flop = sum(sum(g["GFLOP"].values()) for g in graphs.values()) * 1e9
     result = {
         "faceinsight": __version__, "onnxruntime": onnxruntime.__version__, "machine": machine(), "threads": cores(),
         "bundle sha256": bundle.sha256, "roof GFLOP/s": round(peak / 1e9, 1), "graphs": graphs,
         "together": {"ms": round(seconds * 1e3, 3), "share of the roof": round(flop / seconds / peak, 3)},
+        "memory GB/s": round(memory / 1e9, 1), "language": spoken,
     }  # fmt: skip
     args.out.write_text(json.dumps(result, indent=1) + "\n")
     print(json.dumps(result, indent=1))

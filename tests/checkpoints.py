@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ CONTROL = ["<unk>", "<s>", "</s>"]
 WORDS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|%s| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 
 
-def sentencepiece(folder: Path, *, prefix: bool = True, words: int = 120) -> Any:
+def sentencepiece(folder: Path, *, prefix: bool = True, words: int = 120, corpus: Sequence[str] = CORPUS) -> Any:
     """A Llama-like tokenizer in `folder` as tokenizer.json; returns it. `prefix`: a space goes before a text."""
     from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
@@ -32,7 +33,7 @@ def sentencepiece(folder: Path, *, prefix: bool = True, words: int = 120) -> Any
     learner.normalizer = normalizers.Replace(" ", "▁")
     # As SentencePiece: no piece goes beyond a word.
     learner.pre_tokenizer = pre_tokenizers.Split("▁", "merged_with_next")
-    learner.train_from_iterator(CORPUS, trainers.BpeTrainer(vocab_size=words, show_progress=False))
+    learner.train_from_iterator(corpus, trainers.BpeTrainer(vocab_size=words, show_progress=False))
     learned = sorted(learner.get_vocab(), key=lambda t: learner.get_vocab()[t])
     pieces = CONTROL + [f"<0x{i:02X}>" for i in range(256)] + sorted(learned, key=lambda t: len(t) == 1)
     ids = {text: i for i, text in enumerate(pieces)}

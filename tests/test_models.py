@@ -18,7 +18,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from faceinsight.grounding import Grounding, sentences
-from faceinsight.labels import NO, UNSURE, YES, Label
+from faceinsight.labels import HIDDEN, NO, UNSURE, YES, Label
 from faceinsight.manifest import STATES
 from faceinsight_models import calibration, data, dialogue, lcm
 from faceinsight_models.augment import augment_pair
@@ -51,7 +51,7 @@ from faceinsight_models.vocabulary import (
     REGIONS,
     RULES,
 )
-from faceinsight_models.wordings import BY_NAME, CONCEPTS, denials, mentions
+from faceinsight_models.wordings import BY_NAME, CONCEPTS, compound_question, denials, mentions
 
 
 def test_cooccurrence_is_conditional_on_the_row():
@@ -568,9 +568,44 @@ def test_false_answers_are_caught():
             assert check.torn(text.replace("Yes,", "No,") if "Yes," in text else text.replace("No,", "Yes,")), text
             text = dialogue.who_answer(concept, wrong, beside)
             assert check.contradicts(text, [as_labels(states), as_labels(beside)]), text
+        for _ in range(100):
+            concepts = dialogue.compound(rng, states)
+            one = concepts[rng.integers(len(concepts))]
+            if states[one.name] in (YES, NO):
+                wrong = states | {one.name: 1 - states[one.name]}
+                text = dialogue.compound_answer(concepts, [c.state(wrong) for c in concepts])
+                assert any(check.contradicts(s, [as_labels(states)]) for s in sentences(text)), text
     doubtful = as_labels(dict.fromkeys(NAMES, UNSURE))
     assert check.contradicts("The person is wearing a hat.", [doubtful])
     assert not check.contradicts("I am not sure whether the person is wearing a hat.", [doubtful])
+
+
+@pytest.mark.parametrize(
+    ("smile", "glasses", "answer"),
+    [
+        (YES, YES, "Yes, the person is smiling and is wearing glasses."),
+        (NO, NO, "No, the person is not smiling and is not wearing glasses."),
+        (NO, YES, "The person is wearing glasses, but is not smiling."),
+        (YES, UNSURE, "The person is smiling. I am not sure whether the person is wearing glasses."),
+        (HIDDEN, HIDDEN, "I cannot tell whether the person is smiling or is wearing glasses."),
+        (None, YES, f"The person is wearing glasses. {dialogue.DECLINE_OFF}"),
+    ],
+)
+def test_several_questions_in_one_are_all_answered(smile, glasses, answer):
+    concepts = [BY_NAME["Smiling"], BY_NAME["Eyeglasses"]]
+    assert dialogue.compound_answer(concepts, [smile, glasses]) == answer
+
+
+def test_several_questions_in_one_name_each_thing():
+    """Held out or not, each concept is said by one of its words; nothing is asked beside its opposite."""
+    rng = np.random.default_rng(0)
+    for i in range(2000):
+        concepts = dialogue.compound(rng, drawn(rng))
+        assert len({c.name for c in concepts}) == len(concepts) in (2, 3)
+        assert not {"Straight_Hair", "Wavy_Hair"} <= {c.name for c in concepts}
+        text = compound_question(rng, concepts, heldout=i % 2 == 0).lower()
+        for c in concepts:
+            assert any(x.lower() in text for x in (c.words, c.heldout)[i % 2 == 0]), (text, c)
 
 
 def test_pairs_are_compared():
