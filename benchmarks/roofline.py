@@ -29,6 +29,7 @@ from faceinsight import __version__
 from faceinsight.bundle import Bundle
 from faceinsight.device import Device, cores
 from faceinsight.gguf_header import GgufHeader
+from faceinsight.language import Language
 from faceinsight.llm import Llm
 
 ROUNDS, SIDE = 40, 1024
@@ -111,13 +112,15 @@ def language(bundle: Bundle, device: Device, peak: float, memory: float) -> dict
     attention = 4 * header.number("block_count") * header.number("embedding_length")
     llm = Llm(bundle.file(m.llm.file), m.llm, device)
     rng = np.random.default_rng(0)
-    rows = {n: rng.normal(0, 0.02, (n, m.llm.width)).astype(np.float32) for n in (m.face_tokens, QUESTION, 1)}
-    out: dict[str, Any] = {}
-    for what, count, behind in (
-        ("a face's prefix", m.face_tokens, 0), ("a question", QUESTION, m.face_tokens), ("a token", 1, m.face_tokens),
-    ):  # fmt: skip
+    face, out = m.face_tokens, dict[str, Any]()
+    works = {
+        "the prompt before a face": (Language(llm, m.llm).opening_rows, 0), "a face's tokens": (face, 0),
+        "a question": (QUESTION, face), "a token": (1, face), "four tokens at once": (4, face),
+    }  # fmt: skip
+    rows = {n: rng.normal(0, 0.02, (n, m.llm.width)).astype(np.float32) for n, _ in works.values()}
+    for what, (count, behind) in works.items():
         llm.trim(0)
-        llm.decode([rows[m.face_tokens]], 0)
+        llm.decode([rows[face]], 0)
 
         def work(count: int = count, behind: int = behind) -> None:
             llm.trim(behind)

@@ -551,6 +551,7 @@ def test_true_answers_are_grounded():
             claims += len(list(check.claims(sentence, faces=len(faces))))
             assert not check.contradicts(sentence, [as_labels(f) for f in faces]), (turn, sentence)
             assert not check.torn(sentence), sentence
+            assert not check.twice(sentence, len(faces)), sentence
     assert claims > 3000
 
 

@@ -289,6 +289,9 @@ def test_where_a_growing_answer_goes_wrong(insight, face):
     assert wrong("No, the person is smiling.") is None
     assert wrong("Yes, the person is smiling. ") is None
     assert wrong("") is None
+    # Nor does a thing said twice tell of the other that was asked for.
+    assert wrong("No, the person is not wearing a hat and is not wearing a hat.") == "hat."
+    assert wrong("The person is smiling. The person is smiling.") is None
 
 
 def test_contradictions_never_leave(insight, face):
@@ -317,6 +320,11 @@ def test_contradictions_never_leave(insight, face):
         "repaired",
     )
     assert guarded(insight, face, "I looked at the mouth.", asked=["Smiling"]) == ("I looked at the mouth.", "stop")
+    twice = "No, the person is not wearing glasses and is not wearing glasses."
+    assert guarded(insight, face, twice, asked=["Eyeglasses", "Wearing_Hat"]) == (
+        "The person is not wearing glasses. The person is not wearing a hat.",
+        "repaired",
+    )
     doubtful = tuple(dataclasses.replace(x, state="unsure") if x.name == "Smiling" else x for x in face.labels)
     other = dataclasses.replace(face, labels=doubtful)
     assert guarded(insight, other, good, asked=["Smiling"]) == (

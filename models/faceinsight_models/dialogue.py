@@ -250,17 +250,17 @@ class Turn(NamedTuple):
 def turn(rng: np.random.Generator, states: Mapping[str, int]) -> Turn:
     """A random question and its answer. `states` holds the characteristics that are switched on, and only those."""
     kind = rng.random()
-    if kind < 0.30:
+    if kind < 0.24:
         return _closed(rng, states)
-    if kind < 0.40:
+    if kind < 0.44:
         return _compound(rng, states)
-    if kind < 0.52:
+    if kind < 0.55:
         return _open(rng, _OPEN, states)
-    if kind < 0.58:
+    if kind < 0.60:
         return _open(rng, _GATED, states)
-    if kind < 0.76:
+    if kind < 0.77:
         return Turn(w.say(rng, w.DESCRIBE_QUESTIONS), describe(states), DESCRIBED)
-    if kind < 0.83:
+    if kind < 0.84:
         return _several(rng, states)
     if kind < 0.92:
         return _follow(rng, states)

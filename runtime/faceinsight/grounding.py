@@ -89,14 +89,15 @@ class Grounding:
         )
 
     def wrong(self, sentence: str, faces: Sequence[Sequence[Label]]) -> bool:
-        """Does it contradict the labels, or itself?"""
-        return bool(self.contradicts(sentence, faces)) or self.torn(sentence)
+        """Does it contradict the labels, or itself, or say a thing twice?"""
+        return bool(self.contradicts(sentence, faces)) or self.torn(sentence) or bool(self.twice(sentence, len(faces)))
 
     def wrong_from(self, text: str, faces: Sequence[Sequence[Label]]) -> int | None:
         """Where the last sentence of a growing text begins to say what was not found.
 
-        A word that may still grow is left for the next call. A sentence that opens with Yes or No is left alone: there
-        it is the decision that is wrong, and no other word helps.
+        Or to say a thing twice: then it was not told apart from another. A word that may still grow is left for the
+        next call. What contradicts in a sentence that opens with Yes or No is left alone: there it is the decision that
+        is wrong, and no other word helps.
         """
         last = sentences(text)[-1:]
         if not last:
@@ -105,7 +106,15 @@ class Grounding:
         if not complete(sentence):
             sentence = sentence[: max(sentence.rfind(" "), 0)]
         wrong = () if opens(sentence) else self.contradicts(sentence, faces)
-        return begin + wrong[0].start if wrong else None
+        at = min((c.start for c in (*wrong, *self.twice(sentence, len(faces)))), default=None)
+        return None if at is None else begin + at
+
+    def twice(self, sentence: str, faces: int) -> tuple[Claim, ...]:
+        """The claims of a sentence about what it has spoken of already."""
+        seen: dict[tuple[str, int], int] = {}
+        return tuple(
+            c for c in self.claims(sentence, faces=faces) if seen.setdefault((c.name, c.face), c.start) != c.start
+        )
 
     def torn(self, sentence: str) -> bool:
         """Does it open with Yes or No and go on to say the opposite?"""
