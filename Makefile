@@ -30,7 +30,7 @@ $(VENV)/.dev: pyproject.toml | $(VENV)/.runtime
 
 demo: setup
 	$(BIN)/faceinsight ask $(PHOTO) \
-		"Is she smiling?" "Is she wearing glasses?" "Does she have a hat on?" "Is there a beard?" \
+		"Is she smiling?" "Is she wearing glasses?" "Does she have a hat on?" "Is she smiling and wearing a hat?" \
 		"What color is the hair?" "Describe this face."
 	$(BIN)/faceinsight report $(PHOTO)
 	@mkdir -p work

@@ -13,6 +13,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping
@@ -36,7 +38,7 @@ from faceinsight.imaging import load_image
 from faceinsight.language import Language
 from faceinsight.llm import EXACT, Llm
 from faceinsight.manifest import LlmSpec
-from faceinsight.perception import normalised
+from faceinsight.perception import Perception, normalised
 from faceinsight_export.gguf_file import quantise, write_llama
 from faceinsight_models.llm import BpeVocabulary, load_gguf
 
@@ -51,6 +53,11 @@ class LlmArm:
     kind: str = "q8_0"
     threads: int | None = None
     parameters: Mapping[str, Any] = field(default_factory=dict)
+    amx: bool | None = None
+
+    def open(self, path: Path, spec: LlmSpec) -> Llm:
+        device = Device("cpu", False, self.threads or cores())
+        return Llm(path, spec, device, parameters=self.parameters, amx=self.amx)
 
 
 LLM_ARMS = {
@@ -63,6 +70,8 @@ LLM_ARMS = {
     "with flash attention": LlmArm(parameters={"flash_attn_type": 1}),
     "8-bit KV cache, flash attention": LlmArm(parameters={"type_k": 8, "type_v": 8, "flash_attn_type": 1}),
     "batches of 64": LlmArm(parameters={"n_ubatch": 64}),
+    # Where llama.cpp was compiled for it: then no weights are rearranged either.
+    "without AMX": LlmArm(amx=False),
 }
 
 
@@ -94,7 +103,7 @@ def llm_files(bundle: Bundle, folder: Path) -> dict[str, Path]:
 def llm_speed(files: Mapping[str, Path], spec: LlmSpec, rounds: int) -> dict[str, dict[str, float]]:
     """Milliseconds of a prompt, of a question behind it and of a token, per arm."""
     opened = {
-        name: Llm(files[a.kind], spec, Device("cpu", False, a.threads or cores()), parameters=a.parameters)
+        name: a.open(files[a.kind], spec)
         for name, a in LLM_ARMS.items()
     }  # fmt: skip
     rng = np.random.default_rng(0)
@@ -139,9 +148,8 @@ def llm_words(files: Mapping[str, Path], bundle: Bundle, faces: list[Face]) -> d
     def words(path: Path, arm: LlmArm) -> list[tuple[str, float]]:
         with FaceInsight.load(bundle.path, device="cpu") as insight:
             insight.language.close()
-            device = Device("cpu", False, arm.threads or cores())
             spec = bundle.manifest.llm
-            insight.language = Language(Llm(path, spec, device, parameters=arm.parameters), spec)
+            insight.language = Language(arm.open(path, spec), spec)
             # The question encoder reads by the LLM's vocabulary, which went with the LLM.
             insight.relevance._vocabulary = insight.language.vocabulary
             return said(insight, faces)
@@ -186,6 +194,7 @@ def parser_arms(bundle: Bundle, folder: Path, pixels: NDArray[np.float32]) -> di
     def session(file: Path = path, **changes: Any) -> Any:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = changes.pop("threads", cores())
+        options.enable_mem_pattern = False
         options.add_session_config_entry("session.intra_op.allow_spinning", changes.pop("spinning", "0"))
         for key, value in changes.pop("entries", {}).items():
             options.add_session_config_entry(key, value)
@@ -207,10 +216,27 @@ def parser_arms(bundle: Bundle, folder: Path, pixels: NDArray[np.float32]) -> di
         "spinning threads": session(spinning="1"),
         "one thread": session(threads=1),
         "no graph optimisation": session(graph_optimization_level=level.ORT_DISABLE_ALL),
+        "with plans for memory": session(enable_mem_pattern=True),
         "batch fixed to 1": session(sizes={"batch": 1}),
         "without prepacking": session(entries={"session.disable_prepacking": "1"}),
         "8-bit convolutions": session(small),
     }
+
+
+def together(count: int, rounds: int) -> dict[str, float]:
+    """Parser and encoder on so many faces at a time, in a process of its own: milliseconds a face, and the memory that
+    running takes."""
+    bundle, device = Bundle.open("nano"), Device("cpu", False, cores())
+    perception = Perception.load(bundle, device)
+    (wide, small), before = (np.zeros((count, s, s, 3), np.uint8) for s in (256, 128)), memory_mb()
+    ms = interleaved({"run": lambda: perception.encode(wide, small, perception.numbers)}, rounds)["run"]
+    return {"ms a face": round(ms / count, 2), "MB": round(memory_mb() - before, 1)}
+
+
+def memory_mb() -> float:
+    """Resident now."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return int(next(x.split()[1] for x in lines if x.startswith("VmRSS:"))) / 1024
 
 
 def main() -> None:
@@ -218,8 +244,16 @@ def main() -> None:
     parser.add_argument("--bundle", default="nano")
     parser.add_argument("--faces", type=int, default=20)
     parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--out", type=Path)
+    parser.add_argument(
+        "--together", type=int, metavar="N", help="parser and encoder on N faces at a time, and no more"
+    )
     args = parser.parse_args()
+    if args.together:
+        print(json.dumps(together(args.together, args.rounds)))
+        return
+    if not args.out:
+        parser.error("--out FILE is needed")
     bundle = Bundle.open(args.bundle)
     result: dict[str, Any] = {
         "faceinsight": __version__, "onnxruntime": onnxruntime.__version__,
@@ -246,6 +280,11 @@ def main() -> None:
             n: {"ms": ms, "pixels with another label": round(float((maps[n] != maps["as shipped"]).mean()), 5)}
             for n, ms in times.items()
         }
+    result["faces at a time"] = {}
+    for count in (1, 2, 4, 8):
+        command = [sys.executable, __file__, "--together", str(count), "--rounds", str(args.rounds)]
+        done = subprocess.run(command, check=True, capture_output=True, text=True)
+        result["faces at a time"][count] = json.loads(done.stdout.splitlines()[-1])
     args.out.parent.mkdir(parents=True, exist_ok=True)
     args.out.write_text(json.dumps(result, indent=1) + "\n")
     print(json.dumps(result, indent=1))

@@ -221,9 +221,9 @@ def pieces(*texts):
     return iter([*(Piece(t, i + 1, 0.9, 1.0) for i, t in enumerate(texts)), Piece("", 99, 0.9, 1.0, "stop")])
 
 
-def guarded(insight, face, *texts, asked=()):
+def guarded(insight, face, *texts, asked=(), off=False):
     faces = [face] if isinstance(face, Face) else face
-    out = list(insight._guard(pieces(*texts), faces, [[f.label(n) for n in asked] for f in faces]))
+    out = list(insight._guard(pieces(*texts), faces, [[f.label(n) for n in asked] for f in faces], off=off))
     return "".join(map(str, out)).strip(), out[-1].finish
 
 
@@ -334,6 +334,33 @@ def test_contradictions_never_leave(insight, face):
     text, finish = guarded(insight, [face, other], "Neither person is smiling.", asked=["Smiling"])
     assert finish == "repaired"
     assert text == "The first person is smiling. I am not sure whether the second person is smiling."
+
+
+def test_what_an_answer_left_out_is_stated(insight, face):
+    both, hat = ["Smiling", "Wearing_Hat"], "The person is not wearing a hat."
+    assert guarded(insight, face, "Yes, the person is smiling.", asked=both) == (
+        f"Yes, the person is smiling. {hat}",
+        "repaired",
+    )
+    # Another thing than was asked for, and a thing that is not switched off.
+    assert guarded(insight, face, "The person is smiling and has bangs.", "", asked=both) == (
+        f"The person is smiling and has bangs. {hat}",
+        "repaired",
+    )
+    refused = insight._guard._prompt.withheld
+    assert guarded(insight, face, "The person is smiling.", f" {refused}", asked=both) == (
+        f"The person is smiling. {hat}",
+        "repaired",
+    )
+    assert guarded(insight, face, "The person is smiling.", f" {refused}", asked=["Smiling"], off=True) == (
+        f"The person is smiling. {refused}",
+        "stop",
+    )
+    # Which of the two: the other is not worth a word. And nothing is said of what is in doubt already.
+    for whole in ("The person is smiling.", "Yes, as far as I can see."):
+        assert guarded(insight, face, whole, asked=both)[0] == whole
+    doubt = "The person is smiling. I am not sure whether the person is wearing a hat."
+    assert guarded(insight, face, *doubt.split(". "), asked=both)[1] == "stop"
 
 
 def test_two_faces_are_compared(insight, face):

@@ -64,6 +64,10 @@ class Grounding:
             for face, v in self._whose(sentence, found, value, faces):
                 yield Claim(spec.name, v != spec.inverted, face, found.start())
 
+    def mentioned(self, text: str) -> set[str]:
+        """Names of the characteristics that a text speaks of, in doubt or not."""
+        return {self._spoken[m.group(0).lower()].name for m in self._words.finditer(text)}
+
     @staticmethod
     def _whose(sentence: str, found: re.Match[str], value: bool, faces: int) -> list[tuple[int, bool]]:
         """The faces that a claim is about, with what it says of each."""

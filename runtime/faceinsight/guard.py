@@ -22,8 +22,9 @@ class Guard:
     """Reads an answer as it is made, word by word and sentence by sentence.
 
     Where a word says what was not found, the LLM goes back and says it otherwise (`objection`). A sentence that speaks
-    of something switched off ends the answer. One that still contradicts the labels, or claims more than they do, is
-    left out; where nothing is left, the findings themselves are stated.
+    of something switched off ends the answer. One that still contradicts the labels, claims more than they do, or says
+    that something is switched off where nothing that is asked is, is left out. Where nothing is left, the findings
+    themselves are stated; where the answer went astray, those that it left out.
     """
 
     def __init__(self, manifest: Manifest, enabled: Collection[str]) -> None:
@@ -46,13 +47,15 @@ class Guard:
         return lambda text: self._grounding.wrong_from(text, labels)
 
     def __call__(
-        self, pieces: Iterator[Piece], faces: Sequence[Face], asked: Sequence[Sequence[Label]]
+        self, pieces: Iterator[Piece], faces: Sequence[Face], asked: Sequence[Sequence[Label]], *, off: bool
     ) -> Iterator[Piece]:
-        """pieces: the LLM's answer; faces: whom it is about; asked: per face, the findings it was asked for."""
+        """pieces: the LLM's answer; faces: whom it is about; asked: per face, the findings it was asked for; off: was
+        it asked about something switched off too?"""
         labels = [f.labels for f in faces]
         places = dict.fromkeys(self._prompt.places[x.region] for own in asked for x in own)
         held: list[Piece] = []
         dropped: list[str] = []
+        kept: list[str] = []
         said = False
         for piece in pieces:
             held.append(piece)
@@ -64,18 +67,41 @@ class Guard:
                 return
             looked = self._looked.search(sentence)
             elsewhere = looked and places and looked["place"].lower() not in places
-            if elsewhere or self._grounding.wrong(sentence, labels):
+            refused = sentence.strip() == self._prompt.withheld and not off
+            if elsewhere or refused or self._grounding.wrong(sentence, labels):
                 log.info("left out: %r", sentence)
                 dropped.append(sentence)
                 held = [dataclasses.replace(p, text="") for p in held]
-            elif not said:
-                held[0] = dataclasses.replace(held[0], text=held[0].text.lstrip())
+            elif sentence.strip():
+                kept.append(sentence)
+                if not said:
+                    held[0] = dataclasses.replace(held[0], text=held[0].text.lstrip())
             said = said or any(p.text.strip() for p in held)
-            if piece.finish and dropped:
-                text = "" if said else self._instead(dropped[0], faces, asked, places)
-                held[-1] = dataclasses.replace(held[-1], text=held[-1].text + text, finish="repaired")
+            if piece.finish:
+                if said:
+                    text = self._left_out(kept, asked, astray=bool(dropped))
+                else:
+                    text = self._instead(dropped[0], faces, asked, places) if dropped else ""
+                if text or dropped:
+                    text = f" {text}" if said and text and not sentence.endswith(" ") else text
+                    held[-1] = dataclasses.replace(held[-1], text=held[-1].text + text, finish="repaired")
             yield from held
             held = []
+
+    def _left_out(self, kept: Sequence[str], asked: Sequence[Sequence[Label]], *, astray: bool) -> str:
+        """Of an answer about one face that went astray, or that decides (Yes, No): the findings it does not mention.
+
+        "Is the hair straight or wavy?" is answered without the other one; "No, she is not smiling" is half an answer
+        to whether she smiles and wears a hat.
+        """
+        if len(asked) != 1 or not 0 < len(asked[0]) <= STATED:
+            return ""
+        # A place is spoken of in the words of what is there.
+        mentioned = self._grounding.mentioned(" ".join(s for s in kept if not self._looked.search(s)))
+        if not mentioned or not (astray or opens(kept[0]) or mentioned - {x.name for x in asked[0]}):
+            return ""
+        missing = [x for x in asked[0] if x.name not in mentioned]
+        return self._statements([missing]) if missing else ""
 
     def _instead(
         self, dropped: str, faces: Sequence[Face], asked: Sequence[Sequence[Label]], places: Collection[str]

@@ -151,9 +151,9 @@ class FaceInsight:
         read = []
         for question in questions:
             tokens = self.language.read(question)
-            if self.relevance.switched_off(question) or any(map(self._guard.forbids, (question, *answers))):
+            about, off = self.relevance.read(question)
+            if off or any(map(self._guard.forbids, (question, *answers))):
                 raise PolicyError(f"{question!r} asks about something that is switched off here")
-            about = self.relevance(question)
             read.append((tokens, about, [self.relevance.findings(f, about) for f in faces]))
         table = self.language.choose(faces, [(tokens, findings) for tokens, _, findings in read], answers)
         self._touch()
@@ -206,28 +206,29 @@ class FaceInsight:
         self, face: Face | Sequence[Face], question: str, after: str | None, max_tokens: int | None
     ) -> tuple[tuple[Label, ...], Iterator[Piece]]:
         """What the question asks about, and the stream of its answer."""
-        faces, tokens, about, findings = self._read(face, question, after)
+        faces, tokens, about, off, findings = self._read(face, question, after)
         self._touch()
         objection = self._guard.objection(faces)
         pieces = self.language.stream(faces, tokens, findings, max_tokens=max_tokens, objection=objection)
         asked = [tuple(f.labels[i] for i in about) for f in faces]
-        return tuple(x for labels in asked for x in labels), self._guard(pieces, faces, asked)
+        return tuple(x for labels in asked for x in labels), self._guard(pieces, faces, asked, off=off)
 
     def unchecked(
         self, face: Face | Sequence[Face], question: str, *, after: str | None = None, max_tokens: int | None = None
     ) -> Iterator[Piece]:
         """The LLM's own words, held against nothing: for measuring what the checks of `stream` are worth."""
-        faces, tokens, _, findings = self._read(face, question, after)
+        faces, tokens, _, _, findings = self._read(face, question, after)
         return self.language.stream(faces, tokens, findings, max_tokens=max_tokens)
 
     def _read(
         self, face: Face | Sequence[Face], question: str, after: str | None
-    ) -> tuple[tuple[Face, ...], list[int], NDArray[np.int64], list[NDArray[np.float32] | str]]:
-        """Whom a question is about, its tokens, the positions of the labels it asks about, and what was found there."""
+    ) -> tuple[tuple[Face, ...], list[int], NDArray[np.int64], bool, list[NDArray[np.float32] | str]]:
+        """Whom a question is about, its tokens, the positions of the labels it asks about, whether it asks about
+        something switched off too, and what was found."""
         faces = _whom(face)
         tokens = self.language.read(question, after)
-        about = self.relevance(question, after)
-        return faces, tokens, about, [self.relevance.findings(f, about) for f in faces]
+        about, off = self.relevance.read(question, after)
+        return faces, tokens, about, off, [self.relevance.findings(f, about) for f in faces]
 
     def forget(self) -> None:
         """Wipe what the caches hold of faces. A Face that the caller keeps is the caller's."""

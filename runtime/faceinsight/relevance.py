@@ -29,17 +29,13 @@ class Relevance:
 
     def __call__(self, question: str, after: str | None = None) -> NDArray[np.int64]:
         """Positions in the face's labels, ascending. Raises QuestionError for a question that is empty or too long."""
-        relevance = self._relevance(question, after)
-        return np.flatnonzero(relevance[self._numbers] > max(0.0, self._share * relevance.max()))
+        return self.read(question, after)[0]
 
-    def switched_off(self, question: str) -> bool:
-        """Does it ask about something that is not enabled, if only by the way?"""
-        return bool((np.delete(self._relevance(question), self._numbers) > 0).any())
-
-    def _relevance(self, question: str, after: str | None = None) -> NDArray[np.float32]:
-        """(N,) of all characteristics."""
-        (relevance,) = self.graph(tokens=np.array([self._vocabulary.read(question, after)], np.int64))
-        return np.asarray(relevance[0])
+    def read(self, question: str, after: str | None = None) -> tuple[NDArray[np.int64], bool]:
+        """The same, and whether it asks about something that is not enabled, if only by the way."""
+        (relevance,) = self.graph(tokens=np.array([self._vocabulary.read(question, after)], np.int64))[0]
+        about = np.flatnonzero(relevance[self._numbers] > max(0.0, self._share * relevance.max()))
+        return about, bool((np.delete(relevance, self._numbers) > 0).any())
 
     def findings(self, face: Face, about: NDArray[np.int64]) -> NDArray[np.float32] | str:
         """What the LLM is told: knowledge tokens (M,width), or words where the bundle has none. A long list leaves out
