@@ -54,16 +54,16 @@ class Guard:
         labels = [f.labels for f in faces]
         places = dict.fromkeys(self._prompt.places[x.region] for own in asked for x in own)
         held: list[Piece] = []
+        # Sentences that were left out, and those that left.
         dropped: list[str] = []
         kept: list[str] = []
-        said = False
         for piece in pieces:
             held.append(piece)
             sentence = "".join(p.text for p in held)
             if not piece.finish and not complete(sentence):
                 continue
             if self.forbids(sentence):
-                yield dataclasses.replace(piece, text="" if said else self._prompt.withheld, finish="withheld")
+                yield dataclasses.replace(piece, text="" if kept else self._prompt.withheld, finish="withheld")
                 return
             looked = self._looked.search(sentence)
             elsewhere = looked and places and looked["place"].lower() not in places
@@ -73,26 +73,22 @@ class Guard:
                 dropped.append(sentence)
                 held = [dataclasses.replace(p, text="") for p in held]
             elif sentence.strip():
-                kept.append(sentence)
-                if not said:
+                if not kept:
                     held[0] = dataclasses.replace(held[0], text=held[0].text.lstrip())
-            said = said or any(p.text.strip() for p in held)
+                kept.append(sentence)
             if piece.finish:
-                if said:
+                if kept:
                     text = self._left_out(kept, asked, astray=bool(dropped))
                 else:
                     text = self._instead(dropped[0], faces, asked, places) if dropped else ""
                 if text or dropped:
-                    text = f" {text}" if said and text and not sentence.endswith(" ") else text
                     held[-1] = dataclasses.replace(held[-1], text=held[-1].text + text, finish="repaired")
             yield from held
             held = []
 
     def _left_out(self, kept: Sequence[str], asked: Sequence[Sequence[Label]], *, astray: bool) -> str:
-        """Of an answer about one face that went astray, or that decides (Yes, No): the findings it does not mention.
-
-        "Is the hair straight or wavy?" is answered without the other one; "No, she is not smiling" is half an answer
-        to whether she smiles and wears a hat.
+        """The findings that an answer about one face does not mention, if it went astray or decides: "No, the person is
+        not smiling" is half an answer to whether she smiles and wears a hat. Which of two things holds, is a whole one.
         """
         if len(asked) != 1 or not 0 < len(asked[0]) <= STATED:
             return ""
@@ -101,7 +97,7 @@ class Guard:
         if not mentioned or not (astray or opens(kept[0]) or mentioned - {x.name for x in asked[0]}):
             return ""
         missing = [x for x in asked[0] if x.name not in mentioned]
-        return self._statements([missing]) if missing else ""
+        return f" {self._statements([missing])}" if missing else ""
 
     def _instead(
         self, dropped: str, faces: Sequence[Face], asked: Sequence[Sequence[Label]], places: Collection[str]
