@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider", "tensorrt": "TensorrtExecutionProvider"}
 DEVICES = ("auto", *PROVIDERS)
-#: Faces per run of the encoders: two keep a CPU as busy as eight do, at a fifth of the memory (docs/performance.md).
+#: Faces per run of the encoders: two keep a CPU nearly as busy as eight do, at a quarter of the memory (docs/performance.md).
 BATCH = {"cpu": 2, "cuda": 8, "tensorrt": 8}
 #: llama.cpp's threads meet after every operation, and who comes first spins: by default for so long that on a machine
 #: with anything else to do the late one gets no core (benchmarks/busy.py). It is read when the library is loaded.
@@ -115,7 +115,7 @@ class Device:
         options.inter_op_num_threads = 1
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.add_session_config_entry("session.x64quantprecision", str(int(saturates())))
-        # Plans for memory are made per batch size and kept beside what the first run took: a fifth more, for nothing.
+        # Plans for memory are made per batch size and kept beside what the first run took: a quarter more, for nothing.
         options.enable_mem_pattern = self.name != "cpu"
         options.log_severity_level = 3
         wanted = PROVIDERS[self.name]
