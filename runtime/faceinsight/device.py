@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider", "tensorrt": "TensorrtExecutionProvider"}
 DEVICES = ("auto", *PROVIDERS)
-#: Faces per run of the encoders: two keep a CPU nearly as busy as eight do, at a quarter of the memory (docs/performance.md).
+#: Faces per run of the encoders: on a CPU two are nearly as fast per face as eight, at a quarter of the memory.
 BATCH = {"cpu": 2, "cuda": 8, "tensorrt": 8}
 #: llama.cpp's threads meet after every operation, and who comes first spins: by default for so long that on a machine
 #: with anything else to do the late one gets no core (benchmarks/busy.py). It is read when the library is loaded.
