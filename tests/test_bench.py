@@ -593,7 +593,7 @@ def test_each_step_holds_the_work_that_its_name_says(insight: FaceInsight, monke
     spy(Perception, "parse")
     spy(Language, "_compute")
     spy(Language, "forget")
-    spy(Relevance, "__call__")
+    spy(Relevance, "read")
     tokens = one_round(watch, insight, PHOTO)
     new_photo = {"LLM's first token, new photo", "whole answer, new photo"}
     new_face = {"LLM's first token, new face (perceived)", "first checked words, new face (perceived)"}
@@ -603,7 +603,7 @@ def test_each_step_holds_the_work_that_its_name_says(insight: FaceInsight, monke
     }  # fmt: skip
     assert seen["parse"] - {""} == {"parse", "photo file to full report"} | new_photo
     assert seen["_compute"] == {"LLM: prefix of a new face"} | new_face | new_photo
-    assert seen["__call__"] - {""} == {"question encoder"} | new_face | new_photo | known
+    assert seen["read"] - {""} == {"question encoder"} | new_face | new_photo | known
     assert seen["forget"] == {""}
     # Rows of the prompt's fixed opening are not a face's.
     assert 20 <= tokens.prefix <= insight.perceive(PHOTO)[0].tokens.shape[0] + 10

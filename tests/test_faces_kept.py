@@ -220,7 +220,7 @@ def test_words_as_embeddings_are_the_words(insight):
     llm = insight.language.llm
     tokens = insight.language.read("Is she wearing glasses, or a hat?")
     (rows,) = llm.joined([tokens], embedded=True)
-    assert rows.shape == (len(tokens), llm.width)
+    assert rows.shape == (len(tokens), insight.perception._manifest.llm.width)
     insight.forget()
     logits = []
     for block in (tokens, rows):
