@@ -23,6 +23,7 @@ from faceinsight.manifest import STATES
 from faceinsight_models import calibration, data, dialogue, lcm
 from faceinsight_models.augment import augment_pair
 from faceinsight_models.ccm import CorrelationModule, complete, cooccurrence, correlation_graph
+from faceinsight_models.concepts import BY_NAME, CONCEPTS, denials, mentions
 from faceinsight_models.data import Faces, Mixture
 from faceinsight_models.encoder import EncoderGraph, Features
 from faceinsight_models.question import QuestionEncoder
@@ -51,7 +52,7 @@ from faceinsight_models.vocabulary import (
     REGIONS,
     RULES,
 )
-from faceinsight_models.wordings import BY_NAME, CONCEPTS, compound_question, denials, mentions
+from faceinsight_models.wordings import compound_question
 
 
 def test_cooccurrence_is_conditional_on_the_row():

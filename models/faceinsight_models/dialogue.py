@@ -15,7 +15,8 @@ import numpy as np
 from faceinsight.labels import HIDDEN, NO, UNSURE, YES
 
 from . import wordings as w
-from .vocabulary import AGES, CHARACTERISTICS, EXPRESSIONS, RACES
+from .concepts import BY_NAME, COLORS, CONCEPTS, FACIAL_NAMES, STYLES, WORN_NAMES, Concept
+from .vocabulary import AGES, CHARACTERISTICS, CHOSEN, EXPRESSIONS, RACES
 
 DECLINE_SCOPE = "I can only answer questions about the face in the picture."
 DECLINE_OFF = "That is switched off here, so I do not answer it."
@@ -32,11 +33,11 @@ REGION_WORDS = {
 _REGION = {c.name: c.region for c in CHARACTERISTICS}
 _PHRASE = {c.name: c.phrase for c in CHARACTERISTICS}
 #: Of these nobody asks two at once.
-_ONE_OF = {n: "choice" for names in (AGES, RACES, EXPRESSIONS) for n in names} | dict.fromkeys(w.STYLES, "style")
+_ONE_OF = dict.fromkeys(CHOSEN, "choice") | dict.fromkeys(STYLES, "style")
 _NUMBERS = ("None", "One", "Two", "Three", "Four", "Five", "Six")
 
 
-def closed_answer(concept: w.Concept, state: int) -> str:
+def closed_answer(concept: Concept, state: int) -> str:
     """The sentence that answers a yes/no question."""
     if state == YES:
         return f"Yes, the person {concept.yes}."
@@ -47,7 +48,7 @@ def closed_answer(concept: w.Concept, state: int) -> str:
     return HIDDEN_ANSWER
 
 
-def compound_answer(concepts: Sequence[w.Concept], states: Sequence[int | None]) -> str:
+def compound_answer(concepts: Sequence[Concept], states: Sequence[int | None]) -> str:
     """What answers several yes/no questions in one: what holds and what does not, then what is in doubt."""
     held = {
         s: [c for c, own in zip(concepts, states, strict=True) if own == s] for s in (YES, NO, UNSURE, HIDDEN, None)
@@ -70,8 +71,8 @@ def hair_words(states: Mapping[str, int]) -> str | None:
     """ "wavy brown hair with bangs", as far as it is known; None where nothing is."""
     if states.get("Bald") == YES:
         return None
-    style = _present(states, w.STYLES)[:1]
-    color = _present(states, w.COLORS)[:1]
+    style = _present(states, STYLES)[:1]
+    color = _present(states, COLORS)[:1]
     tail = " with bangs" if states.get("Bangs") == YES else ""
     return " ".join([*style, *color, "hair"]) + tail if style or color or tail else None
 
@@ -89,11 +90,11 @@ def describe(states: Mapping[str, int]) -> str:
         first.append("is not smiling")
     if states.get("Mouth_Slightly_Open") == YES:
         first.append("has the mouth slightly open")
-    facial = _present(states, w.FACIAL_NAMES)
+    facial = _present(states, FACIAL_NAMES)
     if facial and states.get("No_Beard") != YES:
         first.append(f"has {w.listed(facial)}")
     first += [f"looks {word}" for name, word in EXPRESSIONS.items() if states.get(name) == YES and name != "Neutral"]
-    worn = _present(states, w.WORN_NAMES)
+    worn = _present(states, WORN_NAMES)
     absent = [t for n, t in {"Eyeglasses": "glasses", "Wearing_Hat": "a hat"}.items() if states.get(n) == NO]
     second = []
     if worn:
@@ -120,7 +121,7 @@ def _hair_answer(states: Mapping[str, int]) -> str:
         return f"The person has {hair}."
     if states.get("Bald") == HIDDEN:
         return "The hair is not visible."
-    if color := _maybe(states, w.COLORS):
+    if color := _maybe(states, COLORS):
         return f"The hair is probably {color}, but I am not sure."
     return "I am not sure what the hair is like."
 
@@ -128,20 +129,20 @@ def _hair_answer(states: Mapping[str, int]) -> str:
 def _color_answer(states: Mapping[str, int]) -> str:
     if states.get("Bald") == YES:
         return "The person is bald."
-    color = _present(states, w.COLORS)
+    color = _present(states, COLORS)
     if color:
         return f"The hair is {color[0]}."
-    if all(states.get(n) == HIDDEN for n in w.COLORS):
+    if all(states.get(n) == HIDDEN for n in COLORS):
         return "The hair is not visible."
-    if maybe := _maybe(states, w.COLORS):
+    if maybe := _maybe(states, COLORS):
         return f"The hair is probably {maybe}, but I am not sure."
     return "I am not sure about the hair color."
 
 
 def _style_answer(states: Mapping[str, int]) -> str:
-    if style := _present(states, w.STYLES):
+    if style := _present(states, STYLES):
         return f"The hair is {style[0]}."
-    if maybe := _maybe(states, w.STYLES):
+    if maybe := _maybe(states, STYLES):
         return f"The hair is probably {maybe}, but I am not sure."
     return "I am not sure about that."
 
@@ -149,14 +150,14 @@ def _style_answer(states: Mapping[str, int]) -> str:
 def _facial_answer(states: Mapping[str, int]) -> str:
     if states.get("No_Beard") == YES:
         return "The person has no beard."
-    facial = _present(states, w.FACIAL_NAMES)
+    facial = _present(states, FACIAL_NAMES)
     if facial:
         return f"The person has {w.listed(facial)}."
     return "The person has a beard." if states.get("No_Beard") == NO else "I am not sure about the facial hair."
 
 
 def _worn_answer(states: Mapping[str, int]) -> str:
-    worn = _present(states, w.WORN_NAMES)
+    worn = _present(states, WORN_NAMES)
     return (
         f"The person is wearing {w.listed(worn)}."
         if worn
@@ -170,9 +171,9 @@ def _choice_answer(names: Sequence[str]) -> Callable[[Mapping[str, int]], str]:
     def answer(states: Mapping[str, int]) -> str:
         for name in names:
             if states.get(name) == YES:
-                return f"The person {w.BY_NAME[name].yes}."
+                return f"The person {BY_NAME[name].yes}."
             if states.get(name) == UNSURE:
-                return f"I am not sure, but the person probably {w.BY_NAME[name].yes}."
+                return f"I am not sure, but the person probably {BY_NAME[name].yes}."
         return DECLINE_OFF
 
     return answer
@@ -180,7 +181,7 @@ def _choice_answer(names: Sequence[str]) -> Callable[[Mapping[str, int]], str]:
 
 def _gate(name: str) -> Callable[[Mapping[str, int]], str]:
     def answer(states: Mapping[str, int]) -> str:
-        concept, state = w.BY_NAME[name], states.get(name)
+        concept, state = BY_NAME[name], states.get(name)
         if state is None:
             return DECLINE_OFF
         if state in (YES, NO):
@@ -190,7 +191,7 @@ def _gate(name: str) -> Callable[[Mapping[str, int]], str]:
     return answer
 
 
-def which_answer(states: Mapping[str, int], concepts: Sequence[w.Concept]) -> str:
+def which_answer(states: Mapping[str, int], concepts: Sequence[Concept]) -> str:
     """Which of several of one form hold."""
     known = [c.state(states) for c in concepts]
     if None in known:
@@ -206,7 +207,7 @@ def which_answer(states: Mapping[str, int], concepts: Sequence[w.Concept]) -> st
     return "Neither of them." if len(concepts) == 2 else "None of these."
 
 
-def count_answer(states: Mapping[str, int], concepts: Sequence[w.Concept]) -> str:
+def count_answer(states: Mapping[str, int], concepts: Sequence[Concept]) -> str:
     """How many hold, which, and about which nothing is certain."""
     known = [c.state(states) for c in concepts]
     if None in known:
@@ -217,18 +218,18 @@ def count_answer(states: Mapping[str, int], concepts: Sequence[w.Concept]) -> st
     return f"{text} I am not sure about {w.listed(doubtful, 'or')}." if doubtful else text
 
 
-_HAIR = ("Bald", "Bangs", *w.STYLES, *w.COLORS)
-_FACIAL = ("No_Beard", *w.FACIAL_NAMES)
+_HAIR = ("Bald", "Bangs", *STYLES, *COLORS)
+_FACIAL = ("No_Beard", *FACIAL_NAMES)
 #: What a description speaks of.
-DESCRIBED = (*_HAIR, "Smiling", "Mouth_Slightly_Open", *_FACIAL, *w.WORN_NAMES, *EXPRESSIONS)
+DESCRIBED = (*_HAIR, "Smiling", "Mouth_Slightly_Open", *_FACIAL, *WORN_NAMES, *EXPRESSIONS)
 
 Open = tuple[tuple[str, ...], Callable[[Mapping[str, int]], str], tuple[str, ...]]
 _OPEN: tuple[Open, ...] = (
-    (w.COLOR_QUESTIONS, _color_answer, ("Bald", *w.COLORS)),
+    (w.COLOR_QUESTIONS, _color_answer, ("Bald", *COLORS)),
     (w.HAIR_QUESTIONS, _hair_answer, _HAIR),
-    (w.STYLE_QUESTIONS, _style_answer, tuple(w.STYLES)),
+    (w.STYLE_QUESTIONS, _style_answer, tuple(STYLES)),
     (w.FACIAL_QUESTIONS, _facial_answer, _FACIAL),
-    (w.WORN_QUESTIONS, _worn_answer, tuple(w.WORN_NAMES)),
+    (w.WORN_QUESTIONS, _worn_answer, tuple(WORN_NAMES)),
     (w.MOOD_QUESTIONS, _choice_answer(tuple(EXPRESSIONS)), tuple(EXPRESSIONS)),
 )
 _GATED: tuple[Open, ...] = (
@@ -273,17 +274,17 @@ def look_turn(rng: np.random.Generator, states: Mapping[str, int], rates: Mappin
     What is rare is asked the more where it holds: over many faces, each characteristic is answered with yes as often as
     with no, and whoever knows how common it is knows nothing.
     """
-    known = [c for c in w.CONCEPTS if c.name in states and c.name in rates and c.state(states) in (YES, NO)]
+    known = [c for c in CONCEPTS if c.name in states and c.name in rates and c.state(states) in (YES, NO)]
     usual = np.array([rates[c.name] for c in known])
     holds = np.array([states[c.name] == YES for c in known])
     weights = 1 / np.where(holds, usual, 1 - usual).clip(0.005)
     return _answered(rng, known[rng.choice(len(known), p=weights / weights.sum())], states)
 
 
-def _concept(rng: np.random.Generator, states: Mapping[str, int]) -> w.Concept:
+def _concept(rng: np.random.Generator, states: Mapping[str, int]) -> Concept:
     """Any concept, but seldom one that is switched off."""
     while True:
-        concept = w.CONCEPTS[rng.integers(len(w.CONCEPTS))]
+        concept = CONCEPTS[rng.integers(len(CONCEPTS))]
         if concept.name in states or rng.random() < 0.15:
             return concept
 
@@ -292,15 +293,15 @@ def _closed(rng: np.random.Generator, states: Mapping[str, int]) -> Turn:
     return _answered(rng, _concept(rng, states), states)
 
 
-def _answered(rng: np.random.Generator, concept: w.Concept, states: Mapping[str, int]) -> Turn:
+def _answered(rng: np.random.Generator, concept: Concept, states: Mapping[str, int]) -> Turn:
     state = concept.state(states)
     answer = DECLINE_OFF if state is None else closed_answer(concept, state)
     return Turn(w.closed_question(rng, concept), answer, (concept.name,))
 
 
-def compound(rng: np.random.Generator, states: Mapping[str, int]) -> list[w.Concept]:
+def compound(rng: np.random.Generator, states: Mapping[str, int]) -> list[Concept]:
     """Two concepts that one might ask for at once, seldom three; of a choice only one, and none beside its opposite."""
-    count, chosen = (3 if rng.random() < 0.15 else 2), list[w.Concept]()
+    count, chosen = (3 if rng.random() < 0.15 else 2), list[Concept]()
     while len(chosen) < count:
         concept = _concept(rng, states)
         taken = {_ONE_OF.get(c.name, c.name) for c in chosen}
@@ -322,7 +323,7 @@ def _open(rng: np.random.Generator, kinds: Sequence[Open], states: Mapping[str, 
 
 def _several(rng: np.random.Generator, states: Mapping[str, int]) -> Turn:
     """Which of these, how many of these."""
-    family = [w.BY_NAME[n] for n in w.FAMILIES[rng.integers(len(w.FAMILIES))]]
+    family = [BY_NAME[n] for n in w.FAMILIES[rng.integers(len(w.FAMILIES))]]
     count = int(rng.integers(2, min(4, len(family)) + 1))
     concepts = [family[i] for i in rng.permutation(len(family))[:count]]
     form = concepts[0].form
@@ -337,7 +338,7 @@ def _several(rng: np.random.Generator, states: Mapping[str, int]) -> Turn:
 def _follow(rng: np.random.Generator, states: Mapping[str, int]) -> Turn:
     """A question behind another one: some make sense only there, some have nothing to do with it."""
     first = _closed(rng, states)
-    concept = w.BY_NAME[first.about[0]]
+    concept = BY_NAME[first.about[0]]
     state = concept.state(states)
     kind = rng.integers(5)
     if kind == 0:
@@ -379,7 +380,7 @@ def pair_turn(rng: np.random.Generator, first: Mapping[str, int], second: Mappin
     return _declined(rng)
 
 
-def who_answer(concept: w.Concept, first: Mapping[str, int], second: Mapping[str, int]) -> str:
+def who_answer(concept: Concept, first: Mapping[str, int], second: Mapping[str, int]) -> str:
     """Which of the two."""
     a, b = concept.state(first), concept.state(second)
     if a is None or b is None:
@@ -396,7 +397,7 @@ def who_answer(concept: w.Concept, first: Mapping[str, int], second: Mapping[str
     return f"The {sure} person {concept.yes if state == YES else concept.no}, I am not sure about the {doubtful} one."
 
 
-def both_answer(concept: w.Concept, first: Mapping[str, int], second: Mapping[str, int]) -> str:
+def both_answer(concept: Concept, first: Mapping[str, int], second: Mapping[str, int]) -> str:
     """Both or not."""
     a, b = concept.state(first), concept.state(second)
     if a is None or b is None:

@@ -7,8 +7,8 @@ from numpy.typing import NDArray
 
 from faceinsight.manifest import CharacteristicSpec, RegionLimit, RuleSpec
 
+from .concepts import absent, denials, mentions
 from .vocabulary import CELEBA, CHARACTERISTICS, HIDDEN_BY, NEEDS, REGIONS, RULES
-from .wordings import absent, denials, mentions
 
 
 def characteristic_specs(calibration: NDArray[np.float64]) -> tuple[CharacteristicSpec, ...]:
