@@ -29,7 +29,7 @@ from machine import machine
 from numpy.typing import NDArray
 from onnxruntime import quantization
 from onnxruntime.quantization.shape_inference import quant_pre_process
-from soak import PHOTO, QUESTIONS, view
+from soak import PHOTO, QUESTIONS, state, view
 
 from faceinsight import Face, FaceInsight, __version__
 from faceinsight.bundle import Bundle
@@ -228,15 +228,9 @@ def together(count: int, rounds: int) -> dict[str, float]:
     running takes."""
     bundle, device = Bundle.open("nano"), Device("cpu", False, cores())
     perception = Perception.load(bundle, device)
-    (wide, small), before = (np.zeros((count, s, s, 3), np.uint8) for s in (256, 128)), memory_mb()
+    (wide, small), before = (np.zeros((count, s, s, 3), np.uint8) for s in (256, 128)), state()["RSS MB"]
     ms = interleaved({"run": lambda: perception.encode(wide, small, perception.numbers)}, rounds)["run"]
-    return {"ms a face": round(ms / count, 2), "MB": round(memory_mb() - before, 1)}
-
-
-def memory_mb() -> float:
-    """Resident now."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return int(next(x.split()[1] for x in lines if x.startswith("VmRSS:"))) / 1024
+    return {"ms a face": round(ms / count, 2), "MB": round(state()["RSS MB"] - before, 1)}
 
 
 def main() -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from .bundle import Bundle
-from .device import Device, cores
+from .device import Device, cache_folder, cores
 from .llm import Llm
 from .probes import probe
 
@@ -71,5 +70,4 @@ def _record(libraries: Path) -> Path:
     """Where the finding about this build is kept."""
     files = sorted((f.name, s.st_size, s.st_mtime_ns) for f in libraries.glob("*") for s in (f.stat(),))
     digest = hashlib.sha256(f"{libraries} {files}".encode()).hexdigest()[:16]
-    cache_home = os.environ.get("XDG_CACHE_HOME")
-    return (Path(cache_home) if cache_home else Path.home() / ".cache") / "faceinsight" / f"amx-{digest}"
+    return cache_folder() / f"amx-{digest}"

@@ -13,7 +13,6 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
-from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec, module_from_spec
 from pathlib import Path
 from types import ModuleType
@@ -215,12 +214,26 @@ def import_llama() -> Any:
             raise DependencyError("llama-cpp-python is not installed: pip install 'faceinsight[cpu]' or [gpu]") from e
 
 
+def installed(distribution: str) -> str | None:
+    """Its version; None where it is not installed as a package."""
+    # Imported where it is needed: it takes longer than all of this package.
+    import importlib.metadata
+
+    try:
+        return importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
 def llama_version() -> str:
     """Of llama-cpp-python, where it is installed as a package."""
-    try:
-        return version("llama-cpp-python")
-    except PackageNotFoundError:
-        return "of unknown version"
+    return installed("llama-cpp-python") or "of unknown version"
+
+
+def cache_folder() -> Path:
+    """Where what was found out about this machine is kept for the next process."""
+    chosen = os.environ.get("XDG_CACHE_HOME")
+    return (Path(chosen) if chosen else Path.home() / ".cache") / "faceinsight"
 
 
 def _submodule(package: str, name: str) -> ModuleType:

@@ -7,7 +7,6 @@ nothing.
 from __future__ import annotations
 
 import dataclasses
-import importlib.metadata
 import platform
 import re
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from typing import Any
 
 from .amx import FLAGS
 from .bundle import Bundle
+from .device import installed
 from .engines import OLDEST
 from .errors import FaceInsightError
 from .fit import available_memory, estimate
@@ -94,7 +94,7 @@ class Facts:
 
 def gather(bundle: str | None = "nano", *, root: Path = Path("/")) -> Facts:
     """Look at this machine. `root`: where its /etc, /proc and /sys are."""
-    names = {n: v for n in ONNXRUNTIMES if (v := _version(n)) is not None}
+    names = {n: v for n in ONNXRUNTIMES if (v := installed(n)) is not None}
     seen = {n: probe(n) for n in ("onnxruntime", "llama", "cuda", "tensorrt", "opencv")}
     if (seen["llama"].found or {}).get("amx"):
         seen["amx"] = probe("amx")
@@ -322,13 +322,6 @@ def _driver(root: Path) -> str | None:
     except (OSError, IndexError):
         return None
     return line.removeprefix("NVRM version:").strip()
-
-
-def _version(distribution: str) -> str | None:
-    try:
-        return importlib.metadata.version(distribution)
-    except importlib.metadata.PackageNotFoundError:
-        return None
 
 
 def to_dict(checks: tuple[Check, ...]) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from .bundle import Bundle
+from .device import cache_folder
 from .errors import DeviceError
 from .graph import Session
 from .onnx_file import OnnxFile, Value
@@ -253,8 +254,7 @@ class BuildingSession:
 def _default_folder() -> Path:
     if chosen := os.environ.get("FACEINSIGHT_ENGINES"):
         return Path(chosen)
-    cache = os.environ.get("XDG_CACHE_HOME")
-    return (Path(cache) if cache else Path.home() / ".cache") / "faceinsight" / "engines"
+    return cache_folder() / "engines"
 
 
 def _secure(folder: Path) -> None:

@@ -7,7 +7,7 @@ is English and small, because the LLM was trained to speak in it. What cannot be
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from .labels import Label
@@ -85,16 +85,12 @@ class Grounding:
 
     def contradicts(self, sentence: str, faces: Sequence[Sequence[Label]]) -> tuple[Claim, ...]:
         """The claims of a sentence that the labels do not bear out: denied by them, or more certain than they are."""
-        states = [{x.name: x.state for x in labels} for labels in faces]
-        return tuple(
-            c
-            for c in self.claims(sentence, faces=len(faces))
-            if c.name in states[c.face] and states[c.face][c.name] != ("yes" if c.value else "no")
-        )
+        return _false(self.claims(sentence, faces=len(faces)), faces)
 
     def wrong(self, sentence: str, faces: Sequence[Sequence[Label]]) -> bool:
         """Does it contradict the labels, or itself, or say a thing twice?"""
-        return bool(self.contradicts(sentence, faces)) or self.torn(sentence) or bool(self.twice(sentence, len(faces)))
+        claims = tuple(self.claims(sentence, faces=len(faces)))
+        return bool(_false(claims, faces) or _twice(claims)) or self.torn(sentence)
 
     def wrong_from(self, text: str, faces: Sequence[Sequence[Label]]) -> int | None:
         """Where the last sentence of a growing text begins to say what was not found.
@@ -109,16 +105,13 @@ class Grounding:
         begin, sentence = len(text) - len(last[0]), last[0]
         if not complete(sentence):
             sentence = sentence[: max(sentence.rfind(" "), 0)]
-        wrong = () if opens(sentence) else self.contradicts(sentence, faces)
-        at = min((c.start for c in (*wrong, *self.twice(sentence, len(faces)))), default=None)
-        return None if at is None else begin + at
+        claims = tuple(self.claims(sentence, faces=len(faces)))
+        wrong = () if opens(sentence) else _false(claims, faces)
+        return min((begin + c.start for c in (*wrong, *_twice(claims))), default=None)
 
     def twice(self, sentence: str, faces: int) -> tuple[Claim, ...]:
         """The claims of a sentence about what it has spoken of already."""
-        seen: dict[tuple[str, int], int] = {}
-        return tuple(
-            c for c in self.claims(sentence, faces=faces) if seen.setdefault((c.name, c.face), c.start) != c.start
-        )
+        return _twice(self.claims(sentence, faces=faces))
 
     def torn(self, sentence: str) -> bool:
         """Does it open with Yes or No and go on to say the opposite?"""
@@ -129,6 +122,18 @@ class Grounding:
             return False
         value = (verb.lastgroup != "negated") != (word.group(0).lower() in self._denials)
         return value != (opening["word"].lower() == "yes")
+
+
+def _false(claims: Iterable[Claim], faces: Sequence[Sequence[Label]]) -> tuple[Claim, ...]:
+    states = [{x.name: x.state for x in labels} for labels in faces]
+    return tuple(
+        c for c in claims if c.name in states[c.face] and states[c.face][c.name] != ("yes" if c.value else "no")
+    )
+
+
+def _twice(claims: Iterable[Claim]) -> tuple[Claim, ...]:
+    seen: dict[tuple[str, int], int] = {}
+    return tuple(c for c in claims if seen.setdefault((c.name, c.face), c.start) != c.start)
 
 
 def opens(sentence: str) -> bool:

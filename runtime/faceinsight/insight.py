@@ -150,11 +150,10 @@ class FaceInsight:
         faces = _whom(face)
         read = []
         for question in questions:
-            tokens = self.language.read(question)
-            about, off = self.relevance.read(question)
+            _, tokens, about, off, findings = self._read(faces, question, None)
             if off or any(map(self._guard.forbids, (question, *answers))):
                 raise PolicyError(f"{question!r} asks about something that is switched off here")
-            read.append((tokens, about, [self.relevance.findings(f, about) for f in faces]))
+            read.append((tokens, about, findings))
         table = self.language.choose(faces, [(tokens, findings) for tokens, _, findings in read], answers)
         self._touch()
         return tuple(
