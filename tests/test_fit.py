@@ -23,6 +23,7 @@ from faceinsight.cli import main
 from faceinsight.gguf_header import GgufHeader
 from faceinsight.onnx_file import OnnxFile
 from faceinsight_export.half import store_half
+from faceinsight_export.int8_weights import store_int8
 
 PEAK = "int(next(l for l in open('/proc/self/status') if l.startswith('VmHWM')).split()[1]) * 1024"
 needs_proc = pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="peak memory is read from /proc")
@@ -105,9 +106,9 @@ def test_estimate_is_within_15_percent_on_a_larger_llm(larger: Path):
 
 @needs_proc
 @pytest.mark.slow
-@pytest.mark.parametrize("half", [False, True])
+@pytest.mark.parametrize("store", [None, store_half, store_int8])
 @pytest.mark.parametrize(("op", "shape"), [("MatMul", (1024, 1024)), ("Conv", (512, 512, 3, 3))])
-def test_loading_a_graph_takes_what_is_said(tmp_path: Path, op: str, shape: tuple[int, ...], half: bool):
+def test_loading_a_graph_takes_what_is_said(tmp_path: Path, op: str, shape: tuple[int, ...], store):
     """Weights of 90 to 100 MB: what stays, and what only loading takes, which is never twice the same."""
     rng = np.random.default_rng(0)
     count = 24 if op == "MatMul" else 10
@@ -121,8 +122,8 @@ def test_loading_a_graph_takes_what_is_said(tmp_path: Path, op: str, shape: tupl
     graph = helper.make_graph(nodes, "g", ends[:1], ends[1:], weights)
     path = tmp_path / "graph.onnx"
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9), path)
-    if half:
-        store_half(path)
+    if store:
+        store(path)
     code = (
         "from pathlib import Path\n"
         "from faceinsight.device import Device\n"

@@ -37,7 +37,7 @@ class TappedEncoder:
     def open(cls, path: Path) -> TappedEncoder:
         """Raises ValueError for an encoder that has no regions to lay open."""
         model = onnx.load(path)
-        weights = {w.name.removesuffix(".half"): w for w in model.graph.initializer}
+        weights = {w.name.removesuffix(".half").removesuffix(".int8"): w for w in model.graph.initializer}
         wanted = [f"{_VIEW}.{layer}.{part}" for layer in (0, 2) for part in ("weight", "bias")]
         missing = [n for n in ("text", _PROJECTOR, *wanted) if n not in weights]
         if missing:
@@ -45,13 +45,12 @@ class TappedEncoder:
                 f"{path} has no {missing[0]}: expected the encoder of a bundle that was made of a training run, as "
                 "nano is, with region tokens of its own"
             )
-        read = lambda n: torch.from_numpy(numpy_helper.to_array(weights[n]).astype(np.float32))  # noqa: E731
-        view = {n.removeprefix(f"{_VIEW}."): read(n) for n in wanted}
+        view = {n.removeprefix(f"{_VIEW}."): _read(weights, n) for n in wanted}
         width = view["0.weight"].shape[1]
         regions = _lay_open(model.graph, width)
         # In the graph they are of unit length.
-        text = read("text") * read("text").shape[1] ** 0.5
-        return cls(model, regions, width, text, view)
+        text = _read(weights, "text")
+        return cls(model, regions, width, text * text.shape[1] ** 0.5, view)
 
     def of(self, outputs: Sequence[str]) -> onnx.ModelProto:
         """The graph of these outputs only."""
@@ -60,6 +59,14 @@ class TappedEncoder:
     def save(self, path: Path, outputs: Sequence[str]) -> None:
         """Write the graph of these outputs only."""
         onnx.save(self.of(outputs), path)
+
+
+def _read(weights: dict[str, onnx.TensorProto], name: str) -> Tensor:
+    """A weight in float32, however it is stored; the scale of one that is stored as int8 is a weight of its own."""
+    value = numpy_helper.to_array(weights[name]).astype(np.float32)
+    if weights[name].name.endswith(".int8"):
+        value = value * numpy_helper.to_array(weights[f"{name}.scale"])
+    return torch.from_numpy(value)
 
 
 def _lay_open(graph: onnx.GraphProto, width: int) -> int:

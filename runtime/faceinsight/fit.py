@@ -30,14 +30,15 @@ from .device import BATCH
 from .errors import RequestError
 from .gguf_header import GgufHeader
 from .llm import CHUNK
-from .onnx_file import OnnxFile
+from .onnx_file import BITS, FLOAT, FLOAT16, INT8, UINT8, OnnxFile
 from .probes import child_environment
 
-#: While it loads, ONNX Runtime holds a weight as it is stored, as read and as its kernel wants it. Beyond the float32
-#: weight itself that was, in its sizes: matrices 0.04-0.7 (from run to run), half-stored ones 0.6-0.9, convolutions
-#: (laid out anew) 2.0-2.8.
-LOADING_PLAIN, LOADING_HALF, LOADING_CONVOLUTION = 0.35, 0.85, 2.4
-#: The same of 8-bit weights, which stay packed (a ViT-L/14 of 303 MB: 547 MB, then 297 MB).
+#: While it loads, ONNX Runtime holds a weight as it is stored, as read and as its kernel wants it; one stored as int8
+#: also before it is scaled. Beyond the float32 weight itself that was, in its sizes, by how it is stored: matrices
+#: 0.04-0.7 (from run to run), 0.6-1.2 and 1.3-2.0, convolutions (laid out anew) 2.0-2.8, 2.0-3.1 and 2.5-3.0.
+LOADING_MATRIX = {FLOAT: 0.35, FLOAT16: 0.85, INT8: 1.75}
+LOADING_CONVOLUTION = {FLOAT: 2.4, FLOAT16: 2.4, INT8: 2.8}
+#: The same of 8-bit weights that are computed with, which stay packed (a ViT-L/14 of 303 MB: 547 MB, then 297 MB).
 LOADING_PACKED = 0.83
 #: Activations: peak of the live tensors times this, for the arena grows by doubling. 1.5-2.0, the least for 8 faces.
 ARENA = 1.8
@@ -145,23 +146,26 @@ def weights(graph: OnnxFile) -> tuple[int, int]:
     for node in graph.nodes:
         for name in node.inputs:
             users[name].add(node.op)
-    half = {stored: name for name, stored in graph.casts().items()}
+    narrow = {n.stored: n for n in graph.narrow()}
+    scales = {n.scale for n in narrow.values()}
     kept, loading = 0, 0.0
     for name, weight in graph.weights.items():
-        size = weight.bytes({}) * (2 if name in half else 1)
+        if name in scales:
+            continue
+        wide = narrow.get(name)
+        size = weight.bytes({}) * (BITS[FLOAT] // BITS[weight.kind] if wide else 1)
         kept += size
-        if weight.kind in (2, 3):
+        if weight.kind in (UINT8, INT8) and not wide:
             loading += size * LOADING_PACKED
-        elif "Conv" in users[half.get(name, name)]:
-            loading += size * LOADING_CONVOLUTION
-        else:
-            loading += size * (LOADING_HALF if name in half else LOADING_PLAIN)
+            continue
+        beyond = LOADING_CONVOLUTION if "Conv" in users[wide.name if wide else name] else LOADING_MATRIX
+        loading += size * beyond[weight.kind if wide else FLOAT]
     return kept, round(loading)
 
 
 def activations(graph: OnnxFile, axes: dict[str, int]) -> int:
     """Peak bytes of the tensors alive at once, run in the file's order, with these lengths of the free axes."""
-    folded = graph.casts()
+    folded = {name for n in graph.narrow() for name in n.made}
     sizes = {name: v.bytes(axes) for name, v in graph.values.items() if name not in folded}
     last = {name: at for at, node in enumerate(graph.nodes) for name in node.inputs}
     kept = {v.name for v in graph.outputs}

@@ -7,7 +7,8 @@ onnx.proto that are needed. Weights are not copied: a file of gigabytes is mappe
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +16,7 @@ import numpy as np
 
 from .errors import BundleError
 
-FLOAT, UINT8, FLOAT16 = 1, 2, 10
+FLOAT, UINT8, INT8, FLOAT16 = 1, 2, 3, 10
 #: Bits of an element, by onnx.TensorProto.DataType.
 BITS = {1: 32, 2: 8, 3: 8, 4: 16, 5: 16, 6: 32, 7: 64, 9: 8, 10: 16, 11: 64, 12: 32, 13: 64, 16: 16, 17: 8, 18: 8,
         19: 8, 20: 8, 21: 4, 22: 4, 23: 4}  # fmt: skip
@@ -48,6 +49,23 @@ class Node:
     op: str
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Narrow:
+    """A float32 weight that is only stored in fewer bits, in half precision or as int8 with scales.
+
+    Attributes:
+        name: as the other nodes read it.
+        stored: the initialiser.
+        made: outputs of the nodes that widen it: a Cast; of int8 a Cast and a Mul.
+        scale: the initialiser that int8 is multiplied by.
+    """
+
+    name: str
+    stored: str
+    made: tuple[str, ...]
+    scale: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,13 +103,25 @@ class OnnxFile:
         inputs = tuple(v for v in lists[GRAPH_INPUT] if v.name not in weights)
         return cls(inputs, tuple(lists[GRAPH_OUTPUT]), weights, values, tuple(nodes))
 
-    def casts(self) -> dict[str, str]:
-        """Weights that are only stored in half precision: name after the cast -> name in the file."""
-        return {
-            n.outputs[0]: n.inputs[0]
-            for n in self.nodes
-            if n.op == "Cast" and n.inputs[0] in self.weights and self.weights[n.inputs[0]].kind == FLOAT16
-        }
+    def narrow(self) -> list[Narrow]:
+        """Weights that are only stored in fewer bits."""
+        return narrow_weights(self.nodes, self.weights)
+
+
+def narrow_weights(nodes: Sequence[Node], weights: Mapping[str, Value]) -> list[Narrow]:
+    """The weights of a graph that are widened to float32 before anything reads them. weights: its initialisers."""
+    kinds = {name: weight.kind for name, weight in weights.items()}
+    casts = {n.outputs[0]: n.inputs[0] for n in nodes if n.op == "Cast" and kinds.get(n.inputs[0]) in (FLOAT16, INT8)}
+    uses = Counter(name for n in nodes for name in n.inputs)
+    out = [Narrow(name, stored, (name,)) for name, stored in casts.items() if kinds[stored] == FLOAT16]
+    for node in nodes:
+        if node.op != "Mul":
+            continue
+        for wide, scale in (node.inputs, node.inputs[::-1]):
+            # What is cast for other readers too is more than a weight on its way.
+            if wide in casts and kinds[casts[wide]] == INT8 and kinds.get(scale) == FLOAT and uses[wide] == 1:
+                out.append(Narrow(node.outputs[0], casts[wide], (wide, node.outputs[0]), scale))
+    return out
 
 
 def _read_varint(data: memoryview, at: int) -> tuple[int, int]:

@@ -1,7 +1,7 @@
 """An ONNX model as TensorRT wants it; what it computes stays the same. Works on the bytes, without the onnx package.
 
-- Weights that are only stored in half precision become float32 constants again, as ONNX Runtime makes them when it
-  loads: a convolution's weights should be constants.
+- Weights that are only stored in half precision, or as int8 with scales, become float32 constants again, as ONNX
+  Runtime makes them when it loads: a convolution's weights should be constants.
 - Bytes (uint8) only come in and go out, and are converted from and to float32 there: TensorRT has no operators on them.
 
 Checked with the parser of TensorRT-RTX 1.7 behind TensorRT 11.4's bindings: it takes all graphs of nano so, and without
@@ -11,6 +11,7 @@ this refuses the encoder ("unsupported input type of UINT8"). That needs no GPU;
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 
 from .onnx_file import (
     FLOAT,
@@ -19,6 +20,7 @@ from .onnx_file import (
     GRAPH_INPUT,
     GRAPH_NODE,
     GRAPH_VALUE,
+    INT8,
     MODEL_GRAPH,
     NODE_ATTRIBUTE,
     NODE_INPUT,
@@ -29,9 +31,12 @@ from .onnx_file import (
     TENSOR_RAW,
     TENSOR_TYPE,
     UINT8,
+    Narrow,
     Node,
+    Value,
     fields,
     graph_parts,
+    narrow_weights,
     read_node,
     read_tensor,
     read_value,
@@ -40,9 +45,11 @@ from .onnx_file import (
 )
 
 #: Counts up when the rewriting changes: plans of the one before are built again.
-REWRITE = 2
+REWRITE = 3
 #: onnx.AttributeProto: field numbers, and the type of a whole number.
 _ATTRIBUTE_NAME, _ATTRIBUTE_INT, _ATTRIBUTE_TYPE, _INT = 1, 3, 20, 2
+#: numpy's names of what weights and their scales are stored in.
+_DTYPES = {FLOAT: "<f4", INT8: "<i1", FLOAT16: "<f2"}
 
 
 def for_tensorrt(data: bytes) -> bytes:
@@ -51,15 +58,16 @@ def for_tensorrt(data: bytes) -> bytes:
     parts = graph_parts(whole)
     graph = parts[0] if len(parts) == 1 else memoryview(b"".join(parts))
     nodes = [(value, read_node(value)) for number, value in fields(graph) if number == GRAPH_NODE]
-    halves = _halves(graph)
-    folded = {n.outputs[0]: n.inputs[0] for _, n in nodes if n.op == "Cast" and n.inputs[0] in halves}
+    tensors = _tensors(graph)
+    narrow = narrow_weights([n for _, n in nodes], {name: tensor for name, (tensor, _) in tensors.items()})
+    folded = {name for n in narrow for name in n.made}
     used = {name for _, n in nodes if n.outputs[0] not in folded for name in n.inputs}
-    unused = set(folded.values()) - used
+    unused = {name for n in narrow for name in (n.stored, n.scale)} - used
     inputs = [read_value(value) for number, value in fields(graph) if number == GRAPH_INPUT]
     wide = {v.name: f"{v.name}.float" for v in inputs if v.kind == UINT8}
     # Constants and conversions of inputs stand before the nodes that read them.
     out = [_delimited(GRAPH_NODE, _cast(name, new, FLOAT)) for name, new in wide.items()]
-    out += [_delimited(GRAPH_INITIALIZER, _as_float(halves[half], name)) for name, half in folded.items()]
+    out += [_delimited(GRAPH_INITIALIZER, _as_float(n, tensors)) for n in narrow]
     for number, begin, content, end in spans(graph):
         value = graph[content[0] : content[1]] if isinstance(content, tuple) else memoryview(b"")
         if number == GRAPH_NODE:
@@ -73,9 +81,10 @@ def for_tensorrt(data: bytes) -> bytes:
     return _replaced(whole, b"".join(out))
 
 
-def _halves(graph: memoryview) -> dict[str, memoryview]:
-    tensors = (value for number, value in fields(graph) if number == GRAPH_INITIALIZER)
-    return {t.name: value for value in tensors if (t := read_tensor(value)[0]).kind == FLOAT16}
+def _tensors(graph: memoryview) -> dict[str, tuple[Value, memoryview | None]]:
+    """The initialisers by name: outline and raw data."""
+    tensors = (read_tensor(value) for number, value in fields(graph) if number == GRAPH_INITIALIZER)
+    return {tensor.name: (tensor, raw) for tensor, raw in tensors}
 
 
 def _rewritten(value: memoryview, node: Node, wide: dict[str, str]) -> list[bytes]:
@@ -110,14 +119,20 @@ def _cast(source: str, target: str, kind: int) -> bytes:
     return ends + _delimited(NODE_OP, b"Cast") + _delimited(NODE_ATTRIBUTE, to)
 
 
-def _as_float(half: memoryview, name: str) -> bytes:
-    tensor, raw = read_tensor(half)
+def _as_float(weight: Narrow, tensors: dict[str, tuple[Value, memoryview | None]]) -> bytes:
+    """TensorProto of the weight in float32."""
+    value = _array(*tensors[weight.stored])
+    if weight.scale is not None:
+        value = value * _array(*tensors[weight.scale])
+    dims = b"".join(_whole(TENSOR_DIMS, d) for d in value.shape)
+    kind = _whole(TENSOR_TYPE, FLOAT)
+    return dims + kind + _delimited(TENSOR_NAME, weight.name.encode()) + _delimited(TENSOR_RAW, value.tobytes())
+
+
+def _array(tensor: Value, raw: memoryview | None) -> NDArray[np.float32]:
     if raw is None:
         raise ValueError(f"weight {tensor.name!r} is not stored as raw data")
-    value = np.frombuffer(raw, "<f2").astype("<f4")
-    dims = b"".join(_whole(TENSOR_DIMS, int(d)) for d in tensor.shape)
-    kind = _whole(TENSOR_TYPE, FLOAT)
-    return dims + kind + _delimited(TENSOR_NAME, name.encode()) + _delimited(TENSOR_RAW, value.tobytes())
+    return np.frombuffer(raw, _DTYPES[tensor.kind]).astype("<f4").reshape([int(d) for d in tensor.shape])
 
 
 def _replaced(whole: memoryview, graph: bytes) -> bytes:
