@@ -1,307 +1,254 @@
 """How right is a bundle? Figures through the runtime, into one JSON and a table.
 
     python benchmarks/accuracy.py --data DIR --out accuracy.json
+    python benchmarks/accuracy.py --data DIR --out accuracy.json --only strangers flicker
 
 Every figure is measured on the bundle (ONNX and GGUF), through the runtime's own detector and alignment; a face that is
-not found counts as wrong. `--data` is a folder in one of the layouts of benchmarks/datasets.py.
+not found counts as wrong. `--data` is a folder in one of the layouts of benchmarks/datasets.py. The JSON is written
+after each figure; a run with the same bundle and options goes on where the last one stopped (`--fresh`: begins anew).
+`python benchmarks/accuracy_table.py accuracy.json` makes the table of README.md from it.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
-import time
-import zipfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import answers
+import claims
+import contradictions
+import crossset
 import cv2
 import datasets
-import metrics
+import degraded
+import described
+import figures
+import flicker
+import groups
+import masks
 import numpy as np
+import strangers
+import views
 from datasets import Sample
+from ledger import Ledger
 from numpy.typing import NDArray
-from tqdm import tqdm
+from readings import Picture, Reading, Seen, Tables, look, table
 
-from faceinsight import FaceInsight
+from faceinsight import Face, FaceInsight, __version__
 from faceinsight.bundle import Bundle
+from faceinsight.detect import Detection
 from faceinsight.device import Device
-from faceinsight.labels import NO, YES, Labeler
-from faceinsight.manifest import STATES
+from faceinsight.imaging import load_image
+from faceinsight.manifest import NEVER, STATES
 from faceinsight.perception import Encoded, Perception
-from faceinsight.rules import RuleSet
-from faceinsight_models.data import read_image, read_mask, read_rows
-from faceinsight_models.vocabulary import CHOICES, CHOSEN, NAMES
+from faceinsight_models.vocabulary import CHOICES, NAMES
 
 Figures = dict[str, Any]
 
+PHOTO = Path(__file__).parent.parent / "tests" / "data" / "astronaut.png"
+#: Pictures per set where no limit is asked for.
+ALL = 10**9
+#: Faces of CelebA-HQ beside that photo, for the flicker.
+CLIPS = 3
+
+
+class Recording(Perception):
+    """Remembers what each face was judged by."""
+
+    judged: list[tuple[Encoded, int]]
+
+    def _face(self, image: Picture, d: Detection, seen: Encoded, i: int, matrix: NDArray[np.float32]) -> Face:
+        self.judged.append((seen, i))
+        return super()._face(image, d, seen, i, matrix)
+
 
 class Harness:
-    """The bundle's perception with every characteristic on, for raw figures; policy is not what is measured here."""
+    """The one place where a face is read: a bundle's perception with every characteristic on, for raw figures; policy
+    is not what is measured here."""
 
     def __init__(self, bundle: Bundle, device: Device) -> None:
-        self.bundle, m = bundle, bundle.manifest
-        self.perception = Perception.load(bundle, device, allow=[g for g, on in m.switches.items() if not on])
-        self.numbers = np.arange(len(m.characteristics))
+        m = bundle.manifest
+        # What is never answered is measured all the same.
+        every = tuple(dataclasses.replace(c, group="" if c.group == NEVER else c.group) for c in m.characteristics)
+        self.bundle = dataclasses.replace(bundle, manifest=dataclasses.replace(m, characteristics=every))
+        off = [g for g, on in m.switches.items() if not on]
+        self.perception = Recording.load(self.bundle, device, allow=off)
         self.names = [c.name for c in m.characteristics]
+        self.regions = list(m.regions)
         if tuple(self.names) != NAMES:
             raise SystemExit(f"{bundle.path}: its characteristics are not those of this version; export it again")
-        self.labeler = Labeler(m.characteristics, m.rules, soft_weight=m.soft_weight)
 
-    def photo(self, image: NDArray[np.uint8]) -> Encoded | None:
+    def photo(self, image: Picture) -> Reading | None:
         """The largest face of a whole photo, detector and alignment included."""
-        found = self.perception.detector(image)[:1]
-        return self.perception.encode(*self.perception.crops(image, found)[1:], self.numbers) if found else None
+        found = self._read(image, self.perception.detector(image)[:1])
+        return found[0] if found else None
 
-    def cropped(self, image: NDArray[np.uint8]) -> Encoded:
+    def photos(self, image: Picture) -> list[Reading]:
+        """All faces of a photo, the largest first."""
+        return self._read(image, self.perception.detector(image))
+
+    def cropped(self, image: Picture) -> Reading:
         """The picture taken as the canonical crop itself."""
         sizes = self.bundle.manifest.parser.size, self.bundle.manifest.encoder.size
         wide, small = (cv2.resize(image, (s, s), interpolation=cv2.INTER_AREA)[None] for s in sizes)
-        return self.perception.encode(wide, small, self.numbers)
+        h, w = image.shape[:2]
+        face = Detection((0.0, 0.0, float(w), float(h)), np.zeros((5, 2), np.float32), 1.0)
+        self.perception.judged = []
+        seen = self.perception.encode(wide, small, self.perception.numbers)
+        read = self.perception._face(image, face, seen, 0, np.eye(2, 3, dtype=np.float32))
+        return self._reading(read, seen, 0)
 
-    def columns(self, names: Sequence[str]) -> list[int]:
-        return [self.names.index(n) for n in names]
+    def _read(self, image: Picture, found: Sequence[Detection]) -> list[Reading]:
+        readings, n = [], self.perception.batch
+        for at in range(0, len(found), n):
+            self.perception.judged = []
+            faces = self.perception._perceive(image, found[at : at + n])
+            readings += [self._reading(f, *x) for f, x in zip(faces, self.perception.judged, strict=True)]
+        return readings
 
-
-@dataclasses.dataclass(frozen=True)
-class Seen:
-    """What the bundle makes of a set: p (M,N) calibrated probabilities and states (M,N), labels (M,N), found (M,),
-    years (M,); of faces that were not found, p is 0 and the states are "no"."""
-
-    p: NDArray[np.float64]
-    states: NDArray[np.int64]
-    labels: NDArray[np.float32]
-    found: NDArray[np.bool_]
-    years: NDArray[np.float64]
-    raw: NDArray[np.bool_]
-
-
-def look(h: Harness, samples: Sequence[Sample], name: str) -> Seen:
-    """Run every picture through the runtime once."""
-    count, width = len(samples), len(NAMES)
-    p, states = np.zeros((count, width)), np.full((count, width), NO)
-    raw, found = np.zeros((count, width), bool), np.zeros(count, bool)
-    for i, sample in enumerate(tqdm(samples, desc=name, mininterval=5)):
-        seen = h.photo(sample.read())
-        if seen is None:
-            continue
-        z, p[i] = h.labeler.calibrated(seen.logits[0])
-        raw[i], found[i] = z > 0, True
-        report = h.labeler(seen.logits[0], dict(zip(h.bundle.manifest.regions, seen.area[0].tolist(), strict=True)))
-        states[i] = [STATES.index(x.state) for x in report]
-    labels = np.array([s.labels for s in samples])
-    years = np.array([np.nan if s.years is None else s.years for s in samples])
-    return Seen(p, states, labels, found, years, raw)
+    def _reading(self, face: Face, seen: Encoded, i: int) -> Reading:
+        z, p = self.perception.calibrated(seen.logits[i])
+        states = np.array([STATES.index(x.state) for x in face.labels])
+        quality, years = face.quality and face.quality.value, face.age and face.age.years
+        return Reading(face.box, face.landmarks, p, states, z > 0, face.areas, seen.label_map[i], quality, years)
 
 
-def attributes(h: Harness, seen: Seen) -> Figures:
-    """Yes/no characteristics that the set labels: accuracy, balanced accuracy, F1, AUC, mAP, ECE, abstention."""
-    per: Figures = {}
-    curves: list[dict[str, float]] = []
-    for k, name in enumerate(h.names):
-        y = seen.labels[:, k]
-        if name in CHOSEN or np.isnan(y).all():
-            continue
-        known = ~np.isnan(y)
-        truth, p = y[known] > 0.5, seen.p[known, k]
-        right = ((p > 0.5) == truth) & seen.found[known]
-        claimed = np.isin(seen.states[known, k], (YES, NO)) & seen.found[known]
-        wrong = claimed & ((seen.states[known, k] == YES) != truth)
-        curves.append(metrics.abstention(np.maximum(p, 1 - p), right))
-        per[name] = {
-            "n": int(known.sum()), "prevalence": truth.mean(), "accuracy": right.mean(),
-            "balanced": metrics.balanced(p > 0.5, truth), "F1": metrics.f1(p > 0.5, truth),
-            "AUC": metrics.auc(p, truth), "AP": metrics.average_precision(p, truth),
-            "ECE": metrics.ece(p, truth.astype(float)), "claimed": claimed.mean(),
-            "wrong of claimed": wrong.sum() / max(1, claimed.sum()),
-        }  # fmt: skip
-    mean = lambda key: float(np.nanmean([v[key] for v in per.values()]))  # noqa: E731
-    return {
-        **{f"mean {key}": mean(key) for key in ("accuracy", "balanced", "F1", "AUC", "AP", "ECE", "claimed")},
-        "wrong of claimed": mean("wrong of claimed"),
-        "mean accuracy when only the surest answer": {
-            share: float(np.mean([c[share] for c in curves])) for share in curves[0]
-        },
-        "per characteristic": per,
-    }
+class Run:
+    """One bundle on one folder: every section writes its figures into the ledger."""
+
+    def __init__(self, harness: Harness, sets: dict[str, list[Sample]], ledger: Ledger, args: argparse.Namespace):
+        self.harness, self.sets, self.ledger, self.args = harness, sets, ledger, args
+        self.tables = Tables(harness, sets)
+        self.strangers: Seen | None = None
+
+    def labelled(self) -> None:
+        """What each set labels."""
+        for name in self.sets:
+            self.ledger.figure(partial(self._labelled, name), "sets", name)
+
+    def _labelled(self, name: str) -> Figures:
+        seen = self.tables[name]
+        own: Figures = {"images": len(seen.found), "no face found": int((~seen.found).sum())}
+        if not np.isnan(seen.label("Male")).all():
+            own["attributes"] = figures.attributes(seen)
+        own |= {task: found for task in CHOICES if (found := figures.choice(seen, task))}
+        rules = figures.consistency(seen, self.harness.bundle.manifest.rules)
+        return own | {"rules": rules, "fairness": figures.fairness(seen)}
+
+    def cross(self) -> None:
+        self.ledger.figure(lambda: crossset.cross_set(self.tables) if self.sets else None, "cross-set")
+
+    def strange(self) -> None:
+        self.ledger.figure(lambda: self._strangers()[0], "strangers")
+
+    def _strangers(self) -> tuple[Figures | None, Seen | None]:
+        if (found := strangers.strangers(self.harness, self.args.data)) is None:
+            return None, None
+        self.strangers = table(self.harness, found[1])
+        return found[0], self.strangers
+
+    def contradict(self) -> None:
+        """The sets, and all faces of the strangers' photos."""
+
+        self.ledger.figure(self._contradictions, "contradictions")
+
+    def _contradictions(self) -> Figures:
+        more = self.strangers or self._strangers()[1]
+        return contradictions.contradictions(dict(self.tables) | ({"strangers": more} if more else {}))
+
+    def surround(self) -> None:
+        """Every set inside larger photos: in some of them the face fills the frame, which tells the set."""
+        for name in self.sets:
+            self.ledger.figure(partial(self._surrounded, name), "surroundings", name)
+
+    def _surrounded(self, name: str) -> Figures:
+        samples = self.sets[name]
+        some = datasets.spread(samples, self.args.surrounded)
+        plain = self.tables[name] if len(some) == len(samples) else look(self.harness, some, f"{name}: plain")
+        return degraded.surroundings(self.harness, some, plain, name)
+
+    def degrade(self) -> None:
+        """Attributes of CelebA-HQ, gender of FairFace."""
+        for name in ("celeba", "fairface"):
+            if some := datasets.spread(self.sets.get(name, []), self.args.views):
+                self.ledger.figure(partial(degraded.degraded, self.harness, some, name), "degraded views", name)
+
+    def people(self) -> None:
+        self.ledger.figure(lambda: groups.age_groups(self.tables) or None, "children and older people")
+
+    def ages(self) -> None:
+        self.ledger.figure(lambda: groups.years(self.tables) if self.sets else None, "age in years")
+
+    def flickering(self) -> None:
+        clips = {PHOTO.stem: load_image(PHOTO)}
+        for k, sample in enumerate(self.sets.get("celeba", [])[:CLIPS]):
+            image = sample.read()
+            clips[f"celeba {k}"] = views.reflected(image, image)
+
+        def start() -> flicker.Read:
+            return lambda image: None if (face := self.harness.photo(image)) is None else face.states
+
+        self.ledger.figure(lambda: flicker.flicker(clips, start, self.harness.names), "flicker")
+
+    def claimed(self) -> None:
+        for name in self.sets:
+            self.ledger.figure(partial(self._claims, name), "claims", name)
+
+    def _claims(self, name: str) -> Figures:
+        return claims.claims(self.tables[name])
+
+    def parsed(self) -> None:
+        def make() -> Figures | None:
+            found = masks.pairs(self.args.data, self.args.split)[: self.args.images]
+            classes = self.harness.bundle.manifest.parser.classes
+            return masks.parsing(lambda p: self.harness.cropped(p).label_map, classes, found) if found else None
+
+        self.ledger.figure(make, "parsing (CelebAMask-HQ)")
+
+    def crops(self) -> None:
+        """The same pictures through detector and alignment, and taken as crops."""
+        if "celeba" in self.sets:
+            make = partial(figures.whole_photo, self.harness, self.sets["celeba"][:300])
+            self.ledger.figure(make, "whole photo against crop (CelebA-HQ)")
+
+    def spoken(self) -> None:
+        """Questions and descriptions: needs CelebA's labels and the LLM."""
+        count, samples = self.args.questions, self.sets.get("celeba")
+        asked: dict[str, Callable[[FaceInsight], Figures]] = {
+            "questions understood": lambda i: answers.understood(i, 3 * count),
+            "closed questions": lambda i: answers.closed_questions(i, samples or [], count),
+            "compound questions": lambda i: answers.compound_questions(i, samples or [], count // 2),
+            "what the LLM sees": lambda i: answers.ablation(i, samples or [], min(600, count)),
+            "free descriptions": lambda i: answers.descriptions(i, (samples or [])[: min(300, count)]),
+            "descriptions against labels": lambda i: described.against_labels(i, (samples or [])[: min(300, count)]),
+        }
+        if self.args.no_llm or not samples or all(map(self.ledger.has, asked)):
+            return
+        with FaceInsight.load(self.args.bundle, device="cpu") as insight:
+            for what, make in asked.items():
+                self.ledger.figure(partial(make, insight), what)
 
 
-def choice(h: Harness, seen: Seen, task: str) -> Figures | None:
-    """Age, race or expression: accuracy, macro-F1, ECE of the likeliest, per class; age also in years."""
-    columns = h.columns(CHOICES[task])
-    y = seen.labels[:, columns]
-    known = ~np.isnan(y[:, 0])
-    if not known.any():
-        return None
-    y, p, found = y[known], seen.p[known][:, columns], seen.found[known]
-    truth, predicted = y.argmax(1), p.argmax(1)
-    right = (predicted == truth) & found
-    top = p.max(1)
-    claimed = (seen.states[known][:, columns] == YES).any(1) & found
-    out: Figures = {
-        "n": len(truth),
-        "accuracy": right.mean(),
-        "macro F1": metrics.macro_f1(np.where(found, predicted, -1), truth, len(columns)),
-        "ECE": metrics.ece(top[found], right[found].astype(float)),
-        "claimed": claimed.mean(),
-        "wrong of claimed": (claimed & ~right).sum() / max(1, claimed.sum()),
-        "accuracy when only the surest answer": metrics.abstention(top, right),
-        "per class": {
-            n: {"n": int((truth == k).sum()), "recall": float(right[truth == k].mean()) if (truth == k).any() else None}
-            for k, n in enumerate(CHOICES[task])
-        },
-    }
-    if task == "age":
-        out["accuracy within one bin"] = (np.abs(predicted - truth) <= 1)[found].sum() / len(truth)
-        middles = np.array([(low + high) / 2 for low, high in datasets.YEARS])
-        years = seen.years[known]
-        exact = ~np.isnan(years)
-        # Expected age under the probabilities; against the bin's middle where the set gives bins only.
-        goal = np.where(exact, np.nan_to_num(years), middles[truth])
-        out["mean absolute error in years"] = float(np.abs(p @ middles - goal)[found].mean())
-        out["years are"] = "exact" if exact.all() else "middles of bins"
-    return out
-
-
-def fairness(h: Harness, seen: Seen) -> Figures:
-    """Accuracy by gender, age and race of those pictured, each with a 95 % interval; groups of at least 20."""
-    groups: dict[str, NDArray[np.bool_]] = {}
-    male = seen.labels[:, h.names.index("Male")]
-    groups |= {"gender: male": male > 0.5, "gender: female": male <= 0.5}
-    for task in ("age", "race"):
-        for name, column in zip(CHOICES[task], h.columns(CHOICES[task]), strict=True):
-            groups[f"{task}: {name}"] = seen.labels[:, column] > 0.5
-    young = seen.labels[:, h.names.index("Young")]
-    groups |= {"young": young > 0.5, "not young": young <= 0.5}
-    tasks: dict[str, tuple[NDArray[np.bool_], NDArray[np.bool_]]] = {}
-    binary = [k for k, n in enumerate(h.names) if n not in CHOSEN]
-    y = seen.labels[:, binary]
-    attributes_known = ~np.isnan(y)
-    if attributes_known.any():
-        right = ((seen.p[:, binary] > 0.5) == (y > 0.5)) & seen.found[:, None]
-        tasks["attributes" if attributes_known.sum(1).max() > 1 else "gender"] = right, attributes_known
-    for task, names in CHOICES.items():
-        columns = h.columns(names)
-        known = ~np.isnan(seen.labels[:, columns[0]])
-        if known.any():
-            same = (seen.p[:, columns].argmax(1) == seen.labels[:, columns].argmax(1)) & seen.found
-            tasks[task] = same[:, None], known[:, None]
-    out: Figures = {}
-    for task, (right, known) in tasks.items():
-        rows: Figures = {}
-        for group, members in groups.items():
-            kept = known[members]
-            if members.sum() < 20 or not kept.any():
-                continue
-            n = int(kept.sum())
-            share = int(right[members][kept].sum())
-            rows[group] = {"people": int(members.sum()), "accuracy": share / n, "interval": metrics.wilson(share, n)}
-        if rows:
-            values = [v["accuracy"] for v in rows.values()]
-            out[task] = {"widest gap": max(values) - min(values), "groups": rows}
-    return out
-
-
-def consistency(h: Harness, seen: Seen) -> Figures:
-    """Hard rules broken by the outputs taken one by one, and by the reports."""
-    ruled = RuleSet(h.names, h.bundle.manifest.rules)
-    named = lambda row: {h.names[k] for k in np.flatnonzero(row)}  # noqa: E731
-    rows = np.flatnonzero(seen.found)
-    raw = [ruled.violations(named(seen.raw[i])) for i in rows]
-    # A choice in doubt is still one choice.
-    doubt = np.isin(np.arange(len(h.names)), h.columns(CHOSEN))
-    said = (seen.states == YES) | ((seen.states == STATES.index("unsure")) & doubt)
-    repaired = [ruled.violations(named(said[i])) for i in rows]
-    return {
-        "faces": len(rows),
-        "faces whose raw outputs break a rule": sum(bool(v) for v in raw),
-        "raw violations": sum(map(len, raw)),
-        "violations in reports": sum(map(len, repaired)),
-        "states": {s: int((seen.states[rows] == i).sum()) for i, s in enumerate(STATES)},
-    }
-
-
-def whole_photo(h: Harness, samples: Sequence[Sample]) -> Figures:
-    """The same pictures through detector and alignment, and taken as crops."""
-    right: dict[str, list[NDArray[Any]]] = {"through the detector": [], "as the crop": []}
-    for sample in tqdm(samples, desc="whole photo", mininterval=5):
-        image, known = sample.read(), ~np.isnan(sample.labels)
-        y = sample.labels[known] > 0.5
-        full = h.photo(image)
-        # A face that is not found answers nothing: every attribute counts as wrong.
-        z = None if full is None else h.labeler.calibrated(full.logits[0])[0][known]
-        right["through the detector"].append(np.zeros(len(y), bool) if z is None else (z > 0) == y)
-        right["as the crop"].append((h.labeler.calibrated(h.cropped(image).logits[0])[0][known] > 0) == y)
-    return {"images": len(samples)} | {k: float(np.mean(v)) for k, v in right.items()}
-
-
-def parsing(h: Harness, data: Path, split: str) -> Figures | None:
-    """CelebAMask-HQ pairs at 256 px: F1 per class over all pixels. The parser alone, on the pairs as they are."""
-    if not (data / "celebamask.csv").is_file():
-        return None
-    classes = h.bundle.manifest.parser.classes
-    confusion = np.zeros((len(classes), len(classes)), np.int64)
-    rows = [r for r in read_rows(data / "celebamask.csv") if r["split"] == split]
-    with zipfile.ZipFile(data / "celebamask.zip") as archive:
-        for row in tqdm(rows, desc="parsing", mininterval=5):
-            image = read_image(archive, row["file"])
-            mask = read_mask(archive, row["mask"])
-            found = h.cropped(image).label_map[0]
-            pairs = mask.reshape(-1).astype(np.int64) * len(classes) + found.reshape(-1)
-            confusion += np.bincount(pairs, minlength=len(classes) ** 2).reshape(confusion.shape)
-    f1 = 2 * np.diag(confusion) / np.maximum(confusion.sum(0) + confusion.sum(1), 1)
-    frequent = [classes.index(n) for n in FREQUENT]
-    return {
-        "pairs": len(rows),
-        "mean F1, 18 foreground classes": float(f1[1:].mean()),
-        "mean F1, 10 frequent classes": float(f1[frequent].mean()),
-        "F1": dict(zip(classes, f1.tolist(), strict=True)),
-    }
-
-
-#: The ten classes of CelebAMask-HQ that nearly every mask has.
-FREQUENT = ("skin", "nose", "l_eye", "r_eye", "l_brow", "r_brow", "mouth", "u_lip", "l_lip", "hair")
-
-
-def rounded(value: Any) -> Any:
-    """Four decimals, plain Python types."""
-    if isinstance(value, dict):
-        return {k: rounded(v) for k, v in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [rounded(v) for v in value]
-    if isinstance(value, (float, np.floating)):
-        return round(float(value), 4)
-    return int(value) if isinstance(value, np.integer) else value
-
-
-def table(result: Figures) -> str:
-    """The main figures as Markdown."""
-    lines = ["| | n | figure |", "| --- | --- | --- |"]
-
-    def line(what: str, count: int, *figures: float) -> None:
-        lines.append(f"| {what} | {count} | {' / '.join(f'{x:.3f}' for x in figures)} |")
-
-    for name, own in result["sets"].items():
-        if a := own.get("attributes"):
-            per = a["per characteristic"]
-            what = "attributes" if len(per) > 1 else "gender"
-            count = next(iter(per.values()))["n"]
-            line(f"{name}: {what}, accuracy / AUC / ECE", count, a["mean accuracy"], a["mean AUC"], a["mean ECE"])
-        for task in CHOICES:
-            if c := own.get(task):
-                line(f"{name}: {task}, accuracy / macro F1 / ECE", c["n"], c["accuracy"], c["macro F1"], c["ECE"])
-                if task == "age":
-                    what = f"{name}: age, mean absolute error in years ({c['years are']})"
-                    line(what, c["n"], c["mean absolute error in years"])
-    if p := result.get("parsing (CelebAMask-HQ)"):
-        figures = p["mean F1, 18 foreground classes"], p["mean F1, 10 frequent classes"]
-        line("parsing, mean F1, 18 / 10 frequent classes", p["pairs"], *figures)
-    if q := result.get("closed questions"):
-        line("closed questions, agreement with the head", q["questions"], q["agreement with the head"])
-    return "\n".join(lines)
+#: Section -> what makes it, in the order in which they are measured.
+SECTIONS: dict[str, Callable[[Run], None]] = {
+    "sets": Run.labelled,
+    "cross": Run.cross,
+    "claims": Run.claimed,
+    "groups": Run.people,
+    "age": Run.ages,
+    "strangers": Run.strange,
+    "contradictions": Run.contradict,
+    "parsing": Run.parsed,
+    "crop": Run.crops,
+    "flicker": Run.flickering,
+    "degraded": Run.degrade,
+    "surroundings": Run.surround,
+    "answers": Run.spoken,
+}
 
 
 def main() -> None:
@@ -310,39 +257,39 @@ def main() -> None:
     parser.add_argument("--split", default="val", choices=("train", "val", "test"))
     parser.add_argument("--bundle", default="nano")
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--images", type=int, default=10**9, help="at most this many pictures per set (default: all)")
+    parser.add_argument("--images", type=int, default=ALL, help="at most this many pictures per set (default: all)")
+    parser.add_argument("--views", type=int, default=300, help="at most this many pictures per set in degraded views")
+    parser.add_argument("--surrounded", type=int, default=2000, help="at most this many per set in surroundings")
     parser.add_argument("--questions", type=int, default=1000, help="at most this many of each kind for the LLM")
+    parser.add_argument("--only", nargs="+", choices=tuple(SECTIONS), metavar="NAME", default=list(SECTIONS),
+                        help=f"these sections alone: {', '.join(SECTIONS)}")  # fmt: skip
+    parser.add_argument("--fresh", action="store_true", help="measure anew what the JSON holds already")
     parser.add_argument("--no-llm", action="store_true", help="leave the questions out")
     args = parser.parse_args()
-    bundle, device = Bundle.open(args.bundle), Device.resolve("cpu")
-    harness = Harness(bundle, device)
-    began = time.time()
-    sets = {name: samples[: args.images] for name, samples in datasets.find(args.data, args.split).items()}
-    result: Figures = {"bundle": bundle.manifest.name, "bundle sha256": bundle.sha256, "split": args.split, "sets": {}}
-    for name, samples in sets.items():
-        seen = look(harness, samples, name)
-        own: Figures = {"images": len(samples), "no face found": int((~seen.found).sum())}
-        if not np.isnan(seen.labels[:, harness.names.index("Male")]).all():
-            own["attributes"] = attributes(harness, seen)
-        own |= {task: figures for task in CHOICES if (figures := choice(harness, seen, task))}
-        own |= {"rules": consistency(harness, seen), "fairness": fairness(harness, seen)}
-        result["sets"][name] = own
-    if mask := parsing(harness, args.data, args.split):
-        result["parsing (CelebAMask-HQ)"] = mask
-    if "celeba" in sets:
-        result["whole photo against crop (CelebA-HQ)"] = whole_photo(harness, sets["celeba"][:300])
-    if "celeba" in sets and not args.no_llm:
-        with FaceInsight.load(args.bundle, device="cpu") as insight:
-            result["questions understood"] = answers.understood(insight, 3 * args.questions)
-            result["closed questions"] = answers.closed_questions(insight, sets["celeba"], args.questions)
-            result["compound questions"] = answers.compound_questions(insight, sets["celeba"], args.questions // 2)
-            result["what the LLM sees"] = answers.ablation(insight, sets["celeba"], min(600, args.questions))
-            result["free descriptions"] = answers.descriptions(insight, sets["celeba"][: min(300, args.questions)])
-    result["seconds"] = time.time() - began
-    result = rounded(result)
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    args.out.write_text(json.dumps(result, indent=1) + "\n")
-    print(table(result))
+    bundle = Bundle.open(args.bundle)
+    harness = Harness(bundle, Device.resolve("cpu"))
+    sets: dict[str, list[Sample]] = {}
+    damaged: Figures = {}
+    for name, samples in datasets.find(args.data, args.split).items():
+        sets[name], bad = datasets.sound(datasets.spread(samples, args.images), name)
+        damaged |= {name: {"n": len(bad), "first": bad[:5]}} if bad else {}
+    head: Figures = {
+        "bundle": bundle.manifest.name, "bundle sha256": bundle.sha256, "bundle MB": bundle.bytes / 1e6,
+        "runtime": __version__, "split": args.split,
+        "options": {"at most": args.images if args.images < ALL else None,
+                    "images": {name: len(samples) for name, samples in sets.items()}, "views": args.views,
+                    "surrounded": args.surrounded, "questions": args.questions},
+        "damaged": damaged, "notes": datasets.notes(args.data, args.split),
+    }  # fmt: skip
+    ledger = Ledger(args.out, head, fresh=args.fresh)
+    if ledger.kept:
+        print(f"{args.out} holds {ledger.kept} figures of this bundle and these options: they are kept")
+    run = Run(harness, {n: s for n, s in sets.items() if s}, ledger, args)
+    for name in SECTIONS:
+        if name in args.only:
+            SECTIONS[name](run)
+    ledger.write()
+    print(figures.summary(ledger.result))
 
 
 if __name__ == "__main__":

@@ -68,3 +68,41 @@ def wilson(right: int, count: int, z: float = 1.96) -> tuple[float, float]:
     centre = (p + z * z / (2 * n)) / (1 + z * z / n)
     half = z * np.sqrt(p * (1 - p) / n + z * z / (4 * n * n)) / (1 + z * z / n)
     return round(float(centre - half), 4), round(float(centre + half), 4)
+
+
+def mean(values: Any) -> float:
+    """Mean of the numbers that there are; NaN where there is none."""
+    known = np.asarray(values, float)
+    known = known[~np.isnan(known)]
+    return float(known.mean()) if len(known) else float("nan")
+
+
+def share(hits: Any) -> float:
+    """Share of true ones; NaN of none at all."""
+    return mean(np.asarray(hits, float))
+
+
+def allowed(labels: Array) -> Array:
+    """(M,C) labels of a choice -> (M,C): the members that the label names. Several ones: it is one of these; shares of
+    votes: the one with most of them."""
+    ones = labels == 1
+    most = np.eye(labels.shape[1], dtype=bool)[np.nan_to_num(labels).argmax(1)]
+    return np.asarray(np.where(ones.sum(1, keepdims=True) > 1, ones, most))
+
+
+def among(chosen: Array, labels: Array) -> Array:
+    """(M,) is the chosen member one that the label names?"""
+    return np.asarray(allowed(labels)[np.arange(len(chosen)), chosen])
+
+
+def classes(labels: Array) -> tuple[Array, Array, Array]:
+    """Classes that a set's labels (M,C) of a choice tell apart; members that are only ever named together are one.
+
+    Returns members (K,C) of each class, class (M,) of each label, class (C,) of each member."""
+    names = allowed(labels)
+    together = [
+        [k for k in range(labels.shape[1]) if k == j or (names[:, j].any() and (names[:, k] == names[:, j]).all())]
+        for j in range(labels.shape[1])
+    ]
+    firsts, class_of = np.unique([t[0] for t in together], return_inverse=True)
+    return class_of == np.arange(len(firsts))[:, None], class_of[names.argmax(1)], class_of

@@ -1,0 +1,86 @@
+"""Does what a set does not label look there as it does where it is labelled?
+
+A head that tells the sets apart is sure of one class wherever nobody taught it: no figure on its own set shows that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import metrics
+import numpy as np
+from figures import Figures
+from numpy.typing import NDArray
+from readings import Seen
+
+from faceinsight.labels import NO, YES
+from faceinsight_models.vocabulary import CHOICES
+
+#: A likeliest member above this is as good as certain.
+SURE = 0.95
+#: Young or not, by the bins: below 50; 30 or more; of grey hair: 40 or more.
+YOUNG, GROWN, GREY = slice(0, 6), slice(4, 9), slice(5, 9)
+#: A figure of fewer faces than this says nothing about a set.
+FEW = 10
+
+
+def cross_set(tables: Mapping[str, Seen]) -> Figures:
+    """Choices and gender on every set, labelled or not, and whether they agree with labels that bear on them."""
+    out: Figures = {}
+    for task in ("gender", *CHOICES):
+        rows = {name: _certainty(seen, task) for name, seen in tables.items() if seen.found.any()}
+        labelled = [r["above 0.95"] for r in rows.values() if r["labelled"]]
+        others = [r["above 0.95"] for r in rows.values() if not r["labelled"]]
+        gaps = np.abs(np.array(others) - metrics.mean(labelled)) if labelled and others else np.full(1, np.nan)
+        out[task] = {"sets": rows, "widest gap to the labelled sets": float(gaps.max())}
+    bearing = {name: found for name, seen in tables.items() if (found := _bearing(seen))}
+    return out | {"agreement with labels that bear on it": bearing}
+
+
+def _certainty(seen: Seen, task: str) -> Figures:
+    """Of the faces found: how sure, how often claimed, which classes."""
+    here = seen.found
+    if task == "gender":
+        male = seen.p[here, seen.names.index("Male")]
+        p = np.stack([male, 1 - male], 1)
+        members: tuple[str, ...] = ("Male", "not Male")
+        claimed = np.isin(seen.state("Male")[here], (YES, NO))
+        labelled = bool((~np.isnan(seen.label("Male"))).any())
+    else:
+        members, columns = CHOICES[task], seen.columns(CHOICES[task])
+        p, claimed = seen.p[here][:, columns], (seen.states[here][:, columns] == YES).any(1)
+        labelled = bool((~np.isnan(seen.labels[:, columns])).any())
+    counts = np.bincount(p.argmax(1), minlength=len(members))
+    return {
+        "labelled": labelled,
+        "n": int(here.sum()),
+        "above 0.95": metrics.share(p.max(1) > SURE),
+        "claimed": metrics.share(claimed),
+        "classes in use": int((counts > 0).sum()),
+        "likeliest": dict(zip(members, counts.tolist(), strict=True)),
+        "most frequent": float(counts.max() / counts.sum()),
+    }
+
+
+def _bearing(seen: Seen) -> Figures:
+    """Shares among the faces to which a label, or a claim where the set has no such label, applies."""
+    young, grey = seen.label("Young"), seen.label("Gray_Hair")
+    smiling, stated = seen.label("Smiling"), ~np.isnan(seen.label("Smiling"))
+    age, expression = seen.likeliest(CHOICES["age"]), seen.likeliest(CHOICES["expression"])
+    neutral, happy = (CHOICES["expression"].index(n) for n in ("Neutral", "Happiness"))
+    who = "labelled Smiling" if stated.any() else "Smiling claimed"
+    smiles = smiling > 0.5 if stated.any() else seen.state("Smiling") == YES
+    asked: dict[str, tuple[NDArray[Any], NDArray[Any]]] = {
+        "labelled Young: age under 50": (young > 0.5, _inside(age, YOUNG)),
+        "labelled not Young: age 30 or more": (young <= 0.5, _inside(age, GROWN)),
+        "labelled Gray_Hair: age 40 or more": (grey > 0.5, _inside(age, GREY)),
+        f"{who}: Neutral likeliest": (smiles, expression == neutral),
+        f"{who}: Happiness likeliest": (smiles, expression == happy),
+    }
+    rows = {what: hits[members & seen.found] for what, (members, hits) in asked.items()}
+    return {what: {"n": len(hits), "share": metrics.share(hits)} for what, hits in rows.items() if len(hits) >= FEW}
+
+
+def _inside(chosen: NDArray[np.int64], bins: slice) -> NDArray[np.bool_]:
+    return np.asarray((chosen >= bins.start) & (chosen < bins.stop))
