@@ -78,7 +78,7 @@ class Frozen:
 
     def __init__(self, pipeline: Pipeline, rows: NDArray[np.int64], what: str) -> None:
         trunk, faces, size = pipeline.base().trunk.eval(), pipeline.faces, pipeline.recipe.crop.encoder
-        maps, fine, deep = pipeline.maps(), [], []
+        maps, fine, deep = pipeline.maps(rows), [], []
         self.rows, self.maps, self.labels = rows, torch.from_numpy(maps[rows]), faces.labels[rows]
         path, key = pipeline.run / f"ablation-{what}.pt", fingerprint(trunk)
         if path.exists():
@@ -147,7 +147,7 @@ def fit(
         logits = model.head(model.fuse(*train.batch(at, blind="segmentation" in without)))
         loss, _ = tasks(logits, labels[at])
         if "lcm" not in without:
-            loss = loss + 0.1 * constraint(logits.sigmoid())
+            loss = loss + 0.1 * constraint(logits.sigmoid(), ~labels[at].isnan())
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
@@ -195,7 +195,8 @@ def described(
     logits: NDArray[np.float32], labels: NDArray[np.float32], scaling: Any, bands: Any, soft: float
 ) -> dict[str, float]:
     """Descriptions of what the head finds (the LLM's words are judged by benchmarks/accuracy.py)."""
-    specs = characteristic_specs(np.hstack([scaling, bands]))
+    # Of poor pictures nothing is claimed: there are none here.
+    specs = characteristic_specs(np.hstack([scaling, bands, np.tile([0.0, 1.0], (len(bands), 1))]))
     labeler, grounding = Labeler(specs, rule_specs(), soft_weight=soft), Grounding(specs)
     everywhere = dict.fromkeys(REGIONS, 0.01)
     claims = denied = 0
@@ -246,7 +247,7 @@ def main() -> None:
         scaling = calibration.fit(fitted, held.labels)
         bands = calibration.bands(
             calibration.probabilities(fitted, scaling), held.labels,
-            risk=judgement.risk, choice_risk=judgement.choice_risk,
+            risk=judgement.risk, choice_risk=judgement.choice_risk, miss=judgement.miss,
         )  # fmt: skip
         found = figures(logits_of(model, val, blind=blind), val, scaling, bands, judgement.soft_weight)
         done[f"{name}, seed {seed}"] = found

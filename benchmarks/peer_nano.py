@@ -85,9 +85,10 @@ class TransformersNano(Greedy):
 
         from faceinsight.device import cores
         from faceinsight.manifest import STATES
+        from faceinsight_models.closeup import CloseupGraph
         from faceinsight_models.encoder import EncoderGraph, KnowledgeGraph
         from faceinsight_models.parser import LabelMap
-        from faceinsight_models.pipeline import load_encoder, load_parser, load_question
+        from faceinsight_models.pipeline import load_closeup, load_encoder, load_parser, load_question
         from faceinsight_models.recipe import Recipe
         from faceinsight_models.train.encoder import build_adapter
 
@@ -107,15 +108,16 @@ class TransformersNano(Greedy):
             nms_threshold=m.detector.nms_threshold, sides=m.detector.sides,
         )  # fmt: skip
         axes = {
-            "pixels": 4, "label_map": 3, "characteristics": 1, "states": 1, "tokens": 2, "logits": 2, "image_tokens": 3,
-            "region_tokens": 3, "region_area": 2, "knowledge_tokens": 2, "relevance": 2,
+            "pixels": 4, "label_map": 3, "characteristics": 1, "outputs": 1, "states": 1, "tokens": 2, "logits": 2,
+            "image_tokens": 3, "region_tokens": 3, "region_area": 2, "knowledge_tokens": 2, "relevance": 2,
         }  # fmt: skip
         parser = TorchSession(LabelMap(load_parser(folder)), ["pixels"], ["label_map"], axes)
         seen = ["logits", "image_tokens", "region_tokens", "region_area"]
         graph = TorchSession(EncoderGraph(encoder, adapter), ["pixels", "label_map", "characteristics"], seen, axes)
         knowledge = KnowledgeGraph(encoder.head.ccm(), adapter)
         told = TorchSession(knowledge, ["characteristics", "states"], ["knowledge_tokens"], axes)
-        self._perception = Perception(m, detector, parser, graph, told)
+        closer = TorchSession(CloseupGraph(load_closeup(folder)), ["pixels", "outputs"], ["logits"], axes)
+        self._perception = Perception(m, detector, parser, graph, told, closer)
         self._tokens = Tokens(folder / "vocabulary.json")
         question = TorchSession(load_question(folder), ["tokens"], ["relevance"], axes)
         self._relevance = Relevance(m, question, self._tokens, self._perception.numbers)  # type: ignore[arg-type]

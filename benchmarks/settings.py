@@ -32,13 +32,14 @@ from onnxruntime.quantization.shape_inference import quant_pre_process
 from soak import PHOTO, QUESTIONS, state, view
 
 from faceinsight import Face, FaceInsight, __version__
+from faceinsight.align import normalised
 from faceinsight.bundle import Bundle
 from faceinsight.device import Device, cores
 from faceinsight.imaging import load_image
 from faceinsight.language import Language
 from faceinsight.llm import EXACT, Llm
 from faceinsight.manifest import LlmSpec
-from faceinsight.perception import Perception, normalised
+from faceinsight.perception import Perception
 from faceinsight_export.gguf_file import quantise, write_llama
 from faceinsight_models.llm import BpeVocabulary, load_gguf
 
@@ -173,7 +174,8 @@ def graph_inputs(insight: FaceInsight, faces: int) -> tuple[NDArray[np.float32],
         if found:
             wide.append(insight.perception.crops(seen, found[:1])[1][0])
             views.append(seen)
-    return normalised(np.stack(wide), insight.perception._manifest.parser), views
+    spec = insight.perception._manifest.parser
+    return normalised(np.stack(wide), spec.mean, spec.std), views
 
 
 class Reader(quantization.CalibrationDataReader):  # type: ignore[misc]

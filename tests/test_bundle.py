@@ -116,7 +116,7 @@ def test_file_names_cannot_leave_the_folder(small, manifest, name):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"version": 2}, "version 2, this runtime reads version 1"),
+        ({"version": 1}, "version 1, this runtime reads version 2"),
         ({"format": "zip"}, "format is 'zip'"),
         ({"min_runtime": "99.0.0"}, "needs faceinsight 99.0.0"),
         ({"min_runtime": "soon"}, "not a version"),

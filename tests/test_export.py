@@ -15,6 +15,7 @@ from faceinsight_export import families, gguf_file
 from faceinsight_export.bundle import export_bundle
 from faceinsight_export.half import store_half
 from faceinsight_export.parity import ParityError, compare, graph_stages, llm_stages
+from faceinsight_models.closeup import Closeup
 from faceinsight_models.graphs import write_encoder, write_knowledge, write_parser, write_question
 from faceinsight_models.llm import BpeVocabulary, interleave_rope, load_gguf, prune, separate_rope
 from faceinsight_models.parser import FaceParser
@@ -191,9 +192,10 @@ def trained(parts, question, llm, vocabulary, tmp_path: Path) -> Trained:
         question,
         llm,
         vocabulary,
-        np.tile([1.0, 0.0, 0.4, 0.6], (len(NAMES), 1)),
+        np.tile([1.0, 0.0, 0.4, 0.6, 0.0, 1.0], (len(NAMES), 1)),
         detector,
         {"celebahq": 5},
+        Closeup().eval(),
     )
 
 

@@ -46,11 +46,13 @@ from faceinsight_models.vocabulary import (
     CHOSEN,
     EXPRESSIONS,
     FLIP_CLASSES,
+    HAIR_COLOURS,
     MASK_CLASSES,
     NAMES,
     RACES,
     REGIONS,
     RULES,
+    SWITCHES,
 )
 from faceinsight_models.wordings import compound_question
 
@@ -108,9 +110,10 @@ def test_logical_constraint_pushes_towards_the_rules():
     torch.manual_seed(0)
     logits = torch.full((1, len(NAMES)), 1.5, requires_grad=True)
     constraint = lcm.LogicalConstraint(NAMES, RULES)
-    before = constraint(logits.sigmoid())
+    known = torch.ones_like(logits, dtype=torch.bool)
+    before = constraint(logits.sigmoid(), known)
     (gradient,) = torch.autograd.grad(before, logits)
-    assert constraint((logits - gradient).sigmoid()) < before
+    assert constraint((logits - gradient).sigmoid(), known) < before
     assert gradient[0, NAMES.index("Black_Hair")] > 0
     with pytest.raises(ValueError, match="rule kind"):
         lcm.LogicalConstraint(NAMES, [type(RULES[0])("sometimes", ("Bald",), True)])
@@ -260,7 +263,7 @@ def faces_of(tmp_path: Path, images, labels, *, name="celebahq"):
     count = len(images)
     return Faces(
         (path,), np.zeros(count, np.int64), tuple(f"{i}.png" for i in range(count)), landmarks,
-        labels, np.full(count, "train"), template,
+        labels, np.full(count, np.nan, np.float32), np.full(count, "train"), template,
     )  # fmt: skip
 
 
@@ -349,18 +352,76 @@ def test_calibration_recovers_a_known_scaling():
     assert fitted[NAMES.index("Bald")].tolist() == [1, 0]
 
 
-def test_bands_keep_the_stated_risk():
+def test_bands_keep_the_stated_risk_for_yes_and_for_no():
     rng = np.random.default_rng(0)
     p = np.full((20000, len(NAMES)), 0.5)
     labels = np.full(p.shape, np.nan)
-    k, sure = NAMES.index("Oval_Face"), NAMES.index("Eyeglasses")
-    p[:, k], p[:, sure] = rng.random(20000), rng.choice([0.01, 0.99], 20000)
-    labels[:, [k, sure]] = rng.random((20000, 2)) < p[:, [k, sure]]
-    bands = calibration.bands(p, labels, risk=0.1, choice_risk=0.3)
+    k, sure, rare = (NAMES.index(n) for n in ("Oval_Face", "Eyeglasses", "Goatee"))
+    p[:, k], p[:, sure], p[:, rare] = rng.random(20000), rng.choice([0.01, 0.99], 20000), 0.7 * rng.random(20000) ** 4
+    labels[:, [k, sure, rare]] = rng.random((20000, 3)) < p[:, [k, sure, rare]]
+    bands = calibration.bands(p, labels, risk=0.1, choice_risk=0.3, miss=1.0)
     low, high = bands[k]
-    claimed = (p[:, k] <= low) | (p[:, k] >= high)
-    assert ((p[:, k] > 0.5) != labels[:, k])[claimed].mean() == pytest.approx(0.1, abs=0.01)
+    assert (labels[p[:, k] >= high, k] == 0).mean() == pytest.approx(0.1, abs=0.015)
+    assert (labels[p[:, k] <= low, k] == 1).mean() == pytest.approx(0.1, abs=0.015)
     assert bands[sure].tolist() == [0.5, 0.5]
+    # Its "yes" is never right nine times of ten, however often its "no" is.
+    assert bands[rare, 1] == 1
+    assert bands[rare, 0] > 0.2
+
+
+def test_few_of_those_who_have_it_are_told_they_have_not():
+    rng = np.random.default_rng(0)
+    p = np.full((20000, len(NAMES)), 0.5)
+    labels = np.full(p.shape, np.nan)
+    hat = NAMES.index("Wearing_Hat")
+    p[:, hat] = 0.6 * rng.random(20000) ** 6
+    labels[:, hat] = rng.random(20000) < p[:, hat]
+    low = {miss: calibration.bands(p, labels, risk=0.1, choice_risk=0.3, miss=miss)[hat, 0] for miss in (1.0, 0.1)}
+    told = {
+        m: ((p[:, hat] <= bound) & (labels[:, hat] == 1)).sum() / (labels[:, hat] == 1).sum()
+        for m, bound in low.items()
+    }
+    assert told[0.1] == pytest.approx(0.1, abs=0.01)
+    assert told[1.0] > 0.3
+
+
+def test_a_promise_holds_in_each_group_by_itself():
+    rng = np.random.default_rng(0)
+    p = np.full((20000, len(NAMES)), 0.5)
+    labels = np.full(p.shape, np.nan)
+    male, child = NAMES.index("Male"), rng.random(20000) < 0.1
+    p[:, male] = rng.random(20000)
+    # Of children the probability says less than it claims.
+    truth = np.where(child, 0.5 + 0.35 * (p[:, male] - 0.5), p[:, male])
+    labels[:, male] = rng.random(20000) < truth
+    bands = [
+        calibration.bands(p, labels, groups, risk=0.2, choice_risk=0.3, miss=1.0)[male]
+        for groups in ([], [child], [~child])
+    ]
+    assert bands[0][1] < bands[1][1]
+    assert bands[2][1] <= bands[0][1]
+    # A group of one kind (men, asked about being men) says nothing.
+    men = labels[:, male] == 1
+    assert calibration.bands(p, labels, [men], risk=0.2, choice_risk=0.3, miss=1.0)[male].tolist() == bands[0].tolist()
+
+
+def test_hair_has_a_colour_where_it_can_be_seen():
+    labels = np.zeros((5, len(NAMES)))
+    labels[1, NAMES.index("Black_Hair")] = labels[2, NAMES.index("Bald")] = labels[3, NAMES.index("Wearing_Hat")] = 1
+    labels[4] = np.nan
+    assert calibration.unnamed(labels).tolist() == [True, False, False, False, False]
+    rng = np.random.default_rng(0)
+    hair = [NAMES.index(n) for n in HAIR_COLOURS]
+    logits, table = rng.normal(0, 1, (4000, len(NAMES))), np.full((4000, len(NAMES)), np.nan)
+    chosen = rng.integers(0, 4, 4000)
+    table[:, hair] = np.eye(4)[chosen]
+    table[:, [NAMES.index("Bald"), NAMES.index("Wearing_Hat")]] = 0
+    logits[np.arange(4000), np.array(hair)[chosen]] += 3
+    # A third is not named by anybody: it must not teach that hair has no colour.
+    table[:1300, hair] = 0
+    p = calibration.probabilities(logits, calibration.fit(logits, table))[:, hair]
+    assert p.sum(1).mean() > 0.97
+    assert (p.argmax(1) == chosen).mean() > 0.85
 
 
 def test_question_encoder_ignores_padding():
@@ -519,7 +580,7 @@ def test_answers_follow_states():
     assert beard.state({}) is None
 
 
-def drawn(rng, groups=("gender", "age", "race", "expression")):
+def drawn(rng, groups=tuple(SWITCHES)):
     chosen = enabled(groups)
     return {NAMES[i]: int(s) for i, s in zip(chosen, drill(rng, chosen), strict=True)}
 
@@ -535,7 +596,7 @@ def test_switched_off_groups_are_never_spoken_of():
 
 
 def grounding() -> Grounding:
-    return Grounding(characteristic_specs(np.tile([1, 0, 0.4, 0.6], (len(NAMES), 1))))
+    return Grounding(characteristic_specs(np.tile([1, 0, 0.4, 0.6, 0, 1], (len(NAMES), 1))))
 
 
 def as_labels(states):

@@ -129,3 +129,55 @@ def test_of_a_choice_one_is_claimed_or_in_doubt():
     assert sure[1].rule is None
     unsure = judge(np.array([2.0, 2.2, -3.5], np.float32), {"face": 0.5})
     assert [x.state for x in unsure] == ["no", "unsure", "no"]
+
+
+def test_at_most_one_shares_probability_with_none():
+    names = ("black", "blond")
+    specs = [CharacteristicSpec(n, f"has {n}", f"no {n}", "hair", "", (1.0, 0.0), (0.2, 0.6), ()) for n in names]
+    black, blond = Labeler(specs, [RuleSpec("at_most_one", names, True)])(
+        np.array([1.0, -1.0], np.float32), {"hair": 0.5}
+    )
+    total = np.exp(1) + np.exp(-1) + 1
+    assert (black.probability, blond.probability) == pytest.approx((np.exp(1) / total, np.exp(-1) / total), abs=1e-4)
+    assert (black.state, blond.state) == ("yes", "no")
+
+
+def test_a_rule_claims_only_what_its_claims_leave_open():
+    """Young follows from a claimed age; from an age in doubt it does not."""
+    ages = ("twenties", "seventies")
+    specs = [
+        *(CharacteristicSpec(n, f"is {n}", f"not {n}", "face", "age", (1.0, 0.0), (0.0, 0.8), ()) for n in ages),
+        CharacteristicSpec("young", "is young", "is not young", "face", "age", (1.0, 0.0), (0.4, 0.6), ()),
+    ]
+    rules = [
+        RuleSpec("exactly_one", ages, True), RuleSpec("implies", ("twenties", "young"), True),
+        RuleSpec("excludes", ("seventies", "young"), True),
+    ]  # fmt: skip
+    judge = Labeler(specs, rules)
+    twenties, _, young = judge(np.array([6.0, -3.0, -1.0], np.float32), {"face": 0.5})
+    assert (twenties.state, young.state) == ("yes", "yes")
+    twenties, _, young = judge(np.array([1.0, 0.2, -0.5], np.float32), {"face": 0.5})
+    assert (twenties.state, young.state) == ("unsure", "unsure")
+
+
+def test_poor_pictures_and_covered_parts():
+    spec = CharacteristicSpec(
+        "smiling", "is smiling", "is not", "mouth", "", (1.0, 0.0), (0.4, 0.6), (), covered_by=("mask",)
+    )
+    judge = Labeler([spec], [])
+    z = np.array([4.0], np.float32)
+    assert judge(z, {"mouth": 0.5})[0].state == "yes"
+    assert judge(z, {"mouth": 0.5}, poor=True)[0].state == "unsure"
+    assert judge(z, {"mouth": 0.5}, covered=("mask",))[0].state == "not visible"
+    wide = Labeler(
+        [
+            CharacteristicSpec(
+                "smiling", "is smiling", "is not", "mouth", "", (1.0, 0.0), (0.4, 0.6), (), poor=(0.1, 0.9)
+            )
+        ],
+        [],
+    )
+    assert [wide(np.array([x], np.float32), {"mouth": 0.5}, poor=True)[0].state for x in (4.0, 1.0)] == [
+        "yes",
+        "unsure",
+    ]

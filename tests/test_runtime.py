@@ -211,7 +211,7 @@ def test_allowed_groups_are_computed():
         assert found.label("Young") is None
         assert spoken in allowed.ask(found, "Is this a man or a woman?").text
     with pytest.raises(
-        PolicyError, match=r"cannot switch 'attractive'; this bundle knows gender, age, race, expression"
+        PolicyError, match=r"cannot switch 'attractive'; this bundle knows gender, age, race, expression, subjective"
     ):
         FaceInsight.load("nano", allow=["attractive"])
 

@@ -20,6 +20,7 @@ from faceinsight.manifest import (
     FORMAT,
     STATES,
     VERSION,
+    CloseupSpec,
     CropSpec,
     DetectorSpec,
     EncoderSpec,
@@ -31,24 +32,29 @@ from faceinsight.manifest import (
     QuestionSpec,
 )
 from faceinsight_models.augment import MEAN, STD
-from faceinsight_models.graphs import write_encoder, write_knowledge, write_parser, write_question
+from faceinsight_models.closeup import COVERS, FAULTS, PARTS, SHARED, SHOWS, TELLS, YEARS
+from faceinsight_models.data import AGE_YEARS
+from faceinsight_models.graphs import write_closeup, write_encoder, write_knowledge, write_parser, write_question
 from faceinsight_models.pipeline import NMS_THRESHOLD, SCORE_THRESHOLD, SIDES, Trained
 from faceinsight_models.question import SHARE
+from faceinsight_models.recipe import Recipe
 from faceinsight_models.specs import characteristic_specs, rule_specs
 from faceinsight_models.train.conversation import LIST_FROM
 from faceinsight_models.train.llm import PROMPT
-from faceinsight_models.vocabulary import MASK_CLASSES, REGIONS, SWITCHES
+from faceinsight_models.vocabulary import AGES, MASK_CLASSES, REGIONS, SWITCHES
 
 from .card import CARD, licences, model_card, training_data
 from .gguf_file import quantise, write_llama
 from .half import store_half
+from .int8_weights import store_int8
 from .parity import LLM_TOLERANCES, ParityError, Stage, graph_stages, llm_stages
 
-#: Relative to a stage's largest value. Half-precision weight storage and 8-bit weights set them, not the conversion:
-#: with float32 weights the graphs agree to 1e-5 (tests/test_export.py).
+#: Relative to a stage's largest value. How weights are stored (8 bit in encoder and close-up, half precision elsewhere)
+#: sets them, not the conversion: with float32 weights the graphs agree to 1e-5 (tests/test_export.py).
 TOLERANCES = {
     "parser": 0.01,
-    "encoder": 0.02,
+    "encoder": 0.05,
+    "closeup": 0.05,
     "knowledge": 0.005,
     "question": 0.005,
 }
@@ -99,7 +105,7 @@ def _write(trained: Trained, work: Path, name: str, progress: Callable[[str], No
     module = write_encoder(
         trained.encoder, trained.adapter, work / "encoder.onnx", size=crop.encoder, map_size=crop.parser
     )
-    store_half(work / "encoder.onnx")
+    store_int8(work / "encoder.onnx")
     blocks = rng.integers(0, len(MASK_CLASSES), (3, 8, 8)).astype(np.uint8)
     inputs = {
         "pixels": pixels,
@@ -108,6 +114,14 @@ def _write(trained: Trained, work: Path, name: str, progress: Callable[[str], No
     }
     outputs = ["logits", "image_tokens", "region_tokens", "region_area"]
     stages += graph_stages(module, work / "encoder.onnx", inputs, outputs, TOLERANCES["encoder"], device)
+
+    if trained.closeup:
+        progress("close-up")
+        module = write_closeup(trained.closeup, work / "closeup.onnx", size=recipe.closeup.size)
+        store_int8(work / "closeup.onnx")
+        window = rng.normal(0, 0.6, (3, 3, recipe.closeup.size, recipe.closeup.size)).astype(np.float32)
+        inputs = {"pixels": window, "outputs": np.arange(sum(PARTS.values()))}
+        stages += graph_stages(module, work / "closeup.onnx", inputs, ["logits"], TOLERANCES["closeup"], device)
 
     progress("knowledge")
     with torch.no_grad():
@@ -212,10 +226,11 @@ def _manifest(trained: Trained, work: Path, name: str, llm: LlmSpec, stages: lis
         crop=CropSpec((template[0], template[1], template[2], template[3], template[4])),
         parser=ParserSpec("parser.onnx", crop.parser, mean, std, MASK_CLASSES),
         encoder=EncoderSpec("encoder.onnx", crop.encoder, mean, std, side * side, llm.width),
+        closeup=closeup_spec(trained.recipe) if trained.closeup else None,
         knowledge=KnowledgeSpec("knowledge.onnx", STATES),
         question=QuestionSpec("question.onnx", LIST_FROM, share=SHARE),
         regions=REGIONS,
-        characteristics=characteristic_specs(trained.calibration),
+        characteristics=characteristic_specs(trained.calibration, closeup=trained.closeup is not None),
         rules=rule_specs(),
         soft_weight=trained.recipe.judgement.soft_weight,
         switches=SWITCHES,
@@ -228,3 +243,12 @@ def _manifest(trained: Trained, work: Path, name: str, llm: LlmSpec, stages: lis
         },
         parity={s.name: round(s.error, 8) for s in stages},
     )
+
+
+def closeup_spec(recipe: Recipe) -> CloseupSpec:
+    """The close-up's part of the manifest."""
+    window = recipe.closeup
+    return CloseupSpec(
+        "closeup.onnx", window.left, window.top, window.size, (MEAN, MEAN, MEAN), (STD, STD, STD), YEARS,
+        dict(zip(AGES, AGE_YEARS, strict=True)), TELLS, FAULTS, COVERS, SHOWS, SHARED, window.poor_below,
+    )  # fmt: skip

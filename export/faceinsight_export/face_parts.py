@@ -25,10 +25,14 @@ OUTPUTS = ("logits", "region_area")
 
 
 def take_face_parts(bundle: Bundle, folder: Path, attached: Attached | None = None) -> None:
-    """Write detector.onnx, parser.onnx, encoder.onnx, question.onnx, question.gguf; with an adapter, knowledge.onnx."""
+    """Write detector.onnx, parser.onnx, encoder.onnx, question.onnx, question.gguf; closeup.onnx where the bundle has
+    one; with an adapter, knowledge.onnx."""
     m = bundle.manifest
-    for spec, name in ((m.detector, "detector.onnx"), (m.parser, "parser.onnx"), (m.question, "question.onnx")):
-        shutil.copyfile(bundle.file(spec.file), folder / name)
+    parts = {"detector.onnx": m.detector.file, "parser.onnx": m.parser.file, "question.onnx": m.question.file}
+    if m.closeup:
+        parts["closeup.onnx"] = m.closeup.file
+    for name, file in parts.items():
+        shutil.copyfile(bundle.file(file), folder / name)
     if attached:
         attached.write(folder)
     else:

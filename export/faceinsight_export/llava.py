@@ -97,6 +97,7 @@ def export_llava(
     work = steps.folder
 
     taken = ["detector.onnx", "parser.onnx", "encoder.onnx", "question.onnx", VOCABULARY]
+    taken += ["closeup.onnx"] if parts.manifest.closeup else []
     taken += ["knowledge.onnx"] if attached else []
     steps.run("face parts", lambda: take_face_parts(parts, work, attached), taken)
     steps.run(
@@ -246,6 +247,7 @@ def _manifest(
         detector=dataclasses.replace(face.detector, file="detector.onnx"),
         parser=dataclasses.replace(face.parser, file="parser.onnx"),
         encoder=EncoderSpec("encoder.onnx", e.size, e.mean, e.std, 0, 0),
+        closeup=face.closeup and dataclasses.replace(face.closeup, file="closeup.onnx"),
         vision=vision,
         knowledge=None,
         question=QuestionSpec("question.onnx", face.question.list_from, VOCABULARY, face.question.share),

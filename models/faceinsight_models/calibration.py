@@ -1,10 +1,16 @@
 """Probabilities that mean what they say, and when to say nothing.
 
-Attributes: Platt scaling each (Platt 1999). Choices (one of several holds): vector scaling with one slope and a shift
-per member (Guo et al. 2017). Both are pulled towards the identity where examples are few.
+Attributes: Platt scaling each (Platt 1999). Choices (one of several holds, or at most one): vector scaling with one
+slope and a shift per member (Guo et al. 2017). All are pulled towards the identity where examples are few.
+
+A claim that something is so and a claim that it is not are judged apart: of a rare attribute "no" is nearly always
+right, which says nothing about its "yes".
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -13,27 +19,58 @@ from torch.nn import functional as F
 
 from faceinsight.labels import calibrated
 
-from .vocabulary import CHOICES, CHOSEN, NAMES
+from .closeup import COVERS, SHOWS
+from .recipe import Judgement
+from .vocabulary import AT_MOST_ONE, CHOICES, CHOSEN, COVERED_BY, HAIR_COLOURS, NAMES
+
+if TYPE_CHECKING:
+    from .train.readings import Readings
 
 Array = NDArray[np.floating]
+#: Fewer claims than this promise nothing; a smaller group of people is not judged by itself.
+FEW, GROUP = 25, 80
+#: Probabilities of a fault between which it is neither claimed nor denied.
+FAULTY = (0.3, 0.7)
+_OPEN = {n for names in AT_MOST_ONE for n in names}
+
+
+def columns(names: Sequence[str]) -> list[int]:
+    """Numbers of characteristics."""
+    return [NAMES.index(n) for n in names]
 
 
 def fit(logits: Array, labels: Array, *, ridge: float = 4.0) -> NDArray[np.float64]:
     """(images,N) logits and labels, NaN where unknown -> (N,2) slope and shift.
 
-    The penalty ridge/2 ((a - 1)^2 + b^2) is worth a handful of images.
+    The penalty ridge/2 ((a - 1)^2 + b^2) is worth a handful of images. Of a choice several ones mean one of these.
     """
     out = np.tile([1.0, 0.0], (logits.shape[1], 1))
     for k, name in enumerate(NAMES):
         known = ~np.isnan(labels[:, k])
-        if name not in CHOSEN and known.any():
+        if name not in CHOSEN and name not in _OPEN and known.any():
             out[k] = _platt(logits[known, k].astype(np.float64), labels[known, k], ridge)
-    for names in CHOICES.values():
-        columns = [NAMES.index(n) for n in names]
-        known = ~np.isnan(labels[:, columns[0]])
+    for task, names in CHOICES.items():
+        of = columns(names)
+        known = ~np.isnan(labels[:, of[0]])
         if known.any():
-            out[columns] = _vector(logits[known][:, columns], labels[known][:, columns], ridge)
+            # The rarer expressions were brought up on purpose: shifts would take them down again.
+            out[of] = _vector(logits[known][:, of], labels[known][:, of], ridge, shifts=task != "expression")
+    for names in AT_MOST_ONE:
+        of = columns(names)
+        known = ~np.isnan(labels[:, of[0]])
+        if names == HAIR_COLOURS:
+            known &= ~unnamed(labels)
+        if known.any():
+            z, y = (np.pad(a[known][:, of], ((0, 0), (0, 1))) for a in (logits, labels))
+            y[:, -1] = y.sum(1) == 0
+            out[of] = _vector(z, y, ridge, fixed=True)[:-1]
     return out
+
+
+def unnamed(labels: Array) -> NDArray[np.bool_]:
+    """(images,): hair that can be seen and whose colour nobody named. It has one: "none" is no label to learn."""
+    none = labels[:, columns(HAIR_COLOURS)].sum(1) == 0
+    return np.asarray(none & (labels[:, NAMES.index("Bald")] != 1) & (labels[:, NAMES.index("Wearing_Hat")] != 1))
 
 
 def _platt(z: NDArray[np.float64], y: Array, ridge: float, *, steps: int = 30) -> NDArray[np.float64]:
@@ -47,17 +84,24 @@ def _platt(z: NDArray[np.float64], y: Array, ridge: float, *, steps: int = 30) -
     return np.asarray(w)
 
 
-def _vector(z: Array, y: Array, ridge: float) -> NDArray[np.float64]:
-    """One slope, a shift per member, by L-BFGS on the cross-entropy of the softmax."""
+def _vector(z: Array, y: Array, ridge: float, *, shifts: bool = True, fixed: bool = False) -> NDArray[np.float64]:
+    """One slope, a shift per member, by L-BFGS on -log of the probability of what the labels name (shares of votes:
+    cross-entropy). fixed: the last member stays as it is; shifts: False learns the slope only."""
     logits, target = (torch.from_numpy(np.asarray(a, np.float64)) for a in (z, y))
     slope = torch.ones(1, dtype=torch.float64, requires_grad=True)
     shift = torch.zeros(z.shape[1], dtype=torch.float64, requires_grad=True)
-    optimiser = torch.optim.LBFGS([slope, shift], max_iter=200, line_search_fn="strong_wolfe")
+    optimiser = torch.optim.LBFGS([slope, shift] if shifts else [slope], max_iter=200, line_search_fn="strong_wolfe")
+    several = target.sum(1) > 1.001
+    mask = torch.ones(z.shape[1], dtype=torch.float64)
+    mask[-1] = 0.0 if fixed else 1.0
 
     def closure() -> torch.Tensor:
         optimiser.zero_grad()
-        loss = F.cross_entropy(slope * logits + shift, target, reduction="sum")
-        loss = loss + ridge / 2 * ((slope - 1).square().sum() + shift.square().sum())
+        scaled = (slope * mask + (1 - mask)) * logits + shift * mask
+        log_p = F.log_softmax(scaled, 1)
+        either = log_p.masked_fill(target <= 0, -1e4).logsumexp(1)
+        loss = -torch.where(several, either, (target * log_p).sum(1)).sum()
+        loss = loss + ridge / 2 * ((slope - 1).square().sum() + (shift * mask).square().sum())
         loss.backward()  # type: ignore[no-untyped-call]
         return loss
 
@@ -67,37 +111,116 @@ def _vector(z: Array, y: Array, ridge: float) -> NDArray[np.float64]:
 
 def probabilities(logits: Array, scaling: NDArray[np.float64]) -> NDArray[np.float64]:
     """Calibrated probabilities (images,N), as the runtime's labeler has them."""
-    choices = [np.array([NAMES.index(n) for n in names]) for names in CHOICES.values()]
-    return calibrated(logits, scaling[:, 0], scaling[:, 1], choices)[1]
+    choices, at_most = ([np.array(columns(names)) for names in of] for of in (CHOICES.values(), AT_MOST_ONE))
+    return calibrated(logits, scaling[:, 0], scaling[:, 1], choices, at_most)[1]
 
 
-def threshold(confidence: Array, right: NDArray[np.bool_], risk: float, *, lowest: float, highest: float) -> float:
-    """The smallest confidence from which on at most `risk` of the answers are wrong; `highest` where there is none."""
-    for t in np.arange(lowest, highest, 0.01):
-        kept = confidence >= t
-        if kept.sum() >= 20 and (~right[kept]).mean() <= risk:
-            return round(float(t), 2)
-    return highest
+def surest(
+    confidence: Array, wrong: NDArray[np.bool_], risk: float, *, lowest: float, spare: int | None = None
+) -> float:
+    """The smallest confidence, `lowest` at least, from which on at most `risk` of the claims are wrong, with some
+    certainty (one standard error); infinity where there is none.
 
-
-def bands(p: Array, labels: Array, *, risk: float, choice_risk: float) -> NDArray[np.float64]:
-    """(N,2) bounds between which nothing is claimed, so that at most `risk` of what is claimed is wrong.
-
-    Of a choice's members the upper bound is what the likeliest one needs; wrong at most `choice_risk`.
+    spare: how many claims may be wrong at all.
     """
-    out = np.full((p.shape[1], 2), 0.5)
+    order = np.argsort(-confidence, kind="stable")
+    confidence, errors = confidence[order], np.cumsum(wrong[order])
+    count = np.arange(1, len(confidence) + 1)
+    share = (errors + 0.5) / (count + 1)
+    fine = (share + np.sqrt(share * (1 - share) / (count + 1)) <= risk) & (count >= FEW) & (confidence >= lowest)
+    if spare is not None:
+        fine &= errors <= spare
+    # A bound lies between two different confidences.
+    fine &= np.append(confidence[1:] < confidence[:-1], True)
+    if not fine.any():
+        return np.inf
+    last = int(np.flatnonzero(fine)[-1])
+    return lowest if not (confidence[last + 1 :] >= lowest).any() else float(confidence[last])
+
+
+def bands(
+    p: Array, labels: Array, groups: Sequence[NDArray[np.bool_]] = (), *, risk: float, choice_risk: float, miss: float
+) -> NDArray[np.float64]:
+    """(N,2) bounds between which nothing is claimed; 0 and 1 where nothing can be promised.
+
+    Of what is claimed to be so at most `risk` is not, of what is claimed not to be so at most `risk` is, and at most
+    `miss` of those who have it are told that they have not; in each group of people (images,) by itself. Of a choice's
+    members the
+    upper bound counts: of those of whom it is the likeliest at most `choice_risk` are something else.
+    """
+    out = np.tile([0.0, 1.0], (p.shape[1], 1))
+    everyone = np.ones(len(p), bool)
     for k, name in enumerate(NAMES):
         known = ~np.isnan(labels[:, k])
-        if name not in CHOSEN and known.any():
-            q, y = p[known, k], labels[known, k] > 0.5
-            t = threshold(np.maximum(q, 1 - q), (q > 0.5) == y, risk, lowest=0.5, highest=0.95)
-            out[k] = 1 - t, t
+        if name in CHOSEN or not known.any():
+            continue
+        sure = known & ~unnamed(labels) if name in HAIR_COLOURS else known
+        for group in (everyone, *groups):
+            yes, no = (of & group for of in (known, sure))
+            has = labels[no, k] > 0.5
+            # Men, asked about being men, are no group to judge by.
+            if group is not everyone and (yes.sum() < GROUP or has.all() or not has.any()):
+                continue
+            upper = surest(p[yes, k], labels[yes, k] < 0.5, risk, lowest=0.5)
+            lower = surest(1 - p[no, k], has, risk, lowest=0.5, spare=int(miss * has.sum()))
+            _widen(out, k, upper, lower, first=group is everyone)
     for names in CHOICES.values():
-        columns = [NAMES.index(n) for n in names]
-        known = ~np.isnan(labels[:, columns[0]])
-        if known.any():
-            q, y = p[known][:, columns], labels[known][:, columns]
-            right = q.argmax(1) == y.argmax(1)
-            t = threshold(q.max(1), right, choice_risk, lowest=round(1 / len(names), 2), highest=0.9)
-            out[columns] = 0.0, t
+        of = columns(names)
+        known = ~np.isnan(labels[:, of[0]])
+        if not known.any():
+            continue
+        q, y = p[known][:, of], labels[known][:, of]
+        likeliest = q.argmax(1)
+        # A share of votes names what most voted for; several ones name each of them.
+        wrong = y[np.arange(len(y)), likeliest] < y.max(1)
+        least = 1 / len(of)
+        together = surest(q.max(1), wrong, choice_risk, lowest=least)
+        for column, number in zip(of, range(len(of)), strict=True):
+            own = likeliest == number
+            few = own.sum() < FEW
+            alone = max(together, 0.7) if few else surest(q[own].max(1), wrong[own], choice_risk, lowest=least)
+            out[column] = 0.0, min(1.0, alone)
     return out
+
+
+def _widen(out: NDArray[np.float64], k: int, upper: float, lower: float, *, first: bool) -> None:
+    """Take the wider of two bands; neither claims against its own probability."""
+    high, low = min(1.0, max(0.5, upper)), max(0.0, 1 - max(0.5, lower))
+    out[k] = (low, high) if first else (min(out[k, 0], low), max(out[k, 1], high))
+
+
+def fitted(good: Readings, poor: Readings, labels: Array, judgement: Judgement) -> NDArray[np.float64]:
+    """(N,6): slope, shift, bounds for pictures that can be read, and for those that hardly can. labels (faces,N)."""
+    scaling = fit(good.logits, labels[good.rows])
+    parts = []
+    for view in (good, poor):
+        y = hidden(labels[view.rows], view.covered)
+        parts.append(
+            bands(
+                probabilities(view.logits, scaling), y, groups(labels[view.rows]),
+                risk=judgement.risk, choice_risk=judgement.choice_risk, miss=judgement.miss,
+            )
+        )  # fmt: skip
+    table = np.hstack([scaling, *parts])
+    # A fault was learned from pictures spoilt on purpose: their makers know better than a set's labels of it.
+    table[columns(tuple(SHOWS))] = 1, 0, *FAULTY, *FAULTY
+    return table
+
+
+def hidden(labels: Array, covered: NDArray[np.bool_]) -> Array:
+    """Labels without those of characteristics that the close-up says are hidden: of them nothing is claimed."""
+    out = labels.copy()
+    for name, faults in COVERED_BY.items():
+        out[covered[:, [COVERS.index(f) for f in faults]].any(1), NAMES.index(name)] = np.nan
+    return out
+
+
+def groups(labels: Array) -> list[NDArray[np.bool_]]:
+    """People (images,) for whom a promise must hold by itself, where a set says: children, over 60, men and women, each
+    race.
+    """
+    of = [*(columns(names) for names in (("Age_0_2", "Age_3_9"), ("Age_10_19",), ("Age_60_69", "Age_70")))]
+    of += [[NAMES.index(n)] for n in CHOICES["race"]]
+    masks = [np.nansum(labels[:, c], 1) == 1 for c in of]
+    male = labels[:, NAMES.index("Male")]
+    return [*masks, male == 1, male == 0]

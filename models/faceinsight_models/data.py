@@ -33,7 +33,10 @@ class Faces:
     """Faces of all sets.
 
     archives: one per set; source (N,): which set; files (N,); landmarks (N,5,2) in picture pixels.
-    labels (N,K) float32: 0 or 1, a share of votes (expression), or NaN where the set does not say.
+    labels (N,K) float32: 0 or 1, a share of votes (expression), or NaN where the set does not say. Several ones among
+        the
+    members of a choice: it is one of these, the set does not say which.
+    years (N,): age in years, NaN where the set does not say or gives a range only.
     part (N,): "train", "calibration" (one training picture in twenty) or "val".
     """
 
@@ -42,6 +45,7 @@ class Faces:
     files: tuple[str, ...]
     landmarks: NDArray[np.float32]
     labels: NDArray[np.float32]
+    years: NDArray[np.float32]
     part: NDArray[np.str_]
     template: NDArray[np.float32]
     _open: threading.local = field(default_factory=threading.local, repr=False, compare=False)
@@ -82,9 +86,13 @@ class Mixture:
     """Draws training rows: each set has its share of a batch, whatever its size."""
 
     def __init__(self, faces: Faces, shares: Mapping[str, float]) -> None:
-        """shares: set name -> weight. Raises KeyError for a set of the data without a share."""
-        self.rows = [faces.rows("train", i) for i in range(len(faces.archives))]
-        weight = np.array([shares[a.stem] for a in faces.archives])
+        """shares: set name -> weight; a set without one is not drawn from. Raises ValueError where none has one."""
+        stems = [a.stem for a in faces.archives]
+        drawn = [i for i, stem in enumerate(stems) if shares.get(stem, 0) > 0]
+        if not drawn:
+            raise ValueError(f"none of the sets {', '.join(stems)} has a share in the recipe's mix")
+        self.rows = [faces.rows("train", i) for i in drawn]
+        weight = np.array([shares[stems[i]] for i in drawn])
         self.share = weight / weight.sum()
         #: Faces drawn so that the best represented set is seen once.
         self.epoch = int(max(len(r) / s for r, s in zip(self.rows, self.share, strict=True)))
@@ -134,6 +142,15 @@ def celebahq_labels(rows: Sequence[dict[str, str]]) -> NDArray[np.float32]:
     return labels
 
 
+#: First and last year of each age bin.
+AGE_YEARS = ((0, 2), (3, 9), (10, 19), (20, 29), (30, 39), (40, 49), (50, 59), (60, 69), (70, 100))
+
+
+def age_bin(years: float) -> int:
+    """Number of the age bin that holds an age."""
+    return max(i for i, (first, _) in enumerate(AGE_YEARS) if years >= first)
+
+
 #: FairFace's words in the order of our names.
 FAIRFACE_AGES = ("0-2", "3-9", "10-19", "20-29", "30-39", "40-49", "50-59", "60-69", "more than 70")
 FAIRFACE_RACES = ("White", "Black", "Latino_Hispanic", "East Asian", "Southeast Asian", "Indian", "Middle Eastern")
@@ -156,11 +173,28 @@ def ferplus_labels(rows: Sequence[dict[str, str]]) -> NDArray[np.float32]:
     return labels
 
 
+#: UTKFace's words -> ours. "Others" are Hispanic, Latino, Middle Eastern and more.
+UTKFACE_RACES = {
+    "White": ("White",), "Black": ("Black",), "Asian": ("East_Asian", "Southeast_Asian"), "Indian": ("Indian",),
+    "Others": ("Latino_Hispanic", "Middle_Eastern"),
+}  # fmt: skip
+
+
+def utkface_labels(rows: Sequence[dict[str, str]]) -> NDArray[np.float32]:
+    """The bin of the age in years, gender as CelebA's Male, and race: one of those that UTKFace's word may mean."""
+    labels = _blank(len(rows))
+    _one_of(labels, tuple(AGES), [age_bin(float(r["age"])) for r in rows])
+    labels[:, NAMES.index("Male")] = [r["gender"] == "Male" for r in rows]
+    labels[:, [NAMES.index(n) for n in RACES]] = [[n in UTKFACE_RACES[r["race"]] for n in RACES] for r in rows]
+    return labels
+
+
 #: Set -> how its CSV rows become labels. A set that is not in the data folder is left out.
 SETS: dict[str, Callable[[Sequence[dict[str, str]]], NDArray[np.float32]]] = {
     "celebahq": celebahq_labels,
     "fairface": fairface_labels,
     "ferplus": ferplus_labels,
+    "utkface": utkface_labels,
 }
 
 
@@ -169,6 +203,7 @@ TERMS = {
     "celebahq": "CelebA-HQ and CelebAMask-HQ (non-commercial research)",
     "fairface": "FairFace (CC BY 4.0)",
     "ferplus": "FER2013 images (research) with FER+ labels (MIT)",
+    "utkface": "UTKFace (non-commercial research)",
 }
 
 
@@ -197,9 +232,16 @@ def load_pictures(data: Path) -> Faces:
         tuple(r["file"] for own in rows for r in own),
         np.empty((0, 5, 2), np.float32),
         np.concatenate([SETS[n](own) for n, own in zip(found, rows, strict=True)]),
+        np.array([_years(r) for own in rows for r in own], np.float32),
         np.concatenate(part),
         np.empty((0, 2), np.float32),
     )
+
+
+def _years(row: dict[str, str]) -> float:
+    """A row's age where it is a number of years: FairFace has ranges."""
+    age = row.get("age", "")
+    return float(age) if age.isdigit() else np.nan
 
 
 def _parts(splits: Sequence[str]) -> NDArray[np.str_]:

@@ -9,6 +9,7 @@ import onnx
 import torch
 from torch import Tensor, nn
 
+from .closeup import Closeup, CloseupGraph
 from .encoder import Adapter, EncoderGraph, FaceEncoder, KnowledgeGraph, RegionGraph
 from .parser import FaceParser, LabelMap
 from .question import QuestionEncoder
@@ -34,6 +35,14 @@ def write_encoder(encoder: FaceEncoder, adapter: Adapter, path: Path, *, size: i
     }
     outputs = ("logits", "image_tokens", "region_tokens", "region_area")
     _write(module, inputs, outputs, path, batch=("pixels", "label_map"), count=("characteristics",))
+    return module
+
+
+def write_closeup(closeup: Closeup, path: Path, *, size: int) -> nn.Module:
+    """pixels (B,3,size,size), outputs (M,) -> logits (B,M)."""
+    module = CloseupGraph(closeup).eval()
+    inputs = {"pixels": torch.zeros(2, 3, size, size), "outputs": torch.arange(5)}
+    _write(module, inputs, ("logits",), path, batch=("pixels",), count=("outputs",))
     return module
 
 

@@ -67,8 +67,13 @@ class LogicalConstraint(nn.Module):
         self.register_buffer("negated", torch.tensor(negated), persistent=False)
         self.register_buffer("weight", torch.tensor(weights), persistent=False)
 
-    def forward(self, p: Tensor) -> Tensor:
-        """Probabilities (B,N) -> scalar."""
+    def forward(self, p: Tensor, known: Tensor) -> Tensor:
+        """Probabilities (B,N), and which of them a label speaks of (B,N) -> scalar.
+
+        What no label speaks of gets no gradient. A rule that acts there alone has its optimum where one member of a
+        choice is certain, whoever is pictured: without evidence it teaches the most common answer at probability 1.
+        """
+        p = torch.where(known, p, p.detach())
         q = (self.negated - p[:, self.right]).abs()
         total = (exclusion(p[:, self.left], q) * self.weight).sum(1)
         for loss, members, weight in self.groups:

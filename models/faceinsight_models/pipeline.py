@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -17,14 +18,17 @@ from torch import Tensor
 from faceinsight.detect import FaceDetector
 from faceinsight.manifest import STATES
 
-from . import assets, calibration
-from .data import Faces, Masks, load_faces, load_masks
+from . import assets
+from .calibration import fitted
+from .closeup import Closeup
+from .data import Faces, Masks, Mixture, load_faces, load_masks
 from .encoder import Adapter, FaceEncoder
 from .llm import BpeVocabulary, load_gguf, prune, text_features
 from .parser import FaceParser
 from .question import QuestionEncoder
 from .recipe import Recipe
 from .train.align import align
+from .train.closeup import told_logits, train_closeup, with_told
 from .train.conversation import Judge
 from .train.encoder import (
     PORTRAITS,
@@ -32,7 +36,6 @@ from .train.encoder import (
     build_encoder,
     fingerprint,
     label_maps,
-    predict,
     specialise,
     train_base,
     train_shared,
@@ -40,8 +43,10 @@ from .train.encoder import (
 from .train.llm import FaceLlm, train_llm
 from .train.parser import train_parser, train_teacher
 from .train.question import train_question
+from .train.readings import Reader, calibration_readings
 from .train.seen import Seen, look
 from .train.trunk import TrunkClassifier, train_trunk
+from .train.views import Views
 from .vocabulary import CHARACTERISTICS, MASK_CLASSES, NAMES
 
 if TYPE_CHECKING:
@@ -51,6 +56,7 @@ log = logging.getLogger(__name__)
 
 DETECTOR = "face_detection_yunet_2023mar.onnx"
 TRUNK = "efficientnet-lite0-57934424.pth"
+FACERES = "faceres.json"
 LLM = "SmolLM2-135M-Instruct.Q4_1.gguf"
 #: How the detector looks at training pictures, and the runtime at photos.
 SCORE_THRESHOLD, NMS_THRESHOLD, SIDES = 0.6, 0.3, (640, 320, 1280)
@@ -70,6 +76,7 @@ class Trained:
     calibration: NDArray[np.float64]
     detector: Path
     sets: dict[str, int]
+    closeup: Closeup | None = None
 
 
 class Pipeline:
@@ -125,9 +132,13 @@ class Pipeline:
             unlabelled=self.recipe.crop.unlabelled,
         )  # fmt: skip
 
-    def maps(self) -> NDArray[np.uint8]:
-        """Label maps of all faces, by the parser."""
-        return label_maps(self.parser(), self.faces, self.run, self.recipe.crop.parser)
+    def maps(self, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
+        """Label maps by the parser, of these rows at least."""
+        return label_maps(self.parser(), self.faces, self.run, self.recipe.crop.parser, rows)
+
+    def drawn(self, shares: Mapping[str, float]) -> NDArray[np.int64]:
+        """The training faces of the sets that have a share."""
+        return np.concatenate(Mixture(self.faces, shares).rows)
 
     def text(self) -> Tensor:
         """T^0, from the uncut LLM; cached for these phrases."""
@@ -148,34 +159,53 @@ class Pipeline:
             model.own = model.head.own = None
             return model
         return train_base(
-            self.faces, self.maps(), shares=self.recipe.mix, classifier=self.trunk(), text=self.text(), out=self.run,
+            self.faces, self.maps(self.drawn(self.recipe.mix)), shares=self.recipe.mix, classifier=self.trunk(),
+            text=self.text(), out=self.run,
             size=self.recipe.crop.encoder, schedule=self.recipe.train["base"],
         )  # fmt: skip
 
     def encoder(self) -> FaceEncoder:
-        """Step 3: all rounds, and the calibration."""
+        """Step 3: all rounds."""
         crop, schedules = self.recipe.crop, self.recipe.train
-        if (self.run / "encoder.pt").exists() and (self.run / "calibration.json").exists():
+        if (self.run / "encoder.pt").exists():
             return load_encoder(self.run, self.recipe)
         model = train_shared(
-            self.base(), self.faces, self.maps(), shares=self.recipe.mix, out=self.run, size=crop.encoder,
+            self.base(), self.faces, self.maps(self.drawn(self.recipe.mix)), shares=self.recipe.mix, out=self.run,
+            size=crop.encoder,
             schedule=schedules["shared"],
         )  # fmt: skip
         if PORTRAITS in self.faces.counts():
-            specialise(model, self.faces, self.maps(), out=self.run, size=crop.encoder, schedule=schedules["encoder"])
+            maps = self.maps(self.drawn({PORTRAITS: 1.0}))
+            specialise(model, self.faces, maps, out=self.run, size=crop.encoder, schedule=schedules["encoder"])
         else:
             torch.save(model.state_dict(), self.run / "encoder.pt")
-        rows = self.faces.rows("calibration")
-        logits, labels = predict(model, self.faces, self.maps(), rows, crop.encoder), self.faces.labels[rows]
-        scaling = calibration.fit(logits, labels)
-        judgement = self.recipe.judgement
-        bands = calibration.bands(
-            calibration.probabilities(logits, scaling), labels,
-            risk=judgement.risk, choice_risk=judgement.choice_risk,
-        )  # fmt: skip
-        table = np.hstack([scaling, bands]).round(5).tolist()
-        (self.run / "calibration.json").write_text(json.dumps(dict(zip(NAMES, table, strict=True))))
         return model
+
+    @cached_property
+    def views(self) -> Views:
+        """How the close-up is shown the faces."""
+        crop, faces = self.recipe.crop, self.faces
+        return Views.of(faces, self.recipe.closeup.template(crop), self.recipe.closeup.size)
+
+    def closeup(self) -> Closeup:
+        """Step 4: age, gender, race, expression and quality, from the close-up."""
+        if (self.run / "closeup.pt").exists():
+            return load_closeup(self.run)
+        return train_closeup(
+            self.faces, self.views, shares=self.recipe.closeup.mix, faceres=self.assets[FACERES].parent, out=self.run,
+            schedules=self.recipe.train,
+        )  # fmt: skip
+
+    def calibration(self) -> NDArray[np.float64]:
+        """Step 5: what logits are worth, and when nothing is claimed; (N,6), see `specs.characteristic_specs`."""
+        if (self.run / "calibration.json").exists():
+            return load_calibration(self.run)
+        reader = Reader(self.recipe, self.parser(), self.encoder(), self.closeup(), self.run / "cache" / "graphs")
+        good, poor = calibration_readings(reader, self.faces, self.faces.rows("calibration"))
+        table = fitted(good, poor, self.faces.labels, self.recipe.judgement)
+        rows = table.round(5).tolist()
+        (self.run / "calibration.json").write_text(json.dumps(dict(zip(NAMES, rows, strict=True))))
+        return table
 
     def vocabulary(self) -> BpeVocabulary:
         """The cut tokenizer."""
@@ -199,7 +229,7 @@ class Pipeline:
             return self.encoder().eval().head.ccm()
 
     def question(self) -> QuestionEncoder:
-        """Step 4: which characteristics a question asks about."""
+        """Step 6: which characteristics a question asks about."""
         if (self.run / "question.pt").exists():
             return load_question(self.run)
         table = self.small().model.embed_tokens.weight.detach()
@@ -209,16 +239,21 @@ class Pipeline:
     @cached_property
     def seen(self) -> Seen:
         """What the encoder sees of the faces that the dialogues are about; cached for this encoder and these faces."""
-        path, encoder = self.run / "seen.pt", self.encoder()
+        path, encoder, closeup = self.run / "seen.pt", self.encoder(), self.closeup()
+        who = f"{fingerprint(encoder)} {fingerprint(closeup)}"
         rows = np.sort(np.random.default_rng(7).permutation(self.faces.rows("train"))[: self.recipe.llm.faces])
-        seen = Seen.load(path, fingerprint(encoder), rows)
+        seen = Seen.load(path, who, rows)
         if seen is None:
-            seen = look(encoder, self.faces, self.maps(), rows, self.recipe.crop.encoder)
-            seen.save(path, fingerprint(encoder))
+            seen = look(encoder, self.faces, self.maps(rows), rows, self.recipe.crop.encoder)
+            # What the close-up tells it tells here too.
+            for start in range(0, len(rows), 64):
+                images = np.stack([self.views.clean(r) for r in rows[start : start + 64]])
+                with_told(seen.logits[start : start + 64], told_logits(closeup, images))
+            seen.save(path, who)
         return seen
 
     def align(self) -> Adapter:
-        """Step 5: face tokens near words."""
+        """Step 7: face tokens near words."""
         small, sizes = self.small(), self.recipe.encoder
         adapter = build_adapter(
             text_width=sizes.text_width, segmentation=sizes.segmentation_width,
@@ -236,12 +271,13 @@ class Pipeline:
         )  # fmt: skip
 
     def llm(self) -> FaceLlm:
-        """Step 6: LLM and adapter."""
-        judge = Judge(load_calibration(self.run), self.recipe.judgement.soft_weight)
+        """Step 8: LLM and adapter."""
+        judge = Judge(self.calibration(), self.recipe.judgement.soft_weight)
         return train_llm(
             self.seen, self.faces, judge, llm=self.small(), adapter=self.align(), text=self.refined(),
             tokenizer=self.vocabulary().tokenizer(), out=self.run,
             schedule=self.recipe.train["llm"], turns=self.recipe.llm.turns,
+            quantisation=self.recipe.llm.quantisation,
         )  # fmt: skip
 
 
@@ -282,6 +318,13 @@ def load_encoder(run: Path, recipe: Recipe, file: str = "encoder.pt") -> FaceEnc
     return model.eval()
 
 
+def load_closeup(run: Path) -> Closeup:
+    """The trained close-up."""
+    model = Closeup()
+    model.load_state_dict(_state(run / "closeup.pt"))
+    return model.eval()
+
+
 def load_question(run: Path) -> QuestionEncoder:
     """The trained question encoder."""
     state = _state(run / "question.pt")
@@ -293,7 +336,7 @@ def load_question(run: Path) -> QuestionEncoder:
 
 
 def load_calibration(run: Path) -> NDArray[np.float64]:
-    """(N,4) slope, shift and the bounds of the unsure band, in the vocabulary's order."""
+    """(N,6) slope, shift and the bounds of the unsure bands, in the vocabulary's order."""
     table: dict[str, Any] = json.loads((run / "calibration.json").read_text())
     return np.array([table[n] for n in NAMES], np.float64)
 
@@ -311,7 +354,7 @@ def load_trained(recipe: Recipe, run: Path, asset_folder: Path) -> Trained:
     )  # fmt: skip
     adapter.load_state_dict(_part(state, "adapter."))
     return Trained(
-        recipe, load_parser(run), load_encoder(run, recipe), adapter.eval(), load_question(run), llm.eval(),
-        BpeVocabulary.load(run / "vocabulary.json"), load_calibration(run),
-        assets.check(recipe, asset_folder)[DETECTOR], json.loads((run / "sets.json").read_text()),
+        recipe, load_parser(run), load_encoder(run, recipe), adapter.eval(), load_question(run),
+        llm.eval(), BpeVocabulary.load(run / "vocabulary.json"), load_calibration(run),
+        assets.check(recipe, asset_folder)[DETECTOR], json.loads((run / "sets.json").read_text()), load_closeup(run),
     )  # fmt: skip

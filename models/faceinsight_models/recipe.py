@@ -37,6 +37,23 @@ class Crop:
 
 
 @dataclass(frozen=True)
+class CloseupSizes:
+    """The close-up's window in the parser's crop (pixels), the sets' shares in a batch, and the quality below which a
+    picture is poor."""
+
+    left: int
+    top: int
+    size: int
+    mix: dict[str, float]
+    poor_below: float = 0.5
+
+    def template(self, crop: Crop) -> NDArray[np.float32]:
+        """(5,2): where the landmarks lie in the window, as fractions of its side."""
+        corner = np.array([self.left, self.top])
+        return np.asarray((crop.points() * crop.parser - corner) / self.size, np.float32)
+
+
+@dataclass(frozen=True)
 class EncoderSizes:
     text_width: int
     segmentation_width: int
@@ -44,12 +61,14 @@ class EncoderSizes:
 
 @dataclass(frozen=True)
 class Judgement:
-    """From logits to labels: what a broken soft rule costs (logits), and the share of claims that may be wrong
-    (of an attribute, of a choice) before the answer is "unsure"."""
+    """From logits to labels: what a broken soft rule costs (logits), the share of claims that may be wrong (of an
+    attribute, of a choice) before the answer is "unsure", and the share of those who have an attribute and are told
+    they have not."""
 
     soft_weight: float
     risk: float
     choice_risk: float
+    miss: float
 
 
 @dataclass(frozen=True)
@@ -134,6 +153,7 @@ class Recipe:
     name: str
     crop: Crop
     encoder: EncoderSizes
+    closeup: CloseupSizes
     llm: LlmSizes
     mix: dict[str, float]
     judgement: Judgement

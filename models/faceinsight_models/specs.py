@@ -8,11 +8,12 @@ from numpy.typing import NDArray
 from faceinsight.manifest import CharacteristicSpec, RegionLimit, RuleSpec
 
 from .concepts import absent, denials, mentions
-from .vocabulary import CELEBA, CHARACTERISTICS, HIDDEN_BY, NEEDS, REGIONS, RULES
+from .vocabulary import CELEBA, CHARACTERISTICS, COVERED_BY, HIDDEN_BY, NEEDS, REGIONS, RULES
 
 
-def characteristic_specs(calibration: NDArray[np.float64]) -> tuple[CharacteristicSpec, ...]:
-    """calibration (N,4): slope and shift of each characteristic's logit, bounds of the unsure band."""
+def characteristic_specs(calibration: NDArray[np.float64], *, closeup: bool = True) -> tuple[CharacteristicSpec, ...]:
+    """calibration (N,6): slope and shift of each characteristic's logit, bounds of the unsure band, and those for
+    pictures of poor quality (0 and 1: nothing is claimed). closeup: is there one, to tell what is hidden?"""
 
     def limit(table: dict[str, tuple[str, float]], name: str) -> RegionLimit | None:
         return RegionLimit(*table[name]) if name in table else None
@@ -31,8 +32,10 @@ def characteristic_specs(calibration: NDArray[np.float64]) -> tuple[Characterist
             c.name == "No_Beard",
             limit(NEEDS, c.name),
             limit(HIDDEN_BY, c.name),
+            None if (poor_low, poor_high) == (0, 1) else (float(poor_low), float(poor_high)),
+            COVERED_BY.get(c.name, ()) if closeup else (),
         )
-        for c, (a, b, low, high) in zip(CHARACTERISTICS, calibration, strict=True)
+        for c, (a, b, low, high, poor_low, poor_high) in zip(CHARACTERISTICS, calibration, strict=True)
     )
 
 

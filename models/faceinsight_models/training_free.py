@@ -103,8 +103,9 @@ def training_free(pipeline: Pipeline) -> Trained:
         return torch.stack([table[tokenizer.encode(t).ids].mean(0) for t in texts])
 
     names = words([" " + c.phrase.split(" ", 1)[1] for c in CHARACTERISTICS])
-    faces, maps = pipeline.faces, pipeline.maps()
+    faces = pipeline.faces
     rows = np.unique(Mixture(faces, pipeline.recipe.mix).draw(4000, np.random.default_rng(9)))
+    maps = pipeline.maps(rows)
     pool = RegionPool(MASK_CLASSES, REGIONS)
     sizes = pool(torch.from_numpy(maps[rows]), torch.zeros(len(rows), 64, 1))[1].sqrt()
     graph = torch.from_numpy(np.load(pipeline.run / "graph.npy"))
@@ -119,7 +120,7 @@ def training_free(pipeline: Pipeline) -> Trained:
     adapter: Any = WordAdapter(words([f" {r}" for r in REGIONS]), words([" face"]), words(list(STATE_WORDS)))
     features = pipeline.text()
     question = train_question(table, features, tokenizer, out=folder, schedule=pipeline.recipe.train["question"])
-    judged = np.tile([1.0, 0.0, *UNSURE], (len(NAMES), 1))
+    judged = np.tile([1.0, 0.0, *UNSURE, *UNSURE], (len(NAMES), 1))
     return Trained(
         replace(pipeline.recipe, name="training-free"), pipeline.parser(), encoder.eval(), adapter.eval(), question,
         llm.eval(), vocabulary, judged, pipeline.assets[DETECTOR], {},

@@ -40,7 +40,8 @@ REGIONS: dict[str, tuple[str, ...]] = {
 class Characteristic:
     """One characteristic: its name, the text that describes it, the region that shows it, its policy group.
 
-    `group`: "" is always on, "never" is never answered, the others are switches (`SWITCHES`).
+    `group`: "" is always on, "never" is never answered, the others are switches (`SWITCHES`). "subjective": annotators
+    of one picture do not agree on it (arXiv 2210.07356).
     `phrase` completes "The person ...": used for the text features and in answers.
     """
 
@@ -51,7 +52,7 @@ class Characteristic:
 
 
 #: Switches a user can turn, and whether they are on by default.
-SWITCHES = {"gender": False, "age": False, "race": False, "expression": True}
+SWITCHES = {"gender": False, "age": False, "race": False, "expression": True, "subjective": False}
 
 _ATTRIBUTES = (
     Characteristic("5_o_Clock_Shadow", "has a five o'clock shadow", "skin"),
@@ -60,28 +61,28 @@ _ATTRIBUTES = (
     Characteristic("Bags_Under_Eyes", "has bags under the eyes", "eyes"),
     Characteristic("Bald", "is bald", "hair"),
     Characteristic("Bangs", "has bangs", "hair"),
-    Characteristic("Big_Lips", "has full lips", "mouth"),
-    Characteristic("Big_Nose", "has a big nose", "nose"),
+    Characteristic("Big_Lips", "has full lips", "mouth", "subjective"),
+    Characteristic("Big_Nose", "has a big nose", "nose", "subjective"),
     Characteristic("Black_Hair", "has black hair", "hair"),
     Characteristic("Blond_Hair", "has blond hair", "hair"),
     Characteristic("Blurry", "is blurry in the picture", "face"),
     Characteristic("Brown_Hair", "has brown hair", "hair"),
     Characteristic("Bushy_Eyebrows", "has bushy eyebrows", "brows"),
-    Characteristic("Chubby", "has a chubby face", "skin"),
-    Characteristic("Double_Chin", "has a double chin", "neck"),
+    Characteristic("Chubby", "has a chubby face", "skin", "subjective"),
+    Characteristic("Double_Chin", "has a double chin", "neck", "subjective"),
     Characteristic("Eyeglasses", "is wearing glasses", "glasses"),
     Characteristic("Goatee", "has a goatee", "skin"),
     Characteristic("Gray_Hair", "has gray hair", "hair"),
     Characteristic("Heavy_Makeup", "is wearing heavy makeup", "skin"),
-    Characteristic("High_Cheekbones", "has high cheekbones", "skin"),
+    Characteristic("High_Cheekbones", "has high cheekbones", "skin", "subjective"),
     Characteristic("Male", "is a man", "face", "gender"),
     Characteristic("Mouth_Slightly_Open", "has the mouth slightly open", "mouth"),
     Characteristic("Mustache", "has a mustache", "skin"),
     Characteristic("Narrow_Eyes", "has narrow eyes", "eyes", "race"),
     Characteristic("No_Beard", "has no beard", "skin"),
-    Characteristic("Oval_Face", "has an oval face", "skin"),
+    Characteristic("Oval_Face", "has an oval face", "skin", "subjective"),
     Characteristic("Pale_Skin", "has pale skin", "skin", "race"),
-    Characteristic("Pointy_Nose", "has a pointy nose", "nose"),
+    Characteristic("Pointy_Nose", "has a pointy nose", "nose", "subjective"),
     Characteristic("Receding_Hairline", "has a receding hairline", "hair"),
     Characteristic("Rosy_Cheeks", "has rosy cheeks", "skin"),
     Characteristic("Sideburns", "has sideburns", "hair"),
@@ -108,6 +109,8 @@ EXPRESSIONS = {
     "Neutral": "neutral", "Happiness": "happy", "Surprise": "surprised", "Sadness": "sad", "Anger": "angry",
     "Disgust": "disgusted", "Fear": "afraid", "Contempt": "contemptuous",
 }  # fmt: skip
+#: At most one holds: of a head of hair the annotators name one, or none that they agree on.
+HAIR_COLOURS = ("Black_Hair", "Blond_Hair", "Brown_Hair", "Gray_Hair")
 #: Exactly one of each holds.
 CHOICES: dict[str, tuple[str, ...]] = {"age": tuple(AGES), "race": tuple(RACES), "expression": tuple(EXPRESSIONS)}
 #: All that stand in a choice.
@@ -136,22 +139,30 @@ class Rule:
     hard: bool
 
 
+#: Of each at most one holds: calibrated together, beside "none of these".
+AT_MOST_ONE = (HAIR_COLOURS, ("Bald", "Straight_Hair", "Wavy_Hair"))
 RULES = (
-    Rule("at_most_one", ("Black_Hair", "Blond_Hair", "Brown_Hair", "Gray_Hair"), True),
-    Rule("at_most_one", ("Bald", "Straight_Hair", "Wavy_Hair"), True),
+    *(Rule("at_most_one", names, True) for names in AT_MOST_ONE),
     Rule("excludes", ("Bald", "Bangs"), True),
     Rule("excludes", ("No_Beard", "Mustache", "Goatee"), True),
     Rule("excludes", ("Receding_Hairline", "Bangs"), False),
     Rule("excludes", ("No_Beard", "Sideburns", "5_o_Clock_Shadow"), False),
-    Rule("excludes", ("Bald", "Sideburns", "Black_Hair", "Blond_Hair", "Brown_Hair", "Gray_Hair"), False),
+    Rule("excludes", ("Bald", *HAIR_COLOURS), True),
+    Rule("excludes", ("Bald", "Sideburns"), False),
     Rule("at_least_one", ("No_Beard", "5_o_Clock_Shadow", "Goatee", "Mustache", "Sideburns"), False),
     *(Rule("exactly_one", names, True) for names in CHOICES.values()),
-    Rule("implies", ("Happiness", "Smiling"), False),
-    Rule("excludes", ("Neutral", "Smiling"), False),
-    Rule("excludes", ("Age_60_69", "Young"), False),
-    Rule("excludes", ("Age_70", "Young"), False),
-    Rule("implies", ("Age_0_2", "Young", "No_Beard"), False),
-    Rule("implies", ("Age_3_9", "Young", "No_Beard"), False),
+    # What a report must not say in one breath.
+    Rule("implies", ("Happiness", "Smiling"), True),
+    Rule("excludes", ("Neutral", "Smiling"), True),
+    *(Rule("implies", (name, "Young"), True) for name in ("Age_0_2", "Age_3_9", "Age_10_19", "Age_20_29")),
+    Rule("excludes", ("Age_60_69", "Young"), True),
+    Rule("excludes", ("Age_70", "Young"), True),
+    *(
+        Rule("excludes", (name, "5_o_Clock_Shadow", "Goatee", "Mustache", "Gray_Hair", "Receding_Hairline"), True)
+        for name in ("Age_0_2", "Age_3_9")
+    ),
+    Rule("implies", ("Age_0_2", "No_Beard"), True),
+    Rule("implies", ("Age_3_9", "No_Beard"), True),
 )
 
 #: A characteristic is "not visible" while its region covers less of the crop than this.
@@ -165,3 +176,12 @@ NEEDS: dict[str, tuple[str, float]] = {
 }
 #: A characteristic is "not visible" while this region covers more of the crop than this.
 HIDDEN_BY: dict[str, tuple[str, float]] = dict.fromkeys(("Bald", "Bangs", "Receding_Hairline"), ("hat", 0.04))
+#: A characteristic is "not visible" while the close-up finds one of these faults.
+COVERED_BY: dict[str, tuple[str, ...]] = {
+    **dict.fromkeys(
+        ("Smiling", "Mouth_Slightly_Open", "Wearing_Lipstick", "Big_Lips", "Mustache", "Goatee", "No_Beard",
+         "5_o_Clock_Shadow", "Double_Chin"), ("mouth hidden",),
+    ),
+    **dict.fromkeys(("Bags_Under_Eyes", "Narrow_Eyes", "Eyeglasses"), ("eyes hidden",)),
+    **dict.fromkeys(EXPRESSIONS, ("mouth hidden", "eyes hidden")),
+}  # fmt: skip

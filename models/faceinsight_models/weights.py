@@ -20,20 +20,28 @@ from .llm import BpeVocabulary, load_gguf
 #: Smaller tensors (norms, biases, statistics) keep their precision.
 MIN_ELEMENTS = 2048
 #: Part -> the file of a run folder that a next training starts from.
-FILES = {"parser": "parser.pt", "encoder": "base.pt", "question": "question.pt", "adapter": "align.pt"}
+FILES = {
+    "parser": "parser.pt",
+    "encoder": "base.pt",
+    "closeup": "closeup.pt",
+    "question": "question.pt",
+    "adapter": "align.pt",
+}
 
 
 def pack(run: Path, path: Path) -> None:
     """Write the parts of a run. Raises FileNotFoundError for a step that has not finished."""
     llm = _load(run / "llm.pt")
     adapter = {k.removeprefix("adapter."): v for k, v in llm.items() if k.startswith("adapter.")}
-    parts = {name: _load(run / f"{name}.pt") for name in ("parser", "encoder", "question")} | {"adapter": adapter}
+    parts = {name: _load(run / f"{name}.pt") for name in ("parser", "encoder", "closeup", "question")} | {
+        "adapter": adapter
+    }
     torch.save({name: {k: _small(v) for k, v in part.items()} for name, part in parts.items()}, path)
 
 
 def unpack(path: Path, bundle: str, run: Path) -> None:
-    """Make a run folder in which parser and question encoder are finished, and encoder, adapter and LLM start as they
-    are here.
+    """Make a run folder in which parser, close-up and question encoder are finished, and encoder, adapter and LLM start
+    as they are here.
 
     Raises FileExistsError for a folder that holds something, ValueError for another kind of file.
     """

@@ -59,3 +59,11 @@ def warp(image: NDArray[np.uint8], matrix: NDArray[np.float32], size: int) -> ND
         matrix, image = matrix @ pre, small
     out: Any = cv2.warpAffine(image, matrix, (size, size), flags=cv2.INTER_LINEAR, borderValue=BORDER)
     return out  # type: ignore[no-any-return]
+
+
+def normalised(
+    crops: NDArray[np.uint8], mean: tuple[float, float, float], std: tuple[float, float, float]
+) -> NDArray[np.float32]:
+    """(B,S,S,3) uint8 RGB -> (B,3,S,S) float32, (x - mean) / std."""
+    scaled = (crops.astype(np.float32) - np.array(mean, np.float32)) / np.array(std, np.float32)
+    return np.ascontiguousarray(scaled.transpose(0, 3, 1, 2))

@@ -94,15 +94,19 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--threads", type=int, metavar="N", help="thread budget (default: all cores)")
         command.add_argument("-v", "--verbose", action="store_true", help="log device choices")
         if command not in (info, bench):
-            command.add_argument("--allow", default="", metavar="G,...", help="groups to switch on: gender,age,race")
-            command.add_argument("--deny", default="", metavar="G,...", help="groups to switch off: expression")
+            on, off = "groups to switch on: gender,age,race,subjective", "groups to switch off: expression"
+            command.add_argument("--allow", action="append", default=[], metavar="G,...", help=f"{on}; may be repeated")
+            command.add_argument("--deny", action="append", default=[], metavar="G,...", help=f"{off}; may be repeated")
         if command is not draw:
             command.add_argument("--json", action="store_true", help="machine-readable output")
     return parser
 
 
 def _load(args: argparse.Namespace) -> FaceInsight:
-    allow, deny = ([g.strip() for g in given.split(",") if g.strip()] for given in (args.allow, args.deny))
+    allow, deny = (
+        list(dict.fromkeys(g.strip() for text in given for g in text.split(",") if g.strip()))
+        for given in (args.allow, args.deny)
+    )
     from . import FaceInsight
 
     return FaceInsight.load(args.bundle, device=args.device, allow=allow, deny=deny, threads=args.threads)
@@ -163,6 +167,11 @@ def _report(args: argparse.Namespace) -> int:
 def _print_report(number: int, report: Report) -> None:
     x, y, w, h = report.box
     print(f"face {number}  {w:.0f}x{h:.0f} px at {x:.0f},{y:.0f}  detector {report.score:.2f}")
+    if report.quality:
+        reasons = [x for x in (report.quality.reason, *report.quality.covered) if x]
+        print(f"  quality     {report.quality.value:5.2f}  {', '.join(reasons) or 'can be read'}")
+    if report.age:
+        print(f"  age         {report.age.years:5.0f}  years, most likely {report.age.low} to {report.age.high}")
     for label in sorted(report.labels, key=lambda x: (x.state != "yes", x.state != "unsure", -(x.probability or 0))):
         chance = "    -" if label.probability is None else f"{label.probability:5.2f}"
         rule = f"   (rule: {label.rule})" if label.rule else ""

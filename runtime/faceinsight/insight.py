@@ -127,7 +127,7 @@ class FaceInsight:
 
     def report(self, face: Face) -> Report:
         """Every enabled characteristic with probability, state, region and the rule that decided it. No LLM."""
-        return Report(face.box, face.score, face.labels, face.areas)
+        return Report(face.box, face.score, face.labels, face.areas, face.quality, face.age)
 
     def prepare(self, face: Face | Sequence[Face]) -> None:
         """Let the LLM look at a face (or two to compare) before it is asked: the first answer then comes sooner."""

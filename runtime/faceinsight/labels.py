@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,6 +12,8 @@ from .manifest import STATES, CharacteristicSpec, RuleSpec
 from .rules import RuleSet
 
 NO, YES, UNSURE, HIDDEN = range(4)
+#: Bounds between which every probability lies: nothing is claimed.
+NOTHING = (-1.0, 2.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,14 +44,22 @@ def calibrated(
     slope: NDArray[np.float64],
     shift: NDArray[np.float64],
     choices: Sequence[NDArray[np.int64]],
+    open_choices: Sequence[NDArray[np.int64]] = (),
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Raw logits (...,K) -> calibrated logits and probabilities; those of a choice's members (their columns are given)
-    sum to one."""
+    """Raw logits (...,K) -> calibrated logits and probabilities.
+
+    choices: columns of which exactly one holds: their probabilities sum to one. open_choices: columns of which at most
+    one holds: beside them stands "none of these", with the logit 0.
+    """
     z = np.clip(slope * logits + shift, -30, 30)
     probability = 1 / (1 + np.exp(-z))
-    for choice in choices:
-        e = np.exp(z[..., choice] - z[..., choice].max(-1, keepdims=True))
-        probability[..., choice] = e / e.sum(-1, keepdims=True)
+    for columns, rest in (*((c, False) for c in choices), *((c, True) for c in open_choices)):
+        own = z[..., columns]
+        highest = own.max(-1, keepdims=True)
+        if rest:
+            highest = np.maximum(highest, 0)
+        e = np.exp(own - highest)
+        probability[..., columns] = e / (e.sum(-1, keepdims=True) + rest * np.exp(-highest))
     return z, probability
 
 
@@ -64,41 +74,62 @@ class Labeler:
         self._slope, self._shift = np.array([c.calibration for c in self._specs]).reshape(-1, 2).T
         self._rules = RuleSet(names, rules, soft_weight=soft_weight)
         self._choices = [np.array([names.index(n) for n in choice]) for choice in self._rules.choices]
+        self._open = [np.array([names.index(n) for n in choice]) for choice in self._rules.open_choices]
         self._chosen_from = {int(i) for choice in self._choices for i in choice}
 
     def calibrated(self, logits: NDArray[np.float32]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Raw logits (...,K) -> calibrated logits and probabilities; of a choice's members, given that one holds."""
-        return calibrated(logits, self._slope, self._shift, self._choices)
+        return calibrated(logits, self._slope, self._shift, self._choices, self._open)
 
-    def __call__(self, logits: NDArray[np.float32], area: Mapping[str, float]) -> tuple[Label, ...]:
-        """Raw logits (K,) in the order of the characteristics; area: region -> share of the crop."""
+    def __call__(
+        self,
+        logits: NDArray[np.float32],
+        area: Mapping[str, float],
+        *,
+        poor: bool = False,
+        covered: Collection[str] = (),
+    ) -> tuple[Label, ...]:
+        """Raw logits (K,) in the order of the characteristics; area: region -> share of the crop; poor: can the picture
+        hardly be read; covered: faults that hide a part of the face."""
         z, probability = self.calibrated(logits)
-        hidden = np.array([self._hidden(c, area) for c in self._specs], bool)
+        hidden = np.array([self._hidden(c, area, covered) for c in self._specs], bool)
         # What cannot be seen takes no part in the rules: a strong "no" keeps it from excluding anything.
         values, changes = self._rules.apply(np.where(hidden, -30.0, z))
         changed = {c.name: c.rule for c in changes}
+        states = [
+            HIDDEN if hidden[i] else self._state(i, bool(values[i]), float(probability[i]), c.name in changed, poor)
+            for i, c in enumerate(self._specs)
+        ]
+        claimed = {c.name for c, state in zip(self._specs, states, strict=True) if state == YES}
+        for i, c in enumerate(self._specs):
+            # A label that a rule turned round is claimed where what is claimed leaves no other value.
+            if c.name in changed and states[i] == UNSURE and not poor:
+                given = claimed | {c.name} if values[i] else claimed - {c.name}
+                if self._rules.forced(c.name, given):
+                    states[i] = YES if values[i] else NO
         return tuple(
             Label(
-                c.name, c.phrase, c.group, None if hidden[i] else round(float(probability[i]), 4),
-                STATES[self._state(i, bool(values[i]), float(probability[i]), bool(hidden[i]), c.name in changed)],
+                c.name, c.phrase, c.group, None if hidden[i] else round(float(probability[i]), 4), STATES[states[i]],
                 c.region, changed.get(c.name),
             )
             for i, c in enumerate(self._specs)
         )  # fmt: skip
 
-    def _state(self, i: int, value: bool, probability: float, hidden: bool, changed: bool) -> int:
-        if hidden:
-            return HIDDEN
-        low, high = self._specs[i].unsure
+    def _state(self, i: int, value: bool, probability: float, changed: bool, poor: bool) -> int:
+        """What its own evidence allows to be claimed; of a label that a rule turned round, nothing."""
+        spec = self._specs[i]
+        low, high = (spec.poor or NOTHING) if poor else spec.unsure
         if i in self._chosen_from:
             # One holds: the likeliest is claimed or in doubt, the others are not it.
             return (YES if probability >= high else UNSURE) if value else NO
-        if low < probability < high and not changed:
+        if changed or low < probability < high or value != (probability >= high):
             return UNSURE
         return YES if value else NO
 
     @staticmethod
-    def _hidden(spec: CharacteristicSpec, area: Mapping[str, float]) -> bool:
+    def _hidden(spec: CharacteristicSpec, area: Mapping[str, float], covered: Collection[str]) -> bool:
+        if any(fault in covered for fault in spec.covered_by):
+            return True
         if spec.hidden_by and area[spec.hidden_by.region] > spec.hidden_by.area:
             return True
         return spec.needs is not None and area[spec.needs.region] < spec.needs.area

@@ -12,7 +12,7 @@ from .errors import BundleError
 
 FORMAT = "faceinsight-bundle"
 #: Version of the manifest this runtime reads. A newer one is refused, never guessed at.
-VERSION = 1
+VERSION = 2
 #: Groups that no switch turns on.
 NEVER = "never"
 #: Kinds of logical rules.
@@ -78,6 +78,50 @@ class EncoderSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class CloseupSpec:
+    """A window of the parser's crop: pixels (B,3,size,size) and outputs (M,) -> the logits (B,M) of these outputs.
+
+    left, top: the window's corner in the parser's crop, pixels.
+    years: the first so many outputs make a distribution over the age in years, from 0 on.
+    ages: characteristic -> the first and the last year that it stands for.
+    tells: characteristics of the outputs behind the years.
+    faults: then, one output each, why a picture cannot be read; covers: those of them that hide a part of the face
+        only; shows: characteristic -> the fault that it names.
+    shared: of these characteristics the encoder says something too: the logit is the mean of both.
+    The last four outputs tell by how many quarter turns, counter-clockwise, the picture must be turned to stand
+    upright.
+    poor_below: quality below which a characteristic's `poor` bounds hold.
+    """
+
+    file: str
+    left: int
+    top: int
+    size: int
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    years: int
+    ages: dict[str, tuple[int, int]]
+    tells: tuple[str, ...]
+    faults: tuple[str, ...]
+    covers: tuple[str, ...]
+    shows: dict[str, str]
+    shared: tuple[str, ...]
+    poor_below: float
+
+    def __post_init__(self) -> None:
+        for name, (first, last) in self.ages.items():
+            if not 0 <= first <= last < self.years:
+                raise FieldError(f"ages.{name}: expected years from 0 to {self.years - 1}, found {first} to {last}")
+        _known("covers", (*self.covers, *self.shows.values()), self.faults)
+        _known("shared", self.shared, (*self.ages, *self.tells, *self.shows))
+
+    @property
+    def characteristics(self) -> tuple[str, ...]:
+        """All that it tells: in the order of a reading's logits, where all are switched on."""
+        return (*self.ages, *self.tells, *self.shows)
+
+
+@dataclass(frozen=True, slots=True)
 class VisionSpec:
     """A CLIP tower with its projector: pixels (B,3,size,size) -> image tokens (B,image_tokens,width).
 
@@ -136,14 +180,17 @@ class RegionLimit:
 class CharacteristicSpec:
     """One characteristic.
 
-    calibration: (a, b) with probability = sigmoid(a * logit + b); among an exactly_one rule's members, their softmax.
+    calibration: (a, b) with probability = sigmoid(a * logit + b); among an exactly_one rule's members, their softmax;
+        among a hard at_most_one rule's members, their softmax beside "none" with the logit 0.
     unsure: with a probability between these bounds nothing is claimed; of a choice's members, the upper one counts.
+    poor: the same for pictures of poor quality; None: of these nothing is claimed.
     absent: completes "The person ..." where it is not so.
     mentions: words of an answer that speak of it; while it is switched off, an answer stops before them.
     denials: words that say by themselves that it is not so ("mouth closed").
     inverted: its words speak of the opposite ("beard" for No_Beard).
     needs: not visible unless the region covers at least this share of the crop.
     hidden_by: not visible when the region covers more than this share.
+    covered_by: not visible while one of these faults of the close-up is found.
     """
 
     name: str
@@ -158,6 +205,8 @@ class CharacteristicSpec:
     inverted: bool = False
     needs: RegionLimit | None = None
     hidden_by: RegionLimit | None = None
+    poor: tuple[float, float] | None = None
+    covered_by: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,6 +289,7 @@ class Manifest:
     """A bundle's contract.
 
     knowledge: None where the LLM is told in words what was found.
+    closeup: None where the encoder makes all logits.
     vision: None where the encoder itself makes the LLM's image tokens. With it, there are region tokens and knowledge
         tokens where both were trained for its LLM, or neither.
     soft_weight: what breaking a soft rule costs, in calibrated logits.
@@ -268,6 +318,7 @@ class Manifest:
     provenance: dict[str, str] = field(default_factory=dict)
     parity: dict[str, float] = field(default_factory=dict)
     vision: VisionSpec | None = None
+    closeup: CloseupSpec | None = None
 
     def __post_init__(self) -> None:
         names = [c.name for c in self.characteristics]
@@ -278,8 +329,11 @@ class Manifest:
         for c in self.characteristics:
             limits = [x.region for x in (c.needs, c.hidden_by) if x]
             _known(f"characteristics.{c.name}", (c.region, *limits), self.regions)
-            if not 0 <= c.unsure[0] <= c.unsure[1] <= 1:
-                raise FieldError(f"characteristics.{c.name}.unsure: expected bounds in 0..1, found {list(c.unsure)}")
+            for field_name, bounds in (("unsure", c.unsure), ("poor", c.poor)):
+                if bounds and not 0 <= bounds[0] <= bounds[1] <= 1:
+                    where = f"characteristics.{c.name}.{field_name}"
+                    raise FieldError(f"{where}: expected bounds in 0..1, found {list(bounds)}")
+            _known(f"characteristics.{c.name}.covered_by", c.covered_by, self.closeup.faults if self.closeup else ())
             _known(f"characteristics.{c.name}.group", (c.group,), ("", NEVER, *self.switches))
         for rule in self.rules:
             if rule.kind not in KINDS:
@@ -291,7 +345,12 @@ class Manifest:
         unnamed = [r for r in self.regions if r not in self.llm.prompt.places]
         if unnamed or "{place}" not in self.llm.prompt.looked:
             raise FieldError(f"llm.prompt.places: no name for {unnamed[:1]}, or no {{place}} in llm.prompt.looked")
-        for part in (self.detector, self.parser, self.encoder, self.vision, self.knowledge, self.question, self.llm):
+        if self.closeup:
+            _known("closeup", self.closeup.characteristics, names)
+            if max(self.closeup.left, self.closeup.top) + self.closeup.size > self.parser.size:
+                raise FieldError(f"closeup: its window does not lie within the parser's {self.parser.size} pixels")
+        parts = (self.detector, self.parser, self.encoder, self.closeup, self.vision, self.knowledge, self.question)
+        for part in (*parts, self.llm):
             _known("files", (part.file,) if part else (), self.files)
         _known("files", (self.question.vocabulary,) if self.question.vocabulary else (), self.files)
         for size in (self.parser.size, self.encoder.size, self.vision.size if self.vision else 32):

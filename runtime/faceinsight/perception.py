@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .align import crop_matrix, warp
+from .align import crop_matrix, normalised, warp
 from .bundle import Bundle
+from .closeup import Closeup, CloseupReading
 from .detect import Detection, FaceDetector
 from .device import Device
 from .errors import PolicyError
 from .graph import Graph
 from .labels import Label, Labeler
-from .manifest import STATES, CharacteristicSpec, EncoderSpec, Manifest, ParserSpec
-from .types import Face
+from .manifest import STATES, CharacteristicSpec, Manifest
+from .types import Age, Face, Quality
+from .upright import around, moved, nearest, points, unturn
 from .vision import surroundings
 
 
@@ -26,13 +28,25 @@ from .vision import surroundings
 class Encoded:
     """What the graphs say of B faces: label_map (B,S,S), logits (B,K), area (B,R), image_tokens (B,P,width) and
     region_tokens (B,R,width). P is 0 where the bundle has a vision encoder of its own, R too where only that one speaks
-    to the LLM."""
+    to the LLM. closeup: None where the bundle has none."""
 
     label_map: NDArray[np.uint8]
     logits: NDArray[np.float32]
     area: NDArray[np.float32]
     image_tokens: NDArray[np.float32]
     region_tokens: NDArray[np.float32]
+    closeup: CloseupReading | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """What is known of one face: labels, the share of the crop that each region has, quality and age (None where the
+    bundle does not say)."""
+
+    labels: tuple[Label, ...]
+    areas: dict[str, float]
+    quality: Quality | None
+    age: Age | None
 
 
 def enabled(manifest: Manifest, allow: Sequence[str], deny: Sequence[str] = ()) -> tuple[CharacteristicSpec, ...]:
@@ -58,12 +72,14 @@ class Perception:
         parser: Any,
         encoder: Any,
         knowledge: Any,
+        closeup: Any = None,
         *,
         allow: Sequence[str] = (),
         deny: Sequence[str] = (),
         batch: int = 1,
     ) -> None:
-        """parser, encoder, knowledge: ONNX Runtime sessions (or anything with their interface); no knowledge: None.
+        """parser, encoder, knowledge, closeup: ONNX Runtime sessions (or anything with their interface); None for a
+        part that the bundle does not have.
 
         batch: faces per run of the encoders.
         """
@@ -93,6 +109,14 @@ class Perception:
         #: The characteristics that are switched on, in the order of a face's labels.
         self.specs = chosen = enabled(m, allow, deny)
         self.numbers = np.array([m.index(c.name) for c in chosen], np.int64)
+        self._closeup = Closeup(m, m.closeup, closeup, self.numbers) if m.closeup else None
+        ages = m.closeup.ages if m.closeup else {}
+        told = m.closeup.characteristics if m.closeup else ()
+        shared = m.closeup.shared if m.closeup else ()
+        #: Numbers of what the close-up alone tells, and of what the encoder tells too.
+        self._told = np.array([m.index(n) for n in told if n not in shared], np.int64)
+        self._shared = {m.index(n) for n in shared}
+        self._age_labels = [i for i, c in enumerate(chosen) if c.name in ages]
         self._labeler = Labeler(chosen, m.rules, soft_weight=m.soft_weight)
         self._template = np.array(m.crop.template, np.float32)
         self.image_tokens = m.encoder.image_tokens
@@ -108,9 +132,9 @@ class Perception:
             nms_threshold=m.detector.nms_threshold,
             sides=m.detector.sides,
         )
-        parts = (m.parser, m.encoder, m.knowledge)
-        parser, encoder, knowledge = (p and device.session(bundle.file(p.file)) for p in parts)
-        return cls(m, detector, parser, encoder, knowledge, allow=allow, deny=deny, batch=device.batch)
+        parts = (m.parser, m.encoder, m.knowledge, m.closeup)
+        sessions = [p and device.session(bundle.file(p.file)) for p in parts]
+        return cls(m, detector, *sessions, allow=allow, deny=deny, batch=device.batch)
 
     def __call__(self, image: NDArray[np.uint8]) -> tuple[Face, ...]:
         """RGB (H,W,3) -> its faces, the largest first."""
@@ -120,20 +144,51 @@ class Perception:
     def _perceive(self, image: NDArray[np.uint8], detections: Sequence[Detection]) -> list[Face]:
         matrices, wide, small = self.crops(image, detections)
         seen = self.encode(wide, small, self.numbers)
-        faces = []
-        for i, d in enumerate(detections):
-            labels, areas = self.judge(seen, i)
-            present = seen.region_tokens[i][seen.area[i] > 0] if seen.region_tokens.size else seen.region_tokens[i]
-            tokens = np.concatenate([seen.image_tokens[i], present]).astype(np.float32)
-            picture = surroundings(image, d.box, self._vision) if self._vision else None
-            key = self._key(tokens) if picture is None else self._key(picture, tokens)
-            faces.append(
-                Face(
-                    d.box, d.landmarks, d.score, labels, areas, seen.label_map[i], matrices[i], tokens,
-                    self.knowledge_tokens(labels), picture, key,
-                )
-            )  # fmt: skip
-        return faces
+        return [
+            self._upright(image, d, turns) or self._face(image, d, seen, i, matrices[i])
+            for i, (d, turns) in enumerate(zip(detections, self._turns(seen), strict=True))
+        ]
+
+    def _face(self, image: NDArray[np.uint8], d: Detection, seen: Encoded, i: int, matrix: NDArray[np.float32]) -> Face:
+        judged = self.judge(seen, i)
+        present = seen.region_tokens[i][seen.area[i] > 0] if seen.region_tokens.size else seen.region_tokens[i]
+        tokens = np.concatenate([seen.image_tokens[i], present]).astype(np.float32)
+        picture = surroundings(image, d.box, self._vision) if self._vision else None
+        key = self._key(tokens) if picture is None else self._key(picture, tokens)
+        return Face(
+            d.box, d.landmarks, d.score, judged.labels, judged.areas, seen.label_map[i], matrix, tokens,
+            self.knowledge_tokens(judged.labels), picture, key, judged.quality, judged.age,
+        )  # fmt: skip
+
+    def _turns(self, seen: Encoded) -> list[int]:
+        """Quarter turns by which the photo must be turned for each face to stand upright."""
+        closeup = seen.closeup
+        return [0] * len(seen.logits) if closeup is None else closeup.turns.argmax(1).tolist()
+
+    def _upright(self, image: NDArray[np.uint8], d: Detection, turns: int) -> Face | None:
+        """The face as it is found in the turned photo; None where it stands upright already, or stands in none.
+
+        The detector's landmarks of a face that lies are wrong, and so is at times what is made of them: the turn that
+        was told is tried first, then the others. Around the face only: the rest of a large photo says nothing about it.
+        """
+        if not turns:
+            return None
+        window, corner = around(image, d.box)
+        for turn in sorted((1, 2, 3), key=lambda t: t != turns):
+            turned = np.ascontiguousarray(np.rot90(window, turn))
+            back = unturn(window.shape[1], window.shape[0], turn, corner)
+            best = nearest(self.detector(turned), back, d.box)
+            if best is None:
+                continue
+            matrices, wide, small = self.crops(turned, [best])
+            seen = self.encode(wide, small, self.numbers)
+            if self._turns(seen)[0]:
+                continue
+            # From the photo to the turned window, and on to the crop.
+            there = np.linalg.inv(np.vstack([back, [0, 0, 1]]))
+            face = self._face(turned, best, seen, 0, (matrices[0] @ there).astype(np.float32))
+            return replace(face, box=moved(best.box, back), landmarks=points(best.landmarks, back))
+        return None
 
     def _key(self, *seen: NDArray[Any]) -> str:
         """Fingerprint of what an LLM sees of a face: arrays, and everything that they were made and will be read by."""
@@ -155,33 +210,69 @@ class Perception:
         )
 
     def encode(self, wide: NDArray[np.uint8], small: NDArray[np.uint8], characteristics: NDArray[np.int64]) -> Encoded:
-        """Parse and encode canonical crops (B,S,S,3) RGB, for the characteristics with these numbers."""
-        return self.look(small, self.parse(wide), characteristics)
+        """Parse and encode canonical crops (B,S,S,3) RGB, for the characteristics with these numbers, and take a close
+        look at those that are switched on."""
+        seen = self.look(small, self.parse(wide), characteristics)
+        return self.joined(seen, self.closer(wide), characteristics)
 
     def parse(self, wide: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Canonical crops (B,S,S,3) RGB -> label maps (B,S,S)."""
-        label_map: NDArray[np.uint8] = self._parser(pixels=normalised(wide, self._manifest.parser))[0]
+        spec = self._manifest.parser
+        label_map: NDArray[np.uint8] = self._parser(pixels=normalised(wide, spec.mean, spec.std))[0]
         return label_map
 
     def look(
         self, small: NDArray[np.uint8], label_map: NDArray[np.uint8], characteristics: NDArray[np.int64]
     ) -> Encoded:
-        """Encode canonical crops (B,S,S,3) RGB whose label maps are known."""
-        pixels = normalised(small, self._manifest.encoder)
-        logits, area, *tokens = self._encoder(pixels=pixels, label_map=label_map, characteristics=characteristics)
+        """Encode canonical crops (B,S,S,3) RGB whose label maps are known. Logits of what the close-up tells are 0 here
+        (`joined`)."""
+        spec = self._manifest.encoder
+        pixels = normalised(small, spec.mean, spec.std)
+        own = ~np.isin(characteristics, self._told)
+        found, area, *tokens = self._encoder(pixels=pixels, label_map=label_map, characteristics=characteristics[own])
+        logits = np.zeros((len(small), len(characteristics)), np.float32)
+        logits[:, own] = found
         made = dict(zip(self._tokens, tokens, strict=True))
         none = np.zeros((len(small), 0, self._manifest.llm.width), np.float32)
         return Encoded(label_map, logits, area, made.get("image_tokens", none), made.get("region_tokens", none))
 
-    def judge(self, seen: Encoded, face: int) -> tuple[tuple[Label, ...], dict[str, float]]:
-        """Labels of one of the encoded faces, and the share of the crop that each region has."""
+    def closer(self, wide: NDArray[np.uint8]) -> CloseupReading | None:
+        """The close-up of canonical crops (B,S,S,3) of the parser's size; None where the bundle has none."""
+        return self._closeup(wide) if self._closeup else None
+
+    def joined(self, seen: Encoded, closeup: CloseupReading | None, characteristics: NDArray[np.int64]) -> Encoded:
+        """What the encoder and the close-up say: most characteristics are told by one of them, some by both."""
+        if closeup is None:
+            return seen
+        logits = seen.logits.copy()
+        place = {int(n): i for i, n in enumerate(characteristics)}
+        for column, values in zip(closeup.columns, closeup.logits.T, strict=True):
+            number = int(self.numbers[column])
+            at = place[number]
+            logits[:, at] = (logits[:, at] + values) / 2 if number in self._shared else values
+        return replace(seen, logits=logits, closeup=closeup)
+
+    def judge(self, seen: Encoded, face: int) -> Judged:
+        """Labels, quality and age of one of the encoded faces."""
         areas = dict(zip(self._manifest.regions, (float(a) for a in seen.area[face]), strict=True))
-        return self._labeler(seen.logits[face], areas), areas
+        if seen.closeup is None or self._closeup is None:
+            return Judged(self._labeler(seen.logits[face], areas), areas, None, None)
+        quality = self._closeup.quality(seen.closeup, face)
+        poor = quality.value < self._closeup.spec.poor_below
+        labels = self._labeler(seen.logits[face], areas, poor=poor, covered=quality.covered)
+        probability = self.calibrated(seen.logits[face])[1]
+        age = self._closeup.age(seen.closeup, face, probability[self._age_labels])
+        return Judged(labels, areas, quality, age)
+
+    def calibrated(self, logits: NDArray[np.float32]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Calibrated logits and probabilities of the enabled characteristics, before rules and visibility."""
+        return self._labeler.calibrated(logits)
 
     @property
     def graphs(self) -> tuple[Graph, ...]:
         """All that runs on the device; the detector is OpenCV's, on the CPU."""
-        return tuple(g for g in (self._parser, self._encoder, self._knowledge) if g)
+        closeup = self._closeup and self._closeup.graph
+        return tuple(g for g in (self._parser, self._encoder, closeup, self._knowledge) if g)
 
     def knowledge_tokens(self, labels: Sequence[Label]) -> NDArray[np.float32]:
         """(K,width): which characteristics were looked at, and what was found; (0,0) where the LLM is told in words."""
@@ -189,9 +280,3 @@ class Perception:
             return np.zeros((0, 0), np.float32)
         states = np.array([STATES.index(x.state) for x in labels], np.int64)
         return self._knowledge(characteristics=self.numbers, states=states)[0]
-
-
-def normalised(crops: NDArray[np.uint8], spec: ParserSpec | EncoderSpec) -> NDArray[np.float32]:
-    """(B,S,S,3) uint8 RGB -> (B,3,S,S) float32, (x - mean) / std."""
-    scaled = (crops.astype(np.float32) - np.array(spec.mean, np.float32)) / np.array(spec.std, np.float32)
-    return np.ascontiguousarray(scaled.transpose(0, 3, 1, 2))

@@ -49,6 +49,9 @@ class RuleSet:
         self._hard = [r for r in live if r.hard]
         self._rules = live if soft_weight > 0 else self._hard
         self.choices = tuple(r.of for r in self._hard if r.kind == "exactly_one")
+        at_most = (tuple(n for n in r.of if n in names) for r in self._hard if r.kind == "at_most_one")
+        #: Of these at most one holds.
+        self.open_choices = tuple(of for of in at_most if len(of) > 1)
         self._groups = [self._group(members, soft_weight) for members in self._connected()]
 
     def _live(self, rule: RuleSpec) -> bool:
@@ -122,6 +125,15 @@ class RuleSet:
         of = [n for n in rule.of if n in self._names]
         bits = np.array([[n in chosen for n in of]])
         return bool(_broken(rule, bits, list(range(len(of))))[0])
+
+    def forced(self, name: str, claimed: set[str]) -> bool:
+        """Would the other value of a characteristic break a hard rule together with what is claimed to be so?
+
+        claimed: with or without `name`, as the value in question has it.
+        """
+        other = claimed ^ {name}
+        kinds = ("at_most_one", "excludes", "implies")
+        return any(name in r.of and r.kind in kinds and self.violates(r, other) for r in self._hard)
 
     def violations(self, chosen: set[str]) -> tuple[str, ...]:
         """Hard rules that a set of true characteristics breaks."""

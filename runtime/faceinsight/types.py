@@ -12,6 +12,31 @@ from numpy.typing import NDArray
 from .labels import Label
 
 
+@dataclass(frozen=True, slots=True)
+class Age:
+    """How old a face looks: the expected age in years, and bounds between which it lies in four cases of five."""
+
+    years: float
+    low: int
+    high: int
+
+
+@dataclass(frozen=True, slots=True)
+class Quality:
+    """How well a face can be read.
+
+    Attributes:
+        value: 0..1; below the bundle's limit less is claimed of it.
+        reason: what is wrong with the picture ("blurred", "dark", "noisy", "no face", "not upright"); None where
+            nothing is.
+        covered: parts of the face that something hides ("mouth hidden", "eyes hidden").
+    """
+
+    value: float
+    reason: str | None
+    covered: tuple[str, ...] = ()
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Face:
     """One perceived face: asked many times, encoded once.
@@ -30,6 +55,8 @@ class Face:
         knowledge: (K,width) float32, what was found: one knowledge token per label, in their order; or none (0,0).
         picture: (S,S,3) uint8 RGB, the face and its surroundings as that vision encoder is shown them; else None.
         key: fingerprint of what the LLM sees; two faces with one key are the same to its cache.
+        quality: how well it can be read; None where the bundle does not say.
+        age: None where age is switched off or the bundle does not say.
     """
 
     box: tuple[float, float, float, float]
@@ -43,6 +70,8 @@ class Face:
     knowledge: NDArray[np.float32]
     picture: NDArray[np.uint8] | None
     key: str
+    quality: Quality | None = None
+    age: Age | None = None
 
     def label(self, name: str) -> Label | None:
         """The label of one characteristic; None where it is switched off or unknown."""
@@ -131,12 +160,14 @@ class Choice:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """All enabled characteristics of one face, without the LLM."""
+    """All enabled characteristics of one face, how well it can be read, and its age if that is switched on; no LLM."""
 
     box: tuple[float, float, float, float]
     score: float
     labels: tuple[Label, ...]
     regions: dict[str, float]
+    quality: Quality | None = None
+    age: Age | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-serialisable."""

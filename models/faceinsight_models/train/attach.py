@@ -17,9 +17,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
+from faceinsight.align import normalised
 from faceinsight.bundle import Bundle
 from faceinsight.device import Device
-from faceinsight.perception import Perception, normalised
+from faceinsight.perception import Perception
 
 from ..attached import Record
 from ..data import Faces, load_pictures
@@ -126,7 +127,7 @@ def look(bundle: Bundle, tapped: TappedEncoder, faces: Faces, rows: NDArray[np.i
             continue
         _, wide, small = perception.crops(picture, found)
         judged = perception.encode(wide, small, numbers)
-        feeds = {"pixels": normalised(small, m.encoder), "label_map": judged.label_map}
+        feeds = {"pixels": normalised(small, m.encoder.mean, m.encoder.std), "label_map": judged.label_map}
         (features,) = session.run([FEATURES], feeds)
         parts.append((row, features, judged.area, judged.logits, found[0].box))
     if not parts:

@@ -35,28 +35,37 @@ from .trunk import TrunkClassifier
 PORTRAITS = "celebahq"
 
 
-def label_maps(parser: FaceParser, faces: Faces, cache: Path, size: int, *, batch: int = 16) -> NDArray[np.uint8]:
-    """(N,64,64) coarse label map of every face; cached in `cache` for this parser and these faces.
+def label_maps(
+    parser: FaceParser, faces: Faces, cache: Path, size: int, rows: NDArray[np.int64], *, batch: int = 16
+) -> NDArray[np.uint8]:
+    """(N,64,64) coarse label maps, of these rows at least; cached in `cache` for this parser and these faces.
 
     Runs in ONNX Runtime, which is six times faster than eager torch on two cores.
     """
-    target, sidecar = cache / "label_maps.npy", cache / "label_maps.json"
-    key = {"parser": fingerprint(parser), "faces": len(faces.files)}
-    if target.exists() and sidecar.exists() and json.loads(sidecar.read_text()) == key:
-        return np.asarray(np.load(target))
+    target, made, sidecar = (cache / name for name in ("label_maps.npy", "label_maps_made.npy", "label_maps.json"))
+    count = len(faces.files)
+    key = {"parser": fingerprint(parser), "faces": count}
+    if target.exists() and made.exists() and sidecar.exists() and json.loads(sidecar.read_text()) == key:
+        out, there = np.load(target), np.load(made)
+    else:
+        out, there = np.zeros((count, MAP_SIZE, MAP_SIZE), np.uint8), np.zeros(count, bool)
+    missing = np.unique(rows[~there[rows]])
+    if not len(missing):
+        return np.asarray(out)
     import onnxruntime
 
     graph = cache / "parser.onnx"
     write_parser(parser, graph, size=size)
     session = onnxruntime.InferenceSession(str(graph), providers=["CPUExecutionProvider"])
-    out = np.zeros((len(faces.files), MAP_SIZE, MAP_SIZE), np.uint8)
-    for start in tqdm(range(0, len(out), batch), desc="parsing", unit="batch", mininterval=5):
-        crops = [faces.crop(r, size) for r in range(start, min(start + batch, len(out)))]
-        (maps,) = session.run(None, {"pixels": to_pixels(np.stack(crops))})
-        out[start : start + batch] = coarse(torch.from_numpy(maps)).numpy()
+    for start in tqdm(range(0, len(missing), batch), desc="parsing", unit="batch", mininterval=5):
+        some = missing[start : start + batch]
+        (maps,) = session.run(None, {"pixels": to_pixels(np.stack([faces.crop(r, size) for r in some]))})
+        out[some] = coarse(torch.from_numpy(maps)).numpy()
+    there[missing] = True
     np.save(target, out)
+    np.save(made, there)
     sidecar.write_text(json.dumps(key))
-    return out
+    return np.asarray(out)
 
 
 def fingerprint(module: torch.nn.Module) -> str:
@@ -247,7 +256,7 @@ def _fit(
         modes()
         logits = model(batch[0], batch[1])
         value, figures = tasks(logits, batch[2])
-        rules = constraint(logits.sigmoid())
+        rules = constraint(logits.sigmoid(), ~batch[2].isnan())
         return value + logic * rules, figures | {"rules": round(rules.item(), 4)}
 
     if param_groups is None:

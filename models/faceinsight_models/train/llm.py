@@ -1,8 +1,9 @@
-"""Step 6: the aligned adapter and the cut-down LLM learn to answer about a face."""
+"""Step 8: the aligned adapter and the cut-down LLM learn to answer about a face."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -20,6 +21,7 @@ from ..encoder import Adapter, Features
 from ..recipe import Schedule
 from .conversation import IGNORE, KNOWN, SEEN, Conversation, Dialogues, Judge, Words
 from .loop import groups, train
+from .rounded import rounded
 from .seen import Seen
 
 if TYPE_CHECKING:
@@ -157,8 +159,12 @@ def train_llm(
     out: Path,
     schedule: Schedule,
     turns: int = 8,
+    quantisation: str = "",
 ) -> FaceLlm:
-    """Train the LLM and the aligned adapter on drawn conversations; returns them with averaged weights."""
+    """Train the LLM and the aligned adapter on drawn conversations; returns them with averaged weights.
+
+    quantisation: "q4_0" trains on weights rounded as they will be shipped; finer ones need no such thing.
+    """
     model = FaceLlm(llm, adapter, text)
     words = Words.of(PROMPT, lambda text, first: tokenizer.encode(text).ids)
     dialogues = Dialogues(seen, faces.labels, judge, words, images=seen.image.shape[1], turns=turns)
@@ -167,13 +173,15 @@ def train_llm(
         return [dialogues.draw(int(i), rng) for i in indices]
 
     def loss(batch: list[Conversation]) -> tuple[Tensor, dict[str, float]]:
-        return answer_loss(model(seen, batch), batch)
+        with torch.autocast(model.text.device.type, torch.bfloat16):
+            return answer_loss(model(seen, batch), batch)
 
-    train(
-        model, name="llm", out=out, schedule=schedule, count=len(seen.rows), load=load, loss=loss,
-        param_groups=[
-            *groups(llm, schedule.weight_decay),
-            *(g | {"lr": 3 * schedule.lr} for g in groups(adapter, schedule.weight_decay)),
-        ],
-    )  # fmt: skip
+    with rounded(llm.model.layers) if quantisation == "q4_0" else nullcontext():
+        train(
+            model, name="llm", out=out, schedule=schedule, count=len(seen.rows), load=load, loss=loss,
+            param_groups=[
+                *groups(llm, schedule.weight_decay),
+                *(g | {"lr": 3 * schedule.lr} for g in groups(adapter, schedule.weight_decay)),
+            ],
+        )  # fmt: skip
     return model

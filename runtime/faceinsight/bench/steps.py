@@ -88,11 +88,14 @@ def _perception(watch: Stopwatch, insight: FaceInsight, photo: Path) -> Face:
         label_map = p.parse(wide)
     with watch(STAGE, "encode"):
         seen = p.look(small, label_map, p.numbers)
+    with watch(STAGE, "close-up"):
+        closeup = p.closer(wide)
     with watch(STAGE, "judge: calibration and rules"):
+        seen = p.joined(seen, closeup, p.numbers)
         judged = [p.judge(seen, i) for i in range(len(detections))]
     with watch(STAGE, "knowledge tokens"):
-        for labels, _ in judged:
-            p.knowledge_tokens(labels)
+        for found in judged:
+            p.knowledge_tokens(found.labels)
     return insight.perceive(image)[0]
 
 

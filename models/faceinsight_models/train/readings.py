@@ -1,0 +1,152 @@
+"""What the finished graphs make of faces kept out of training, seen in the ways that a user's photos come.
+
+Each face is seen as it is, with surroundings (its picture need not end at the face), and, where quality is at stake,
+out of focus, dark, noisy or in a mosaic. Bands fitted on all of it hold for more than the sets' own look.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+import onnxruntime
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from faceinsight.align import crop_matrix
+
+from ..augment import degrade, to_pixels
+from ..closeup import COVERS, FAULTS, PARTS, SHOWS, TELLS, YEARS, Closeup, years_of_bins
+from ..data import Faces
+from ..encoder import FaceEncoder
+from ..graphs import write_closeup, write_encoder, write_parser
+from ..parser import FaceParser
+from ..recipe import Recipe
+from ..vocabulary import NAMES
+from .closeup import with_told
+from .encoder import build_adapter
+
+Image = NDArray[np.uint8]
+Change = Callable[[np.random.Generator, Image], Image]
+
+
+@dataclass(frozen=True)
+class Readings:
+    """Of M views: row (M,) of the face, logits (M,N), quality (M,), covered (M,2) is the mouth, are the eyes hidden."""
+
+    rows: NDArray[np.int64]
+    logits: NDArray[np.float32]
+    quality: NDArray[np.float32]
+    covered: NDArray[np.bool_]
+
+    def joined(self, other: Readings) -> Readings:
+        """Both."""
+        return Readings(*(np.concatenate([getattr(r, n) for r in (self, other)]) for n in self.__dataclass_fields__))
+
+
+def canvas(faces: Faces, row: int, size: int) -> Image:
+    """The canonical crop (size,size,3) with surroundings: what lies outside the picture is its mirror image,
+    blurred.
+    """
+    picture = faces.picture(row)
+    matrix = crop_matrix(faces.landmarks[row], faces.template, size)
+    inner = cv2.warpAffine(picture, matrix, (size, size), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT)
+    inside = cv2.warpAffine(np.ones(picture.shape[:2], np.uint8), matrix, (size, size), flags=cv2.INTER_NEAREST)
+    return np.where(inside[..., None] > 0, inner, cv2.GaussianBlur(inner, (0, 0), 6)).astype(np.uint8)
+
+
+def spoiled(rng: np.random.Generator, x: Image) -> Image:
+    """Hardly to be read: out of focus, few pixels, dark, noisy, or a mosaic."""
+    size, kind = x.shape[0], rng.integers(5)
+    if kind == 0:
+        return np.asarray(cv2.GaussianBlur(x, (0, 0), rng.uniform(5, 16)), np.uint8)
+    if kind in (1, 2):
+        low = int(rng.uniform(14, 44))
+        how = cv2.INTER_LINEAR if kind == 1 else cv2.INTER_NEAREST
+        return np.asarray(
+            cv2.resize(cv2.resize(x, (low, low), interpolation=cv2.INTER_AREA), (size, size), interpolation=how)
+        )
+    if kind == 3:
+        return np.clip(x * rng.uniform(0.02, 0.12) + rng.normal(0, 2, x.shape), 0, 255).astype(np.uint8)
+    return np.clip(x + rng.normal(0, rng.uniform(35, 80), x.shape), 0, 255).astype(np.uint8)
+
+
+class Reader:
+    """The graphs of a run in ONNX Runtime, as the bundle will hold them."""
+
+    def __init__(
+        self, recipe: Recipe, parser: FaceParser, encoder: FaceEncoder, closeup: Closeup, folder: Path
+    ) -> None:
+        """folder: where the graphs are written."""
+        self._recipe, crop = recipe, recipe.crop
+        folder.mkdir(parents=True, exist_ok=True)
+        sizes = recipe.encoder
+        adapter = build_adapter(text_width=sizes.text_width, segmentation=sizes.segmentation_width, states=4, width=8)
+        write_parser(parser, folder / "parser.onnx", size=crop.parser)
+        write_encoder(encoder, adapter, folder / "encoder.onnx", size=crop.encoder, map_size=crop.parser)
+        write_closeup(closeup, folder / "closeup.onnx", size=recipe.closeup.size)
+        self._parser, self._encoder, self._closeup = (
+            onnxruntime.InferenceSession(str(folder / f"{name}.onnx"), providers=["CPUExecutionProvider"])
+            for name in ("parser", "encoder", "closeup")
+        )
+        self._bins = years_of_bins().numpy()
+
+    def __call__(self, wide: Image) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.bool_]]:
+        """Canonical crops (B,S,S,3) of the parser's size -> logits (B,N), quality (B,), covered (B,2)."""
+        crop, window = self._recipe.crop, self._recipe.closeup
+        (label_map,) = self._parser.run(None, {"pixels": to_pixels(wide)})
+        small = np.stack([cv2.resize(x, (crop.encoder, crop.encoder), interpolation=cv2.INTER_AREA) for x in wide])
+        feeds = {"pixels": to_pixels(small), "label_map": label_map, "characteristics": np.arange(len(NAMES))}
+        (logits,) = self._encoder.run(["logits"], feeds)
+        close = wide[:, window.top : window.top + window.size, window.left : window.left + window.size]
+        outputs = np.arange(sum(PARTS.values()))
+        (z,) = self._closeup.run(None, {"pixels": to_pixels(close), "outputs": outputs})
+        years, told, faults, turns = np.split(z, np.cumsum([YEARS, len(TELLS), len(FAULTS)]), axis=1)
+        p = np.exp(years - years.max(1, keepdims=True))
+        p /= p.sum(1, keepdims=True)
+        shown = faults[:, [FAULTS.index(fault) for fault in SHOWS.values()]]
+        with_told(logits, np.concatenate([np.log(np.maximum(p @ self._bins.T, 1e-8)), told, shown], 1))
+        fault = 1 / (1 + np.exp(-faults))
+        e = np.exp(turns - turns.max(1, keepdims=True))
+        upright = (e / e.sum(1, keepdims=True))[:, 0]
+        whole = [i for i, name in enumerate(FAULTS) if name not in COVERS]
+        quality = np.minimum(upright, 1 - fault[:, whole].max(1))
+        return logits, quality, fault[:, [FAULTS.index(n) for n in COVERS]] > 0.5
+
+    def read(
+        self,
+        faces: Faces,
+        rows: NDArray[np.int64],
+        change: Change | None,
+        *,
+        surroundings: bool,
+        seed: int,
+        batch: int = 32,
+    ) -> Readings:
+        """Every row once, changed in some way or as it is."""
+        rng, size = np.random.default_rng(seed), self._recipe.crop.parser
+        parts = []
+        for start in tqdm(range(0, len(rows), batch), desc="reading", unit="batch", mininterval=5):
+            crops = [
+                canvas(faces, r, size) if surroundings else faces.crop(r, size) for r in rows[start : start + batch]
+            ]
+            parts.append(self(np.stack([x if change is None else change(rng, x) for x in crops])))
+        logits, quality, covered = (np.concatenate(p) for p in zip(*parts, strict=True))
+        return Readings(rows, logits, quality, covered)
+
+
+def calibration_readings(reader: Reader, faces: Faces, rows: NDArray[np.int64]) -> tuple[Readings, Readings]:
+    """Views of good and of poor quality, as the close-up tells them apart."""
+    plain = reader.read(faces, rows, None, surroundings=False, seed=1)
+    around = reader.read(faces, rows, degrade, surroundings=True, seed=2)
+    bad = reader.read(faces, rows, spoiled, surroundings=True, seed=3)
+    everything = plain.joined(around).joined(bad)
+    poor = everything.quality < reader._recipe.closeup.poor_below
+
+    def part(chosen: NDArray[np.bool_]) -> Readings:
+        return Readings(*(getattr(everything, n)[chosen] for n in Readings.__dataclass_fields__))
+
+    return part(~poor), part(poor)

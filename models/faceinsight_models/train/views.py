@@ -1,0 +1,310 @@
+"""Training views of the close-up: one look for all sets, and everything that makes a face hard to read.
+
+The sets that label age, race and expression are cut to the face, grey or small; a user's photo is none of it. So every
+set is shown cut like every other (`frame`), grey and small at times, and what is outside a picture is filled in many
+ways: how a picture looks must not tell which labels it has.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from faceinsight.align import crop_matrix, warp
+
+from ..augment import degrade
+from ..closeup import FAULTS
+from ..data import Faces
+
+Image = NDArray[np.uint8]
+#: Sets whose pictures end at the face, and the one that is 48 px and grey.
+TIGHT, GREY = ("fairface", "ferplus", "utkface"), "ferplus"
+
+
+@dataclass
+class Drawn:
+    """A view (S,S,3), its faults (6,) (0 or 1, NaN: not known), quarter turns, and whether the face can still be
+    told."""
+
+    image: Image
+    faults: NDArray[np.float32]
+    turn: int = 0
+    legible: bool = True
+
+
+@dataclass
+class Views:
+    """Draws views of faces. template: where the landmarks lie in the close-up; grey: the set that is 48 px and grey."""
+
+    faces: Faces
+    template: NDArray[np.float32]
+    size: int
+    sizes: Mapping[int, tuple[int, int]]
+    grey: int
+    cut: NDArray[np.int64]
+    _filler: Image | None = field(default=None, repr=False)
+    #: Decoded pictures: 6 GB for 100,000 of 160 px, and a third of the time of a step.
+    _pictures: dict[int, Image] = field(default_factory=dict, repr=False)
+
+    @classmethod
+    def of(cls, faces: Faces, template: NDArray[np.float32], size: int) -> Views:
+        """Views of all sets; every set is shown cut like those whose pictures end at the face."""
+        names = [a.stem for a in faces.archives]
+        sizes = {i: faces.picture(int(faces.rows("train", i)[0])).shape[1::-1] for i in range(len(names))}
+        tight = [faces.rows("train", names.index(n)) for n in TIGHT if n in names]
+        grey = names.index(GREY) if GREY in names else -1
+        cut = np.concatenate(tight) if tight else np.empty(0, np.int64)
+        return cls(faces, template, size, sizes, grey, cut)
+
+    def picture(self, row: int) -> Image:
+        """RGB, decoded once."""
+        if row not in self._pictures:
+            self._pictures[row] = self.faces.picture(row)
+        return self._pictures[row]
+
+    def matrix(self, row: int) -> NDArray[np.float32]:
+        """(2,3) from picture pixels to the close-up."""
+        return crop_matrix(self.faces.landmarks[row], self.template, self.size)
+
+    def clean(self, row: int) -> Image:
+        """As the runtime sees it."""
+        return warp(self.picture(row), self.matrix(row), self.size)
+
+    def grey_small(self, row: int) -> Image:
+        """As the set that labels expression would show it."""
+        return shrunk(as_grey(self.clean(row)), 46)
+
+    def __call__(self, row: int, rng: np.random.Generator) -> Drawn:
+        size = self.size
+        motion = _motion(rng, size)
+        matrix = motion @ np.vstack([self.matrix(row), [0, 0, 1]])
+        picture = self.picture(row)
+        inside = self._outline(matrix, picture.shape[1::-1])
+        x = warp(picture, matrix.astype(np.float32), size)
+        if len(self.cut) and rng.random() < 0.5:
+            donor = int(rng.choice(self.cut))
+            donated = _motion(rng, size) @ np.vstack([self.matrix(donor), [0, 0, 1]])
+            inside &= self._outline(donated, self.sizes[int(self.faces.source[donor])])
+        x = frame(rng, x, inside, self._filler)
+        if rng.random() < 0.5:
+            x = np.ascontiguousarray(x[:, ::-1])
+        if rng.random() < 0.1:
+            self._filler = x.copy()
+        faults = np.zeros(len(FAULTS), np.float32)
+        small = self.faces.source[row] == self.grey
+        if small and rng.random() < 0.5:
+            x = tinted(rng, x)
+        elif not small and rng.random() < 0.25:
+            x = as_grey(x)
+        if not small and rng.random() < 0.25:
+            x = shrunk(x, int(rng.uniform(28, 80)))
+        x = degrade(rng, x)
+        drawn = Drawn(x, faults)
+        return spoil(rng, drawn, self._filler, small=bool(small))
+
+    def _outline(self, matrix: NDArray[np.float64], size: tuple[int, int]) -> NDArray[np.bool_]:
+        """(S,S): what of the close-up a picture of this size (width, height) fills."""
+        w, h = size
+        corners = np.array([[0, 0], [w - 1, 0], [w - 1, h - 1], [0, h - 1]], np.float64)
+        points = np.rint(corners @ matrix[:, :2].T + matrix[:, 2]).astype(np.int32)
+        mask = np.zeros((self.size, self.size), np.uint8)
+        cv2.fillConvexPoly(mask, points, 1)
+        return mask.astype(bool)
+
+
+def _motion(rng: np.random.Generator, size: int) -> NDArray[np.float64]:
+    """(2,3): rotation, scale and shift about the centre, as far as a detector's landmarks are off."""
+    angle, scale = np.deg2rad(rng.normal(0, 6)), np.exp(rng.normal(0, 0.07))
+    c, s = scale * np.cos(angle), scale * np.sin(angle)
+    rot, centre = np.array([[c, -s], [s, c]]), np.full(2, (size - 1) / 2)
+    return np.hstack([rot, (centre + rng.normal(0, 0.025, 2) * size - rot @ centre)[:, None]])
+
+
+def frame(rng: np.random.Generator, x: Image, inside: NDArray[np.bool_], filler: Image | None) -> Image:
+    """Fill what is outside the picture: one colour, the edge drawn out or mirrored, sharp or blurred, noise, another
+    picture."""
+    if inside.all() or not inside.any():
+        return x
+    kind = rng.random()
+    if kind < 0.3:
+        colour = np.full(3, 127) if rng.random() < 0.4 else rng.integers(0, 256, 3)
+        if rng.random() < 0.3:
+            colour = np.full(3, rng.integers(0, 256))
+        fill = np.broadcast_to(colour.astype(np.uint8), x.shape)
+    elif kind < 0.4:
+        fill = rng.integers(0, 256, x.shape, dtype=np.uint8)
+    elif kind < 0.5 and filler is not None:
+        fill = filler
+    else:
+        ys, xs = np.flatnonzero(inside.any(1)), np.flatnonzero(inside.any(0))
+        top, bottom, left, right = ys[0], ys[-1], xs[0], xs[-1]
+        border = cv2.BORDER_REPLICATE if rng.random() < 0.35 else cv2.BORDER_REFLECT
+        inner = x[top : bottom + 1, left : right + 1]
+        fill = cv2.copyMakeBorder(inner, top, x.shape[0] - 1 - bottom, left, x.shape[1] - 1 - right, border)
+        if rng.random() < 0.5:
+            fill = cv2.GaussianBlur(fill, (0, 0), rng.uniform(1, 12))
+    return np.where(inside[..., None], x, fill).astype(np.uint8)
+
+
+def as_grey(x: Image) -> Image:
+    """Grey, three channels."""
+    return np.repeat(cv2.cvtColor(x, cv2.COLOR_RGB2GRAY)[..., None], 3, 2)
+
+
+def shrunk(x: Image, low: int) -> Image:
+    """Down to `low` pixels and back."""
+    size = x.shape[0]
+    return np.asarray(cv2.resize(cv2.resize(x, (low, low), interpolation=cv2.INTER_AREA), (size, size)), np.uint8)
+
+
+def tinted(rng: np.random.Generator, x: Image) -> Image:
+    """A grey picture in the colours of skin and light, so that grey does not tell the set."""
+    gain = np.array([1.0, rng.uniform(0.65, 0.95), rng.uniform(0.5, 0.95)])
+    ramp = np.arange(256)[:, None] / 255
+    return np.asarray(cv2.LUT(x, (255 * ramp ** (1 / gain) * 1.0).clip(0, 255).astype(np.uint8)[None]), np.uint8)
+
+
+def spoil(rng: np.random.Generator, drawn: Drawn, filler: Image | None, *, small: bool) -> Drawn:
+    """Now and then what makes a face hard or impossible to read, and the labels that say so."""
+    x, faults = drawn.image, drawn.faults
+    size = x.shape[0]
+    kind = rng.random()
+    # A 48 px picture is neither sharp nor blurred for our purpose.
+    if small:
+        faults[FAULTS.index("blurred")] = np.nan
+    if kind < 0.08:
+        if rng.random() < 0.5:
+            low = int(rng.uniform(8, 26))
+            x, blurred = shrunk(x, low), low <= 20
+        else:
+            sigma = rng.uniform(2, 11)
+            x, blurred = cv2.GaussianBlur(x, (0, 0), sigma), sigma >= 3.5
+        faults[0] = float(blurred)
+    elif kind < 0.12:
+        gain = rng.uniform(0.02, 0.25)
+        x = np.clip(x * gain + rng.normal(0, rng.uniform(0.5, 4), x.shape), 0, 255).astype(np.uint8)
+        faults[1] = float(gain < 0.12)
+    elif kind < 0.16:
+        if rng.random() < 0.5:
+            cells = int(rng.uniform(6, 24))
+            x = cv2.resize(
+                cv2.resize(x, (cells, cells), interpolation=cv2.INTER_AREA),
+                (size, size),
+                interpolation=cv2.INTER_NEAREST,
+            )
+            faults[2] = float(cells <= 16)
+            faults[0] = np.nan
+        else:
+            sigma = rng.uniform(15, 80)
+            x = np.clip(x + rng.normal(0, sigma, x.shape), 0, 255).astype(np.uint8)
+            faults[2] = float(sigma > 35)
+    elif kind < 0.30:
+        which = "mouth hidden" if rng.random() < 0.65 else "eyes hidden"
+        x = cover(rng, x, filler, mouth=which == "mouth hidden")
+        faults[FAULTS.index(which)] = 1
+    elif kind < 0.38:
+        drawn.turn = int(rng.integers(1, 4))
+        x, drawn.legible = np.ascontiguousarray(np.rot90(x, -drawn.turn)), False
+    elif kind < 0.42:
+        x, drawn.legible = nothing(rng, x, filler), False
+        faults[:] = np.nan
+        faults[FAULTS.index("no face")] = 1
+        drawn.turn = -1
+    drawn.image = np.ascontiguousarray(x)
+    return drawn
+
+
+def _stuff(rng: np.random.Generator, x: Image, filler: Image | None) -> Image:
+    """What hides: one colour, folds and patterns, a piece of another picture."""
+    size = x.shape[0]
+    kind = rng.random()
+    if filler is not None and kind < 0.2:
+        shift = rng.integers(0, size, 2)
+        return np.roll(filler, tuple(shift), (0, 1))
+    colour = rng.choice([[235, 240, 245], [160, 200, 220], [20, 20, 22], [int(v) for v in rng.integers(0, 256, 3)]])
+    out = np.broadcast_to(np.asarray(colour, np.float64), x.shape).copy()
+    if kind < 0.8:
+        # Folds across and the light on them.
+        y, w = np.mgrid[0:size, 0:size] / size
+        out += (rng.uniform(0, 18) * np.sin(2 * np.pi * (rng.uniform(1, 9) * y + rng.uniform(-1, 1) * w)))[..., None]
+        out += rng.uniform(-50, 50) * (w - 0.5)[..., None] + rng.uniform(-30, 30) * (y - 0.5)[..., None]
+        out += rng.normal(0, rng.uniform(0, 6), x.shape)
+    return np.clip(out, 0, 255).astype(np.uint8)
+
+
+def cover(rng: np.random.Generator, x: Image, filler: Image | None, *, mouth: bool) -> Image:
+    """Something before the mouth (a mask from the nose down, a hand, a scarf) or before both eyes."""
+    size = x.shape[0]
+    mask = np.zeros((size, size), np.uint8)
+
+    def at(*points: tuple[float, float]) -> NDArray[np.int32]:
+        moved = np.array(points) + rng.normal(0, 0.015, (len(points), 2))
+        return np.rint(moved * size).astype(np.int32)
+
+    if mouth:
+        kind = rng.random()
+        top = rng.uniform(0.40, 0.56)
+        if kind < 0.55:
+            outline = at(
+                (0.04, top),
+                (0.3, top - 0.04),
+                (0.5, top - rng.uniform(0, 0.14)),
+                (0.7, top - 0.04),
+                (0.96, top),
+                (0.92, 0.8),
+                (0.7, 0.98),
+                (0.5, 1.02),
+                (0.3, 0.98),
+                (0.08, 0.8),
+            )
+            cv2.fillPoly(mask, [outline], 1)
+        elif kind < 0.8:
+            cv2.rectangle(mask, (0, int(rng.uniform(0.5, 0.6) * size)), (size, size), 1, -1)
+        else:
+            centre = at((0.5, 0.71))[0]
+            axes = (int(rng.uniform(0.2, 0.4) * size), int(rng.uniform(0.12, 0.25) * size))
+            cv2.ellipse(mask, (int(centre[0]), int(centre[1])), axes, float(rng.uniform(-40, 40)), 0, 360, 1, -1)
+    else:
+        half = rng.uniform(0.09, 0.17)
+        y = 0.30 + rng.normal(0, 0.01)
+        if rng.random() < 0.3:
+            cv2.rectangle(mask, (0, 0), (size, int((y + half) * size)), 1, -1)
+        else:
+            wide = rng.uniform(0, 0.12)
+            cv2.fillPoly(mask, [at((wide, y - half), (1 - wide, y - half), (1 - wide, y + half), (wide, y + half))], 1)
+    return np.where(mask[..., None] > 0, _stuff(rng, x, filler), x).astype(np.uint8)
+
+
+def nothing(rng: np.random.Generator, x: Image, filler: Image | None) -> Image:
+    """No face: a corner of a picture, a face in pieces, patterns, drawn lines."""
+    size, kind = x.shape[0], rng.random()
+    if kind < 0.35:
+        # A detail without the middle of the face: a piece of cheek, hair or background.
+        side = int(size * rng.uniform(0.15, 0.3))
+        left = int(rng.choice([0, size - side]))
+        top = int(rng.choice([0, size - side]))
+        return np.asarray(cv2.resize(x[top : top + side, left : left + side], (size, size)), np.uint8)
+    if kind < 0.6:
+        cells = int(rng.choice([2, 3, 4]))
+        step = size // cells
+        pieces = [x[i * step : (i + 1) * step, j * step : (j + 1) * step] for i in range(cells) for j in range(cells)]
+        order = rng.permutation(len(pieces))
+        rows = [np.concatenate([pieces[order[i * cells + j]] for j in range(cells)], 1) for i in range(cells)]
+        return np.asarray(cv2.resize(np.concatenate(rows), (size, size)), np.uint8)
+    if kind < 0.8:
+        return _stuff(rng, x, filler)
+    # A drawing: few colours and black lines, or lines alone.
+    smooth = cv2.bilateralFilter(cv2.medianBlur(x, 7), 9, 60, 60)
+    edges = cv2.adaptiveThreshold(
+        cv2.medianBlur(cv2.cvtColor(x, cv2.COLOR_RGB2GRAY), 5), 255, cv2.ADAPTIVE_THRESH_MEAN_C, cv2.THRESH_BINARY, 9, 3
+    )
+    if rng.random() < 0.5:
+        return np.repeat(edges[..., None], 3, 2)
+    step = int(rng.choice([48, 64, 85]))
+    return np.asarray(
+        cv2.bitwise_and((smooth // step * step + step // 2).astype(np.uint8), np.repeat(edges[..., None], 3, 2))
+    )
