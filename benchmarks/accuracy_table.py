@@ -4,7 +4,8 @@
     python benchmarks/accuracy_table.py before.json after.json
     python benchmarks/accuracy_table.py docs/accuracy-nano.json --write README.md [--check]
 
-`--write` puts the table between `<!-- accuracy -->` and `<!-- /accuracy -->`; with `--check` the file is left alone,
+`--write` puts the tables that a Markdown file has markers for (`<!-- accuracy -->` to `<!-- /accuracy -->`, and so on:
+PARTS) between these; with `--check` the file is left alone,
 and the exit code is 1 where it differs.
 """
 
@@ -21,8 +22,6 @@ from typing import Any
 Figures = dict[str, Any]
 #: A number, or hits of n; None: not measured.
 Measured = float | tuple[int, int] | None
-
-START, END = "<!-- accuracy -->", "<!-- /accuracy -->"
 
 
 def at(result: Any, *keys: str) -> Any:
@@ -229,13 +228,64 @@ def table(results: dict[str, Figures], rows: Sequence[Row] = ROWS) -> str:
     return "\n".join([*lines, "", about])
 
 
-def replaced(text: str, made: str) -> str:
-    """The text with the table between the markers. Raises ValueError where they are not there once, in order."""
-    before, start, rest = text.partition(START)
-    _, end, after = rest.partition(END)
-    if not start or not end or START in rest:
-        raise ValueError(f"expected {START} and {END} once, in this order")
-    return f"{before}{START}\n{made}\n{END}{after}"
+def fairness(results: dict[str, Figures]) -> str:
+    """FairFace by the labels of those pictured, of the last result: accuracy with its 95 % interval."""
+    *_, last = results.values()
+    tasks = at(last, "sets", "fairface", "fairness") or {}
+    lines = [f"| | people | {' | '.join(tasks)} |", "| --- | --- |" + " --- |" * len(tasks)]
+    groups: dict[str, int] = {}
+    for task in tasks.values():
+        groups |= {group: row["people"] for group, row in task["groups"].items()}
+    for group, people in groups.items():
+        rows = [at(task, "groups", group) for task in tasks.values()]
+        cells = [f"{r['accuracy']:.3f} ({r['interval'][0]:.2f} to {r['interval'][1]:.2f})" if r else "-" for r in rows]
+        lines.append(f"| {group} | {people} | {' | '.join(cells)} |")
+    gaps = [f"{task['widest gap']:.3f}" for task in tasks.values()]
+    return "\n".join([*lines, f"| widest gap | | {' | '.join(gaps)} |"])
+
+
+def spoken(results: dict[str, Figures]) -> str:
+    """What the LLM makes of it, of the last result."""
+    *_, last = results.values()
+    closed, whole = at(last, "closed questions") or {}, at(last, "compound questions") or {}
+    sees, free = at(last, "what the LLM sees") or {}, at(last, "free descriptions") or {}
+    exact = "answers that speak of all that is certain, and of nothing else"
+    rows: dict[str, float | None] = {
+        f"{closed.get('questions', 0):,} yes/no questions in unseen wordings: agreement with the head": at(
+            closed, "agreement with the head"
+        ),
+        f"questions of two or three things: {exact}": at(whole, exact),
+        f"{free.get('descriptions', 0)} free descriptions: the LLM's own words exactly what the findings support": at(
+            free, "own words exactly as the findings support"
+        ),
+        "the same: claims that the labels contradict": at(free, "claims that the labels contradict"),
+    }
+    for arm, value in sees.items():
+        if isinstance(value, float):
+            rows[f"yes/no questions right against the labels, given: {arm}"] = value
+    lines = [f"| {what} | {value:.3f} |" for what, value in rows.items() if value is not None]
+    return "\n".join(["| | |", "| --- | --- |", *lines])
+
+
+#: Marker in a Markdown file -> what is put between it and its end.
+PARTS: dict[str, Callable[[dict[str, Figures]], str]] = {"accuracy": table, "fairness": fairness, "answers": spoken}
+
+
+def replaced(text: str, results: dict[str, Figures]) -> str:
+    """The text with its tables between `<!-- NAME -->` and `<!-- /NAME -->`. Raises ValueError where no marker is, or
+    one is not there once and closed."""
+    if not any(f"<!-- {name} -->" in text for name in PARTS):
+        raise ValueError(f"expected {' or '.join(f'<!-- {n} -->' for n in PARTS)}, closed by the same with a /")
+    for name, make in PARTS.items():
+        start, end = f"<!-- {name} -->", f"<!-- /{name} -->"
+        before, opened, rest = text.partition(start)
+        if not opened:
+            continue
+        _, closed, after = rest.partition(end)
+        if not closed or start in rest:
+            raise ValueError(f"expected {start} and {end} once, in this order")
+        text = f"{before}{start}\n{make(results)}\n{end}{after}"
+    return text
 
 
 def main() -> None:
@@ -249,13 +299,12 @@ def main() -> None:
     results = {path.stem: json.loads(path.read_text()) for path in args.json}
     if len(results) < len(args.json):
         parser.error("the files' names are the columns' heads: they must differ")
-    made = table(results)
     if not args.write:
-        print(made)
+        print(table(results))
         return
     text = args.write.read_text()
     try:
-        new = replaced(text, made)
+        new = replaced(text, results)
     except ValueError as e:
         sys.exit(f"{args.write}: {e}")
     if args.check:

@@ -149,7 +149,7 @@ def test_the_table_has_the_worst_first():
 
 def test_the_table_in_a_file_is_written_and_checked(tmp_path: Path, monkeypatch):
     page, figures = tmp_path / "README.md", tmp_path / "nano.json"
-    page.write_text(f"before\n{accuracy_table.START}\nold\n{accuracy_table.END}\nafter\n")
+    page.write_text("before\n<!-- accuracy -->\nold\n<!-- /accuracy -->\nafter\n")
     figures.write_text(json.dumps(RESULT))
 
     def call(*options: str) -> None:
@@ -162,8 +162,8 @@ def test_the_table_in_a_file_is_written_and_checked(tmp_path: Path, monkeypatch)
     assert "old" in page.read_text()
     call()
     text = page.read_text()
-    assert text.startswith(f"before\n{accuracy_table.START}\n| | measured |")
-    assert text.endswith(f"{accuracy_table.END}\nafter\n")
+    assert text.startswith("before\n<!-- accuracy -->\n| | measured |")
+    assert text.endswith("<!-- /accuracy -->\nafter\n")
     with pytest.raises(SystemExit) as same:
         call("--check")
     assert same.value.code in (0, None)

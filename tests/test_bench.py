@@ -62,6 +62,7 @@ STEPS = {
         "align",
         "parse",
         "encode",
+        "close-up",
         "judge: calibration and rules",
         "knowledge tokens",
         "LLM: prefix of a new face",
@@ -552,7 +553,7 @@ def test_the_command_measures_every_step(measured: Path):
     ]  # fmt: skip
     c = found.conditions
     assert (c.device, c.asked, c.threads, c.llm_on_gpu, c.gpu_layers, c.faces) == ("cpu", "cpu", 1, False, 0, 1)
-    graphs = {"parser.onnx", "encoder.onnx", "knowledge.onnx", "question.onnx"}
+    graphs = {"parser.onnx", "encoder.onnx", "closeup.onnx", "knowledge.onnx", "question.onnx"}
     assert c.providers == dict.fromkeys(graphs, ("CPUExecutionProvider",))
     assert c.bundle_sha256 == Bundle.open("nano").sha256
     assert {"faceinsight", "onnxruntime", "llama-cpp-python", "opencv", "numpy", "python"} <= set(c.versions)
@@ -706,7 +707,8 @@ def test_names_of_the_files(tmp_path: Path):
 def test_quantisation_is_read_from_the_files():
     found = quantisation(Bundle.open("nano"))
     assert "bits a weight" in found["llm.gguf"]
-    assert found["encoder.onnx"] in ("float16", "float32")
+    assert found["encoder.onnx"] == found["closeup.onnx"] == "int8"
+    assert found["parser.onnx"] == "float16"
     assert set(found) >= {"parser.onnx", "encoder.onnx", "question.onnx"}
 
 

@@ -84,7 +84,7 @@ def test_a_key_is_everything_a_plan_depends_on(model: Path):
 
 def test_every_graph_of_nano_has_a_profile():
     bundle = Bundle.open("nano")
-    assert graph_files(bundle) == ["encoder.onnx", "knowledge.onnx", "parser.onnx", "question.onnx"]
+    assert graph_files(bundle) == ["closeup.onnx", "encoder.onnx", "knowledge.onnx", "parser.onnx", "question.onnx"]
     for name in graph_files(bundle):
         for tensor, shapes in key_of(bundle.file(name), ORIN).profile:
             assert len(shapes) == 3, tensor
@@ -347,9 +347,9 @@ def test_the_engine_command_builds_all_plans_of_a_bundle(fake, capsys):
     assert export(["engine", "nano"]) == 0
     out = capsys.readouterr().out
     assert "encoder.onnx: build 100 %" in out
-    assert out.count(" built") == 4
+    assert out.count(" built") == 5
     assert export(["engine", "nano"]) == 0
-    assert capsys.readouterr().out.count("there already") == 4
+    assert capsys.readouterr().out.count("there already") == 5
     fake.setattr(engines, "target", functools.partial(_raise, DeviceError("TensorRT cannot be used")))
     assert export(["engine", "nano"]) == 1
     assert "faceinsight-export: TensorRT cannot be used" in capsys.readouterr().err

@@ -181,3 +181,17 @@ def test_poor_pictures_and_covered_parts():
         "yes",
         "unsure",
     ]
+
+
+def test_not_everything_is_denied_of_what_must_be_one_thing():
+    """Hair has a colour: the likeliest stays in doubt, unless what is claimed excludes it."""
+    names = ("black", "gray")
+    specs = [
+        *(CharacteristicSpec(n, f"has {n}", f"no {n}", "hair", "", (1.0, 0.0), (0.4, 0.6), ()) for n in names),
+        CharacteristicSpec("child", "is a child", "is no child", "face", "", (1.0, 0.0), (0.4, 0.6), ()),
+    ]
+    rules = [RuleSpec("at_least_one", names, False), RuleSpec("excludes", ("child", "gray"), True)]
+    states = lambda z: [x.state for x in Labeler(specs, rules)(np.array(z, np.float32), {"hair": 0.5, "face": 0.5})]  # noqa: E731
+    assert states([-3.0, -2.0, -5.0]) == ["no", "unsure", "no"]
+    assert states([-3.0, -2.0, 5.0]) == ["unsure", "no", "yes"]
+    assert states([3.0, -2.0, 5.0]) == ["yes", "no", "yes"]

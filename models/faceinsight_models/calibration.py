@@ -9,7 +9,7 @@ right, which says nothing about its "yes".
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -27,8 +27,20 @@ if TYPE_CHECKING:
     from .train.readings import Readings
 
 Array = NDArray[np.floating]
-#: Fewer claims than this promise nothing; a smaller group of people is not judged by itself.
-FEW, GROUP = 25, 80
+#: Fewer claims than this promise nothing; of how many a group of people needs to be judged by itself, and how much
+#: oftener than promised its claims may be wrong.
+FEW, GROUP, GROUP_RISK = 50, 60, 1.5
+MARGIN = 1.3
+#: How much seldomer somebody may be told that their hair does not have its colour: all four are read as one answer.
+HAIR_MISS = 0.4
+#: What children are not, and what they are.
+NOT_OF_CHILDREN = {
+    **dict.fromkeys(
+        ("Wearing_Lipstick", "Heavy_Makeup", "Wearing_Earrings", "Wearing_Necktie", "5_o_Clock_Shadow", "Goatee",
+         "Mustache", "Sideburns", "Gray_Hair", "Receding_Hairline", "Bald"), 0.0,
+    ),
+    "No_Beard": 1.0,
+}  # fmt: skip
 #: Probabilities of a fault between which it is neither claimed nor denied.
 FAULTY = (0.3, 0.7)
 _OPEN = {n for names in AT_MOST_ONE for n in names}
@@ -86,9 +98,10 @@ def _platt(z: NDArray[np.float64], y: Array, ridge: float, *, steps: int = 30) -
 
 def _vector(z: Array, y: Array, ridge: float, *, shifts: bool = True, fixed: bool = False) -> NDArray[np.float64]:
     """One slope, a shift per member, by L-BFGS on -log of the probability of what the labels name (shares of votes:
-    cross-entropy). fixed: the last member stays as it is; shifts: False learns the slope only."""
+    cross-entropy). fixed: the last member stays as it is, and each other one has its own slope; shifts: False learns
+    the slope only."""
     logits, target = (torch.from_numpy(np.asarray(a, np.float64)) for a in (z, y))
-    slope = torch.ones(1, dtype=torch.float64, requires_grad=True)
+    slope = torch.ones(z.shape[1] if fixed else 1, dtype=torch.float64, requires_grad=True)
     shift = torch.zeros(z.shape[1], dtype=torch.float64, requires_grad=True)
     optimiser = torch.optim.LBFGS([slope, shift] if shifts else [slope], max_iter=200, line_search_fn="strong_wolfe")
     several = target.sum(1) > 1.001
@@ -119,7 +132,7 @@ def surest(
     confidence: Array, wrong: NDArray[np.bool_], risk: float, *, lowest: float, spare: int | None = None
 ) -> float:
     """The smallest confidence, `lowest` at least, from which on at most `risk` of the claims are wrong, with some
-    certainty (one standard error); infinity where there is none.
+    certainty (MARGIN standard errors); infinity where there is none.
 
     spare: how many claims may be wrong at all.
     """
@@ -127,7 +140,9 @@ def surest(
     confidence, errors = confidence[order], np.cumsum(wrong[order])
     count = np.arange(1, len(confidence) + 1)
     share = (errors + 0.5) / (count + 1)
-    fine = (share + np.sqrt(share * (1 - share) / (count + 1)) <= risk) & (count >= FEW) & (confidence >= lowest)
+    fine = (
+        (share + MARGIN * np.sqrt(share * (1 - share) / (count + 1)) <= risk) & (count >= FEW) & (confidence >= lowest)
+    )
     if spare is not None:
         fine &= errors <= spare
     # A bound lies between two different confidences.
@@ -139,32 +154,39 @@ def surest(
 
 
 def bands(
-    p: Array, labels: Array, groups: Sequence[NDArray[np.bool_]] = (), *, risk: float, choice_risk: float, miss: float
+    p: Array,
+    labels: Array,
+    groups: Sequence[NDArray[np.bool_]] = (),
+    *,
+    risk: float,
+    choice_risk: Mapping[str, float],
+    miss: float,
 ) -> NDArray[np.float64]:
     """(N,2) bounds between which nothing is claimed; 0 and 1 where nothing can be promised.
 
     Of what is claimed to be so at most `risk` is not, of what is claimed not to be so at most `risk` is, and at most
-    `miss` of those who have it are told that they have not; in each group of people (images,) by itself. Of a choice's
-    members the
-    upper bound counts: of those of whom it is the likeliest at most `choice_risk` are something else.
+    `miss` of those who have it are told that they have not; in each group of people (images,) at most GROUP_RISK
+    times as many, where a bound can see to that. Of a choice's members the upper bound counts: of those of whom it is
+    the likeliest at most `choice_risk` of the task are something else.
     """
     out = np.tile([0.0, 1.0], (p.shape[1], 1))
-    everyone = np.ones(len(p), bool)
     for k, name in enumerate(NAMES):
         known = ~np.isnan(labels[:, k])
         if name in CHOSEN or not known.any():
             continue
         sure = known & ~unnamed(labels) if name in HAIR_COLOURS else known
-        for group in (everyone, *groups):
-            yes, no = (of & group for of in (known, sure))
-            has = labels[no, k] > 0.5
-            # Men, asked about being men, are no group to judge by.
-            if group is not everyone and (yes.sum() < GROUP or has.all() or not has.any()):
-                continue
-            upper = surest(p[yes, k], labels[yes, k] < 0.5, risk, lowest=0.5)
-            lower = surest(1 - p[no, k], has, risk, lowest=0.5, spare=int(miss * has.sum()))
-            _widen(out, k, upper, lower, first=group is everyone)
-    for names in CHOICES.values():
+        has = labels[:, k] > 0.5
+        spare = int((HAIR_MISS if name in HAIR_COLOURS else 1) * miss * has[sure].sum())
+        upper = surest(p[known, k], ~has[known], risk, lowest=0.5)
+        lower = surest(1 - p[sure, k], has[sure], risk, lowest=0.5, spare=spare)
+        for group in groups:
+            yes, no = known & group, sure & group
+            # Men, asked about being men, are no group to judge by; nor is one of whom hardly anything is claimed.
+            if yes.any() and not has[yes].all() and has[yes].any():
+                upper = _wider(upper, p[yes, k], ~has[yes], GROUP_RISK * risk)
+                lower = _wider(lower, 1 - p[no, k], has[no], GROUP_RISK * risk)
+        out[k] = max(0.0, 1 - lower), min(1.0, upper)
+    for task, names in CHOICES.items():
         of = columns(names)
         known = ~np.isnan(labels[:, of[0]])
         if not known.any():
@@ -174,19 +196,23 @@ def bands(
         # A share of votes names what most voted for; several ones name each of them.
         wrong = y[np.arange(len(y)), likeliest] < y.max(1)
         least = 1 / len(of)
-        together = surest(q.max(1), wrong, choice_risk, lowest=least)
+        allowed = choice_risk[task]
+        together = surest(q.max(1), wrong, allowed, lowest=least)
         for column, number in zip(of, range(len(of)), strict=True):
             own = likeliest == number
             few = own.sum() < FEW
-            alone = max(together, 0.7) if few else surest(q[own].max(1), wrong[own], choice_risk, lowest=least)
+            alone = max(together, 0.7) if few else surest(q[own].max(1), wrong[own], allowed, lowest=least)
             out[column] = 0.0, min(1.0, alone)
     return out
 
 
-def _widen(out: NDArray[np.float64], k: int, upper: float, lower: float, *, first: bool) -> None:
-    """Take the wider of two bands; neither claims against its own probability."""
-    high, low = min(1.0, max(0.5, upper)), max(0.0, 1 - max(0.5, lower))
-    out[k] = (low, high) if first else (min(out[k, 0], low), max(out[k, 1], high))
+def _wider(bound: float, confidence: Array, wrong: NDArray[np.bool_], risk: float) -> float:
+    """The bound, or that which a group of people needs, if enough is claimed of it to tell."""
+    if (confidence >= max(0.5, bound)).sum() < GROUP:
+        return bound
+    needed = surest(confidence, wrong, risk, lowest=0.5)
+    # Where no bound keeps the promise for them, that for everyone stays: without it nobody would be told anything.
+    return max(bound, needed) if np.isfinite(needed) else bound
 
 
 def fitted(good: Readings, poor: Readings, labels: Array, judgement: Judgement) -> NDArray[np.float64]:
@@ -194,7 +220,7 @@ def fitted(good: Readings, poor: Readings, labels: Array, judgement: Judgement) 
     scaling = fit(good.logits, labels[good.rows])
     parts = []
     for view in (good, poor):
-        y = hidden(labels[view.rows], view.covered)
+        y = hidden(of_children(labels[view.rows]), view.covered)
         parts.append(
             bands(
                 probabilities(view.logits, scaling), y, groups(labels[view.rows]),
@@ -205,6 +231,21 @@ def fitted(good: Readings, poor: Readings, labels: Array, judgement: Judgement) 
     # A fault was learned from pictures spoilt on purpose: their makers know better than a set's labels of it.
     table[columns(tuple(SHOWS))] = 1, 0, *FAULTY, *FAULTY
     return table
+
+
+def of_children(labels: Array) -> Array:
+    """Labels, and of children what goes without saying: no make-up, no tie, no beard, no gray hair.
+
+    Posed portraits show hardly any: bounds fitted on these alone would take a child's lips for painted.
+    """
+    out = labels.copy()
+    small, child = (labels[:, NAMES.index(n)] == 1 for n in ("Age_0_2", "Age_3_9"))
+    for name, value in NOT_OF_CHILDREN.items():
+        k = NAMES.index(name)
+        # A baby may be bald.
+        who = child if name == "Bald" else small | child
+        out[who & np.isnan(out[:, k]), k] = value
+    return out
 
 
 def hidden(labels: Array, covered: NDArray[np.bool_]) -> Array:

@@ -67,7 +67,7 @@ class Judgement:
 
     soft_weight: float
     risk: float
-    choice_risk: float
+    choice_risk: dict[str, float]
     miss: float
 
 

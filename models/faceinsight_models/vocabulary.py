@@ -148,6 +148,7 @@ RULES = (
     Rule("excludes", ("Receding_Hairline", "Bangs"), False),
     Rule("excludes", ("No_Beard", "Sideburns", "5_o_Clock_Shadow"), False),
     Rule("excludes", ("Bald", *HAIR_COLOURS), True),
+    Rule("at_least_one", HAIR_COLOURS, False),
     Rule("excludes", ("Bald", "Sideburns"), False),
     Rule("at_least_one", ("No_Beard", "5_o_Clock_Shadow", "Goatee", "Mustache", "Sideburns"), False),
     *(Rule("exactly_one", names, True) for names in CHOICES.values()),

@@ -107,6 +107,12 @@ class Labeler:
                 given = claimed | {c.name} if values[i] else claimed - {c.name}
                 if self._rules.forced(c.name, given):
                     states[i] = YES if values[i] else NO
+        for names in self._rules.at_least_one:
+            # Not all of them are denied in one breath: the likeliest that what is claimed leaves open is in doubt.
+            of = [i for i, c in enumerate(self._specs) if c.name in names]
+            free = [i for i in of if not self._rules.forced(self._specs[i].name, claimed - {self._specs[i].name})]
+            if free and all(states[i] == NO for i in of):
+                states[max(free, key=lambda i: float(probability[i]))] = UNSURE
         return tuple(
             Label(
                 c.name, c.phrase, c.group, None if hidden[i] else round(float(probability[i]), 4), STATES[states[i]],

@@ -52,6 +52,8 @@ class RuleSet:
         at_most = (tuple(n for n in r.of if n in names) for r in self._hard if r.kind == "at_most_one")
         #: Of these at most one holds.
         self.open_choices = tuple(of for of in at_most if len(of) > 1)
+        #: Of these one at least holds, as a rule.
+        self.at_least_one = tuple(r.of for r in live if r.kind == "at_least_one")
         self._groups = [self._group(members, soft_weight) for members in self._connected()]
 
     def _live(self, rule: RuleSpec) -> bool:

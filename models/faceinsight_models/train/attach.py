@@ -103,7 +103,8 @@ def require_ours(bundle: Bundle) -> None:
 def judge_of(bundle: Bundle) -> Judge:
     """States as the bundle's reports have them."""
     m = bundle.manifest
-    return Judge(np.array([[*c.calibration, *c.unsure] for c in m.characteristics]), m.soft_weight)
+    rows = [[*c.calibration, *c.unsure, *(c.poor or (0, 1))] for c in m.characteristics]
+    return Judge(np.array(rows, np.float64), m.soft_weight)
 
 
 def look(bundle: Bundle, tapped: TappedEncoder, faces: Faces, rows: NDArray[np.int64], out: Path) -> Seen:
@@ -111,12 +112,15 @@ def look(bundle: Bundle, tapped: TappedEncoder, faces: Faces, rows: NDArray[np.i
     found are left out."""
     m = bundle.manifest
     asked = hashlib.sha256(f"{faces.counts()} {rows.tolist()}".encode()).hexdigest()
-    path, key = out / "seen.pt", f"{m.files[m.encoder.file].sha256} {asked}"
+    graphs = [m.files[part.file].sha256 for part in (m.encoder, m.closeup) if part]
+    path, key = out / "seen.pt", f"{' '.join(graphs)} {asked}"
     kept = Seen.load(path, key)
     if kept is not None:
         return kept
     cpu = Device("cpu", False, torch.get_num_threads())
-    perception, graph = Perception.load(bundle, cpu), out / "features.onnx"
+    # Conversations are about what may be switched on, too.
+    every = [group for group, on in m.switches.items() if not on]
+    perception, graph = Perception.load(bundle, cpu, allow=every), out / "features.onnx"
     tapped.save(graph, [FEATURES])
     session, numbers = cpu.session(graph), np.arange(len(NAMES))
     parts: list[tuple[Any, ...]] = []
