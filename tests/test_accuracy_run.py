@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 import pytest
 
+from faceinsight.bundle import Bundle
 from faceinsight_models.vocabulary import CELEBA, NAMES
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
@@ -170,3 +171,12 @@ def test_the_table_in_a_file_is_written_and_checked(tmp_path: Path, monkeypatch)
     page.write_text("no markers")
     with pytest.raises(SystemExit, match="expected <!-- accuracy -->"):
         call()
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/model-card-nano.md"])
+def test_tables_in_the_docs_are_those_of_the_figures(page: str):
+    root = Path(__file__).parent.parent
+    result = json.loads((root / "docs" / "accuracy-nano.json").read_text())
+    text = (root / page).read_text()
+    assert accuracy_table.replaced(text, {"accuracy-nano": result}) == text
+    assert result["bundle sha256"] == Bundle.open("nano").sha256
