@@ -99,7 +99,8 @@ def test_estimate_is_within_15_percent_on_nano():
 def test_estimate_is_within_15_percent_on_a_larger_llm(larger: Path):
     estimate = fit.estimate(Bundle.open(larger))
     parts = {p.name: p.bytes for p in estimate.parts}
-    assert parts["llm.gguf"] > 170e6
+    # 48 layers of nano's, in its 4 bits: five times its file.
+    assert parts["llm.gguf"] > 95e6
     assert parts["KV cache"] == 48 * 2048 * 3 * 128 * 2
     assert estimate.total == pytest.approx(peak(str(larger)), rel=0.15)
 
