@@ -21,6 +21,7 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from ..augment import MEAN, STD, to_pixels
+from ..calibration import columns
 from ..closeup import FAULTS, SHARED, SHOWS, TELLS, YEARS, Closeup, years_of_bins
 from ..data import Faces, Mixture
 from ..recipe import Schedule
@@ -54,15 +55,11 @@ class Targets:
         return torch.from_numpy(self.values[chosen]), torch.from_numpy(self.kind[chosen])
 
 
-def columns(names: Mapping[str, str]) -> list[int]:
-    return [NAMES.index(n) for n in names]
-
-
 def age_targets(faces: Faces) -> Targets:
     """Exact ages as a narrow normal distribution (label distribution learning, Gao et al. 2018), ranges as ranges."""
     count, year = len(faces.files), np.arange(YEARS)
     values, kind = np.zeros((count, YEARS), np.float32), np.zeros(count, np.int64)
-    bins, label = years_of_bins().numpy(), faces.labels[:, columns(AGES)]
+    bins, label = years_of_bins().numpy(), faces.labels[:, columns(tuple(AGES))]
     ranged = ~np.isnan(label[:, 0])
     values[ranged], kind[ranged] = label[ranged] @ bins, 2
     exact = ~np.isnan(faces.years)
@@ -80,7 +77,7 @@ def age_targets(faces: Faces) -> Targets:
 
 
 def race_targets(faces: Faces) -> Targets:
-    values = faces.labels[:, columns(RACES)]
+    values = faces.labels[:, columns(tuple(RACES))]
     kind = np.where(np.isnan(values[:, 0]), 0, 2)
     values = np.nan_to_num(values)
     return Targets(values, kind, values.sum(1) != 1)
@@ -91,7 +88,7 @@ def expression_targets(faces: Faces) -> Targets:
 
     These bounds alone must not teach: "not happy" is met by any certain other answer, whoever is pictured.
     """
-    values = faces.labels[:, columns(EXPRESSIONS)]
+    values = faces.labels[:, columns(tuple(EXPRESSIONS))]
     kind = np.where(np.isnan(values[:, 0]), 0, 1)
     values = np.nan_to_num(values)
     smiling, order = faces.labels[:, NAMES.index("Smiling")], list(EXPRESSIONS)
@@ -145,7 +142,7 @@ def train_closeup(
     full = {name: completed(t, guesses[name]) for name, t in said.items()}
     _fit(
         model, "closeup", faces, views, full, shares=shares, out=out, schedule=schedules["closeup"],
-        taught=faces.source == views.grey, men=guesses["gender"][:, 0],
+        men=guesses["gender"][:, 0],
     )  # fmt: skip
     return model
 
@@ -160,15 +157,14 @@ def _fit(
     shares: Mapping[str, float],
     out: Path,
     schedule: Schedule,
-    taught: NDArray[np.bool_] | None = None,
     men: Floats | None = None,
 ) -> None:
-    """taught (N,): whose expression is labelled by votes; men (N,): a guess where a set does not say."""
+    """men (N,): a guess of gender where a set does not say."""
     model.to(memory_format=torch.channels_last)
     mixture = Mixture(faces, shares)
-    votes = faces.labels[:, columns(EXPRESSIONS)]
+    votes = faces.labels[:, columns(tuple(EXPRESSIONS))]
     prior = torch.from_numpy(np.nanmean(votes, 0)).clamp(min=1e-3).log() * BALANCE
-    by_votes = ~np.isnan(votes[:, 0]) if taught is None else taught
+    by_votes = ~np.isnan(votes[:, 0])
     gender = faces.labels[:, NAMES.index("Male")]
     if men is not None:
         gender = np.where(np.isnan(gender), men, gender)
@@ -176,9 +172,8 @@ def _fit(
     def load(indices: NDArray[np.int64], rng: np.random.Generator) -> tuple[Tensor, ...]:
         rows = mixture.draw(len(indices), rng)
         drawn = [views(int(r), rng) for r in rows]
-        pixels = torch.from_numpy(to_pixels(np.stack([d.image for d in drawn])))
         return (
-            pixels.contiguous(memory_format=torch.channels_last),
+            _pixels(np.stack([d.image for d in drawn])),
             torch.tensor([d.legible for d in drawn]),
             torch.from_numpy(np.stack([d.faults for d in drawn])),
             torch.tensor([d.turn for d in drawn]),
