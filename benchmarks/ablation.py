@@ -47,12 +47,16 @@ class Arm:
     """What an arm goes without, on how many faces it trains (None: all that were drawn), and another CCM.
 
     ccm: "rare" has a graph of what is rare too (P(j | i) >= 0.1, lift >= 1.5); "bare" no residual path, so that a text
-    feature is what the graph makes of it; "outputs" passes messages along the graph between logits.
+    feature is what the graph makes of it; "outputs" passes messages along the graph between logits; "fills" has what is
+    not known expected from what is, by the graph's own P(j | i).
+    kept: share of the attributes' labels that are known; flipped: share of them that are wrong.
     """
 
     without: tuple[str, ...] = ()
     faces: int | None = None
     ccm: str = ""
+    kept: float = 1.0
+    flipped: float = 0.0
 
 
 ARMS = {
@@ -69,7 +73,13 @@ ARMS = {
     "without CCM, 300 faces": Arm(("ccm",), faces=300),
     "CCM with rare neighbours, 300 faces": Arm(faces=300, ccm="rare"),
     "CCM on the outputs, 300 faces": Arm(("ccm",), faces=300, ccm="outputs"),
+    "CCM, one label in ten known": Arm(kept=0.1),
+    "without CCM, one label in ten known": Arm(("ccm",), kept=0.1),
+    "CCM fills what is not known, one label in ten known": Arm(("ccm",), ccm="fills", kept=0.1),
+    "CCM, one label in four wrong": Arm(flipped=0.25),
+    "without CCM, one label in four wrong": Arm(("ccm",), flipped=0.25),
 }
+ATTRIBUTES = [k for k, n in enumerate(NAMES) if n not in CHOSEN and n != "Male"]
 SKIN = MASK_CLASSES.index("skin")
 
 
@@ -121,6 +131,32 @@ def rare_graph(train: Frozen, base: Any) -> Tensor:
     return torch.from_numpy(correlation_graph(complete(train.labels, guesses), tau=0.1, lift=1.5))
 
 
+def damaged(labels: NDArray[np.float32], arm: Arm, rng: np.random.Generator) -> NDArray[np.float32]:
+    """Labels (M,N) as this arm knows them: fewer, wrong ones among them, or filled with what the graph expects."""
+    out, drawn = labels.copy(), rng.random((2, len(labels), len(ATTRIBUTES)))
+    known = out[:, ATTRIBUTES]
+    known = np.where(drawn[0] < arm.flipped, 1 - known, known)
+    known[drawn[1] >= arm.kept] = np.nan
+    if arm.ccm == "fills":
+        known = filled(known)
+    out[:, ATTRIBUTES] = known
+    return out
+
+
+def filled(labels: NDArray[np.float32], *, smoothing: float = 5.0) -> NDArray[np.float32]:
+    """What is not known of a face (NaN), expected from what it is known to have: the mean of P(j | i), counted where
+    both are known, over its characteristics i; where it has none, how frequent j is. Faces of whom nothing is known
+    stay as they are."""
+    there = ~np.isnan(labels)
+    has = np.nan_to_num(labels).astype(np.float64)
+    prior = has.sum(0) / np.maximum(there.sum(0), 1)
+    both, pairs = has.T @ has, has.T @ there.astype(np.float64)
+    p = (both + smoothing * prior) / (pairs + smoothing)
+    count = has.sum(1, keepdims=True)
+    expected = np.where(count > 0, has @ p / np.maximum(count, 1), prior)
+    return np.where(there | ~there.any(1, keepdims=True), labels, expected).astype(np.float32)
+
+
 def fit(
     train: Frozen, text: Tensor, graphs: dict[str, Tensor], arm: Arm, *, seed: int, steps: int, batch: int = 64
 ) -> torch.nn.Module:
@@ -130,7 +166,7 @@ def fit(
     model = build_encoder(text, torch.eye(len(NAMES)) if "ccm" in without else graph)
     rng, tasks = np.random.default_rng(seed), TaskLoss()
     constraint = LogicalConstraint(NAMES, RULES)
-    labels = torch.from_numpy(train.labels)
+    labels = torch.from_numpy(damaged(train.labels, arm, rng))
     with torch.no_grad():
         model.head.bias.copy_(prior_bias(labels))
     if arm.ccm == "bare":
@@ -168,9 +204,8 @@ def figures(
 ) -> dict[str, float]:
     """Accuracy per task, rules that raw outputs break, claims of descriptions that labels contradict."""
     p, y = calibration.probabilities(logits, scaling), frozen.labels
-    attributes = [k for k, n in enumerate(NAMES) if n not in CHOSEN and n != "Male"]
     celeba = ~np.isnan(y[:, NAMES.index("Smiling")])
-    q, t = p[celeba][:, attributes], y[celeba][:, attributes] > 0.5
+    q, t = p[celeba][:, ATTRIBUTES], y[celeba][:, ATTRIBUTES] > 0.5
     male = ~np.isnan(y[:, NAMES.index("Male")])
     gender = ((p[:, NAMES.index("Male")] > 0.5) == (y[:, NAMES.index("Male")] > 0.5))[male]
     out = {

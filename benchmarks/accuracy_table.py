@@ -144,6 +144,10 @@ ROWS = (
         Value(under("cross-set", task, "widest gap to the labelled sets"), 0.1, 0.0)
         for task in ("age", "race", "expression")
     )),
+    Row("the same gap for the same mix of answers: age / race / expression", tuple(
+        Value(under("cross-set", task, "widest gap, same mix of answers"), 0.1, 0.0)
+        for task in ("age", "race", "expression")
+    )),
     Row("contradictions inside a report, all sets", (
         Value(under("contradictions", "total", "contradictions"), 0, 0, ".0f"),
     )),

@@ -5,7 +5,7 @@ A head that tells the sets apart is sure of one class wherever nobody taught it:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import metrics
@@ -33,9 +33,25 @@ def cross_set(tables: Mapping[str, Seen]) -> Figures:
         labelled = [r["above 0.95"] for r in rows.values() if r["labelled"]]
         others = [r["above 0.95"] for r in rows.values() if not r["labelled"]]
         gaps = np.abs(np.array(others) - metrics.mean(labelled)) if labelled and others else np.full(1, np.nan)
-        out[task] = {"sets": rows, "widest gap to the labelled sets": float(gaps.max())}
+        out[task] = {
+            "sets": rows,
+            "widest gap to the labelled sets": float(gaps.max()),
+            "widest gap, same mix of answers": _standardised(list(rows.values())),
+        }
     bearing = {name: found for name, seen in tables.items() if (found := _bearing(seen))}
     return out | {"agreement with labels that bear on it": bearing}
+
+
+def _standardised(rows: Sequence[Figures]) -> float:
+    """The widest gap to what the labelled sets' shares above 0.95, answer by answer, make of an unlabelled set's mix of
+    answers: a set of famous people is whiter than one that is balanced by design."""
+    count, sure = (np.array([list(r[key].values()) for r in rows], float) for key in ("likeliest", "sure"))
+    labelled = np.array([r["labelled"] for r in rows])
+    if labelled.all() or not labelled.any():
+        return float("nan")
+    rate = sure[labelled].sum(0) / np.maximum(count[labelled].sum(0), 1)
+    total = count[~labelled].sum(1)
+    return float(np.abs((count[~labelled] @ rate - sure[~labelled].sum(1)) / total).max())
 
 
 def _certainty(seen: Seen, task: str) -> Figures:
@@ -51,14 +67,16 @@ def _certainty(seen: Seen, task: str) -> Figures:
         members, columns = CHOICES[task], seen.columns(CHOICES[task])
         p, claimed = seen.p[here][:, columns], (seen.states[here][:, columns] == YES).any(1)
         labelled = bool((~np.isnan(seen.labels[:, columns])).any())
-    counts = np.bincount(p.argmax(1), minlength=len(members))
+    likeliest, sure = p.argmax(1), p.max(1) > SURE
+    counts, certain = (np.bincount(x, minlength=len(members)) for x in (likeliest, likeliest[sure]))
     return {
         "labelled": labelled,
         "n": int(here.sum()),
-        "above 0.95": metrics.share(p.max(1) > SURE),
+        "above 0.95": metrics.share(sure),
         "claimed": metrics.share(claimed),
         "classes in use": int((counts > 0).sum()),
         "likeliest": dict(zip(members, counts.tolist(), strict=True)),
+        "sure": dict(zip(members, certain.tolist(), strict=True)),
         "most frequent": float(counts.max() / counts.sum()),
     }
 

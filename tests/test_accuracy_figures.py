@@ -105,8 +105,19 @@ def test_a_constant_on_sets_that_do_not_label_it_is_caught():
     assert (age["sets"]["celeba"]["labelled"], age["sets"]["celeba"]["classes in use"]) == (False, 1)
     assert age["sets"]["celeba"]["claimed"] == 1
     assert age["widest gap to the labelled sets"] == 1
+    assert age["widest gap, same mix of answers"] == 1
     bearing = found["agreement with labels that bear on it"]["celeba"]
     assert bearing["labelled not Young: age 30 or more"] == {"n": 10, "share": 0}
+
+
+def test_another_mix_of_people_is_no_gap():
+    """Sure of Age_3_9 and not of Age_20_29 on both sets: only the mix differs."""
+    child, adult = reading("Age_3_9"), reading(p={"Age_20_29": 0.6}, Age_20_29=UNSURE)
+    labelled = seen(*[(child, sample({"Age_3_9": 1}))] * 5, *[(adult, sample({"Age_20_29": 1}))] * 5)
+    children = seen(*[(child, sample({"Smiling": 1}))] * 10)
+    age = crossset.cross_set({"fairface": labelled, "celeba": children})["age"]
+    assert age["widest gap to the labelled sets"] == 0.5
+    assert age["widest gap, same mix of answers"] == 0
 
 
 def test_smiling_without_a_label_is_what_the_report_says():

@@ -126,3 +126,35 @@ def test_ratios_are_of_the_same_round():
     ours, theirs = {"a": [1.0, 2.0, 4.0]}, {"a": [2.0, 6.0, 40.0], "b": [1.0]}
     assert peers.ratios(ours, theirs) == {"a": 3.0}
     assert peers.spread([1.0, 2.0, 3.0, 4.0, 5.0]) == {"p50": 3.0, "p25": 2.0, "p75": 4.0, "n": 5}
+
+
+def test_the_graph_fills_what_is_not_known():
+    """Of ten faces with i nine have j, of ten without it one: who has i is expected to have j, more than anybody."""
+    ablation = pytest.importorskip("ablation")
+    labels = np.zeros((22, 2), np.float32)
+    labels[:10, 0] = labels[:9, 1] = labels[10, 1] = 1
+    labels[20:, 1] = np.nan
+    labels[20, 0], labels[21, 0] = 1, np.nan
+    out = ablation.filled(labels, smoothing=0)
+    assert out[20, 1] == pytest.approx(0.9)
+    assert np.isnan(out[21]).all(), "of a face of which nothing is known nothing is expected"
+    assert (out[:20] == labels[:20]).all()
+
+
+def test_a_regression_finds_what_tells():
+    hidden_regions = pytest.importorskip("hidden_regions")
+    x = np.random.default_rng(0).integers(0, 2, (500, 3)).astype(np.float32)
+    p = hidden_regions.regression(x, x[:, [1]], np.eye(3, dtype=np.float32))
+    assert p[:, 0].round().tolist() == [0, 1, 0]
+
+
+def test_labels_are_damaged_as_an_arm_says():
+    ablation = pytest.importorskip("ablation")
+    rng = np.random.default_rng(0)
+    labels = np.full((400, len(ablation.NAMES)), np.nan, np.float32)
+    labels[:, ablation.ATTRIBUTES] = 0
+    kept = ablation.damaged(labels, ablation.Arm(kept=0.1), rng)[:, ablation.ATTRIBUTES]
+    assert 0.08 < (~np.isnan(kept)).mean() < 0.12
+    wrong = ablation.damaged(labels, ablation.Arm(flipped=0.25), rng)[:, ablation.ATTRIBUTES]
+    assert 0.22 < wrong.mean() < 0.28
+    assert np.array_equal(ablation.damaged(labels, ablation.Arm(), rng), labels, equal_nan=True)

@@ -70,8 +70,6 @@ def fit(logits: Array, labels: Array, *, ridge: float = 4.0) -> NDArray[np.float
     for names in AT_MOST_ONE:
         of = columns(names)
         known = ~np.isnan(labels[:, of[0]])
-        if names == HAIR_COLOURS:
-            known &= ~unnamed(labels)
         if known.any():
             z, y = (np.pad(a[known][:, of], ((0, 0), (0, 1))) for a in (logits, labels))
             y[:, -1] = y.sum(1) == 0

@@ -98,6 +98,10 @@ class EfficientNetLite0(nn.Module):
             out[32] = F.relu6(self._bn1(self._conv_head(x)))
         return out
 
+    def lower(self, stride: int) -> nn.ModuleList:
+        """The layers up to this stride: what a later round leaves as it is."""
+        return nn.ModuleList([self._conv_stem, self._bn0, *self._blocks[: PYRAMID[stride][0] + 1]])
+
     def load_imagenet(self, path: Path) -> None:
         """Load the published ImageNet weights; layers beyond `last_stride` and the classifier are left out."""
         state = torch.load(path, weights_only=True, map_location="cpu")

@@ -46,6 +46,14 @@ class FaceParser(nn.Module):
         self.last = _separable(width // 2, width // 2)
         self.classify = nn.Conv2d(width // 2, classes, 1)
 
+    @classmethod
+    def on(cls, trunk: EfficientNetLite0, classes: int) -> FaceParser:
+        """One that begins with the weights of a trunk that has seen faces."""
+        model = cls(classes)
+        own = model.trunk.state_dict()
+        model.trunk.load_state_dict({k: v for k, v in trunk.state_dict().items() if k in own})
+        return model
+
     def forward(self, pixels: Tensor) -> Tensor:
         features = self.trunk(pixels)
         x = self.context(self.laterals["16"](features[16]))

@@ -40,6 +40,7 @@ from .train.encoder import (
     train_base,
     train_shared,
 )
+from .train.hats import Hats
 from .train.llm import FaceLlm, train_llm
 from .train.parser import train_parser, train_teacher
 from .train.question import train_question
@@ -124,9 +125,8 @@ class Pipeline:
         if (self.run / "parser.pt").exists():
             return load_parser(self.run)
         size, schedules = self.recipe.crop.parser, self.recipe.train
-        teacher = train_teacher(
-            self.masks, trunk=self.trunk().trunk, out=self.run, size=size, schedule=schedules["teacher"]
-        )
+        start = FaceParser.on(self.trunk().trunk, len(MASK_CLASSES))
+        teacher = train_teacher(self.masks, start, out=self.run, size=size, schedule=schedules["teacher"])
         return train_parser(
             teacher, self.masks, self.faces, out=self.run, size=size, schedule=schedules["parser"],
             unlabelled=self.recipe.crop.unlabelled,
@@ -176,7 +176,8 @@ class Pipeline:
         )  # fmt: skip
         if PORTRAITS in self.faces.counts():
             maps = self.maps(self.drawn({PORTRAITS: 1.0}))
-            specialise(model, self.faces, maps, out=self.run, size=crop.encoder, schedule=schedules["encoder"])
+            hats, schedule = Hats.of(self.masks), schedules["encoder"]
+            specialise(model, self.faces, maps, hats, out=self.run, size=crop.encoder, schedule=schedule)
         else:
             torch.save(model.state_dict(), self.run / "encoder.pt")
         return model

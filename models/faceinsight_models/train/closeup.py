@@ -1,4 +1,5 @@
-"""Step 4: the close-up learns age, gender, race and expression, each from the sets that label it, and from itself.
+"""Step 4: the close-up learns age, gender, race, expression and what else a face shows, each from the sets that label
+it, and from itself.
 
 Two rounds. In the first, every face teaches only what its set says: a label, a range ("not young": 28 or older), or one
 of several ("Asian": East or Southeast). Nothing else acts on a choice without evidence about it. In the second, what a
@@ -21,8 +22,8 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from ..augment import MEAN, STD, to_pixels
-from ..calibration import columns
-from ..closeup import FAULTS, SHARED, SHOWS, TELLS, YEARS, Closeup, years_of_bins
+from ..calibration import columns, hidden, of_children
+from ..closeup import COVERS, FACIAL, FAULTS, SHARED, SHOWS, TELLS, WEIGHT, YEARS, Closeup, years_of_bins
 from ..data import Faces, Mixture
 from ..recipe import Schedule
 from ..vocabulary import AGES, EXPRESSIONS, NAMES, RACES
@@ -165,6 +166,8 @@ def _fit(
     votes = faces.labels[:, columns(tuple(EXPRESSIONS))]
     prior = torch.from_numpy(np.nanmean(votes, 0)).clamp(min=1e-3).log() * BALANCE
     by_votes = ~np.isnan(votes[:, 0])
+    attributes, facial = of_children(faces.labels), columns(FACIAL)
+    covering = [FAULTS.index(name) for name in COVERS]
     gender = faces.labels[:, NAMES.index("Male")]
     if men is not None:
         gender = np.where(np.isnan(gender), men, gender)
@@ -172,18 +175,20 @@ def _fit(
     def load(indices: NDArray[np.int64], rng: np.random.Generator) -> tuple[Tensor, ...]:
         rows = mixture.draw(len(indices), rng)
         drawn = [views(int(r), rng) for r in rows]
+        faults = np.stack([d.faults for d in drawn])
         return (
             _pixels(np.stack([d.image for d in drawn])),
             torch.tensor([d.legible for d in drawn]),
-            torch.from_numpy(np.stack([d.faults for d in drawn])),
+            torch.from_numpy(faults),
             torch.tensor([d.turn for d in drawn]),
             torch.from_numpy(gender[rows].astype(np.float32)),
+            torch.from_numpy(hidden(attributes[rows], faults[:, covering] == 1)[:, facial]),
             torch.from_numpy(by_votes[rows]),
             *targets["years"].rows(rows), *targets["race"].rows(rows), *targets["expression"].rows(rows),
         )  # fmt: skip
 
     def loss(batch: tuple[Tensor, ...]) -> tuple[Tensor, dict[str, float]]:
-        pixels, legible, faults, turn, men, voted, years, years_kind, race, race_kind, mood, mood_kind = batch
+        pixels, legible, faults, turn, men, shown, voted, years, years_kind, race, race_kind, mood, mood_kind = batch
         with torch.autocast(pixels.device.type, torch.bfloat16):
             features = model.trunk(pixels)
         z = model.split(model.head(F.dropout(features.float().mean((2, 3)), 0.2)))
@@ -198,7 +203,8 @@ def _fit(
             "race": choice_loss(z["race"], race, race_kind),
             "expression": choice_loss(z["expression"], mood, mood_kind, shift),
             # One bit beside seven races and a hundred years: it would drown.
-            "gender": 2 * _binary(z["gender"][:, 0], men),
+            "gender": 2 * _binary(z["gender"][:, 0] / WEIGHT["gender"], men),
+            "attributes": 0.15 * _binary(z["attributes"] / WEIGHT["attributes"], shown).sum(1),
         }
         losses = {name: (value * legible).sum() / count for name, value in each.items()}
         losses["faults"] = 0.15 * _binary(z["faults"], faults).sum() / count
@@ -227,15 +233,15 @@ def told(model: Closeup, images: NDArray[np.uint8]) -> dict[str, Tensor]:
 
 
 def told_logits(model: Closeup, images: NDArray[np.uint8]) -> Floats:
-    """(B,26): logits of the characteristics in `TOLD`, in that order; of an age bin the log of its probability."""
+    """(B,T): logits of the characteristics in `TOLD`, in that order; of an age bin the log of its probability."""
     z = told(model, images)
     ages = (z["years"].softmax(1) @ years_of_bins().T).clamp(min=1e-8).log()
     shown = z["faults"][:, [FAULTS.index(fault) for fault in SHOWS.values()]]
-    return torch.cat([ages, z["race"], z["expression"], z["gender"], shown], 1).numpy()
+    return torch.cat([ages, z["race"], z["expression"], z["gender"], z["attributes"], shown], 1).numpy()
 
 
 def with_told(logits: Floats, told: Floats) -> Floats:
-    """The encoder's logits (B,N) with the close-up's (B,26) in their places; of what both tell the mean. In place."""
+    """The encoder's logits (B,N) with the close-up's (B,T) in their places; of what both tell the mean. In place."""
     shared = np.isin(TOLD, [NAMES.index(n) for n in SHARED])
     logits[:, TOLD] = np.where(shared, (logits[:, TOLD] + told) / 2, told)
     return logits
@@ -269,6 +275,6 @@ def guess(
                 z = model(_pixels(np.stack([look(r) for r in some])))
             for name in parts:
                 logits = z[name].float()
-                out[name][some] = logits.sigmoid() if name == "gender" else logits.softmax(1)
+                out[name][some] = (logits / WEIGHT[name]).sigmoid() if name == "gender" else logits.softmax(1)
     np.savez(cache, **out)
     return out

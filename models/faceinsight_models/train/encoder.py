@@ -18,7 +18,6 @@ from tqdm import tqdm
 from ..augment import FLIP, degrade, jitter_matrix, to_pixels
 from ..ccm import CorrelationModule, complete, correlation_graph
 from ..data import Faces, Mixture
-from ..efficientnet import PYRAMID
 from ..encoder import Adapter, FaceEncoder, KnowledgeHead, region_width
 from ..graphs import write_parser
 from ..lcm import LogicalConstraint
@@ -26,13 +25,17 @@ from ..parser import FaceParser
 from ..recipe import Schedule
 from ..segmentation import MAP_SIZE, RegionPool, SegmentationEncoder, coarse
 from ..specs import region_indices, specialised
-from ..vocabulary import CHOICES, MASK_CLASSES, NAMES, REGIONS, RULES
+from ..vocabulary import CHOICES, HIDDEN_BY, MASK_CLASSES, NAMES, REGIONS, RULES
+from .hats import Hats
 from .loop import device, groups, train
 from .tasks import TaskLoss, prior_bias
 from .trunk import TrunkClassifier
 
 #: The set whose labels only posed portraits have.
 PORTRAITS = "celebahq"
+#: Share of the faces that a hat is put on, and what can no longer be seen of them.
+HATTED = 0.08
+UNDER_HATS = [NAMES.index(name) for name, (region, _) in HIDDEN_BY.items() if region == "hat"]
 
 
 def label_maps(
@@ -95,11 +98,18 @@ def build_adapter(*, text_width: int = 256, segmentation: int = 96, states: int,
 
 
 def view(
-    rng: np.random.Generator, faces: Faces, row: int, label_map: NDArray[np.uint8], size: int, *, harsh: float = 1.0
+    rng: np.random.Generator,
+    faces: Faces,
+    row: int,
+    label_map: NDArray[np.uint8],
+    size: int,
+    *,
+    harsh: float = 1.0,
+    hats: Hats | None = None,
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     """One training view: the same motion for the crop (size,size,3) and its coarse label map (64,64).
 
-    harsh: how often it is degraded.
+    harsh: how often it is degraded; hats: one of these is put on.
     """
     motion = jitter_matrix(rng, size, size)
     x = faces.crop(row, size, motion)
@@ -108,6 +118,8 @@ def view(
     into = np.array([[up, 0, 0.5 * up - 0.5], [0, up, 0.5 * up - 0.5], [0, 0, 1]])
     moved = motion @ into * down + np.array([[0, 0, 0.5 * down - 0.5]] * 2)
     y = cv2.warpAffine(label_map, moved, (MAP_SIZE, MAP_SIZE), flags=cv2.INTER_NEAREST, borderValue=0)
+    if hats is not None:
+        x, y = hats.put(rng, x, np.asarray(y, np.uint8), motion)
     if rng.random() < 0.5:
         x, y = np.ascontiguousarray(x[:, ::-1]), FLIP[y[:, ::-1]]
     x = np.ascontiguousarray(x)
@@ -175,22 +187,28 @@ def train_shared(
     """Second round: the trunk up to stride 8 stays as it is, which halves the cost of a step, and every second view is
     spared the degradations, so that the last steps see faces as most of them will come."""
     torch.manual_seed(schedule.seed)
-    lower = (base.trunk._conv_stem, base.trunk._bn0, *base.trunk._blocks[: PYRAMID[8][0] + 1])
-    for module in lower:
-        module.requires_grad_(False)
+    base.trunk.lower(8).requires_grad_(False)
     _fit(base, "shared", faces, maps, shares=shares, out=out, size=size, schedule=schedule, harsh=0.5)
     return base.requires_grad_(True)
 
 
 def specialise(
-    base: FaceEncoder, faces: Faces, maps: NDArray[np.uint8], *, out: Path, size: int, schedule: Schedule
+    base: FaceEncoder,
+    faces: Faces,
+    maps: NDArray[np.uint8],
+    hats: Hats | None,
+    *,
+    out: Path,
+    size: int,
+    schedule: Schedule,
 ) -> FaceEncoder:
-    """Third round: what only posed portraits label gets a last stage of its own, learned from them alone. All else
-    stays as it is, so that the other tasks lose nothing."""
+    """Third round: what only posed portraits label gets a last stage of its own, learned from them alone, now and then
+    with a hat put on. All else stays as it is, so that the other tasks lose nothing."""
     torch.manual_seed(schedule.seed)
     base.requires_grad_(False)
-    base.specialise()
-    own = [base.own, base.head.own]
+    if base.own is None:
+        base.specialise()
+    own = [part for part in (base.own, base.head.own) if part is not None]
     for part in (*own, base.head.bias):
         part.requires_grad_(True)
     base.head.bias.register_hook(lambda grad: grad * base.head.specialised)
@@ -216,6 +234,7 @@ def specialise(
         size=size,
         schedule=schedule,
         harsh=0.5,
+        hats=hats,
         modes=modes,
         param_groups=param_groups,
     )
@@ -233,23 +252,30 @@ def _fit(
     size: int,
     schedule: Schedule,
     harsh: float,
+    hats: Hats | None = None,
     logic: float = 0.1,
     modes: Callable[[], None] = lambda: None,
     param_groups: Sequence[dict[str, Any]] | None = None,
 ) -> None:
-    """L = L_tasks + logic * L_c. harsh: share of the views that are degraded. modes: sets what is frozen to evaluation;
-    param_groups: by default all, the trunk at a third of the others' rate."""
+    """L = L_tasks + logic * L_c. harsh: share of the views that are degraded; hats: one in twelve gets one of these.
+    modes: sets what is frozen to evaluation; param_groups: by default all, the trunk at a third of the others' rate."""
     model.to(memory_format=torch.channels_last)
     mixture, tasks, constraint = Mixture(faces, shares), TaskLoss(), LogicalConstraint(NAMES, RULES).to(device())
 
     def load(indices: NDArray[np.int64], rng: np.random.Generator) -> tuple[Tensor, Tensor, Tensor]:
         rows = mixture.draw(len(indices), rng)
-        views = [view(rng, faces, r, maps[r], size, harsh=harsh) for r in rows]
+        labels, worn = faces.labels[rows], rng.random(len(rows)) < (0 if hats is None else HATTED)
+        labels[worn, NAMES.index("Wearing_Hat")] = 1
+        labels[np.ix_(worn, UNDER_HATS)] = np.nan
+        views = [
+            view(rng, faces, r, maps[r], size, harsh=harsh, hats=hats if on else None)
+            for r, on in zip(rows, worn, strict=True)
+        ]
         pixels = torch.from_numpy(to_pixels(np.stack([x for x, _ in views])))
         return (
             pixels.contiguous(memory_format=torch.channels_last),
             torch.from_numpy(np.stack([y for _, y in views])),
-            torch.from_numpy(faces.labels[rows]),
+            torch.from_numpy(labels),
         )
 
     def loss(batch: tuple[Tensor, Tensor, Tensor]) -> tuple[Tensor, dict[str, float]]:

@@ -1,10 +1,13 @@
 """The parser learns from image-mask pairs, then from its own labels on faces without masks.
 
-Of the pairs, those with rare classes are drawn more often, and rare classes weigh more.
+Hats, glasses, earrings and necklaces stand in few pairs. These are drawn more often, what is worn in one is pasted onto
+another, and faces without masks are chosen by what their labels say is worn: where nothing is worn no pixel may show
+it, and where something is the teacher need not be so sure.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -16,16 +19,29 @@ from tqdm import tqdm
 
 from ..augment import augment_pair, to_pixels
 from ..data import Faces, Masks
-from ..efficientnet import EfficientNetLite0
 from ..parser import FaceParser
 from ..recipe import Schedule
-from ..vocabulary import FLIP_CLASSES, MASK_CLASSES
+from ..vocabulary import FLIP_CLASSES, MASK_CLASSES, NAMES
+from .hats import DYED, HAT, dyed
 from .loop import device, groups, train
+from .statistics import count_statistics
 
 #: Label of a pixel that teaches nothing.
 IGNORED = 255
-#: Glasses, hat, earring and necklace: few pixels in few images.
-RARE = tuple(MASK_CLASSES.index(n) for n in ("eye_g", "hat", "ear_r", "neck_l"))
+#: What is worn: few pixels in few pairs. The characteristic that says so, how often such a pair is drawn, and which
+#: share of the faces without masks is drawn for it.
+WORN = {
+    "eye_g": ("Eyeglasses", 3, 0.1),
+    "hat": ("Wearing_Hat", 4, 0.15),
+    "ear_r": ("Wearing_Earrings", 2, 0.15),
+    "neck_l": ("Wearing_Necklace", 6, 0.25),
+}
+#: How probable a teacher's label must be to teach; and that of something that the face is known to wear.
+SURE, SURE_WORN = 0.7, 0.35
+#: How often something worn is pasted onto a pair.
+PASTED = 0.15
+#: How much more a cell beside another class weighs.
+EDGE = 1.0
 
 
 def class_weights(masks: NDArray[np.uint8], classes: int) -> Tensor:
@@ -45,10 +61,27 @@ def halved(target: Tensor, classes: int) -> Tensor:
     return F.avg_pool2d((target[:, None] == known).float(), 2)
 
 
-def entropy_loss(logits: Tensor, share: Tensor, weight: Tensor | None = None) -> Tensor:
-    """Cross-entropy with shares (B,classes,H,W), which may sum to less than 1 where pixels teach nothing."""
-    own = share if weight is None else share * weight[:, None, None]
-    return -(own * logits.log_softmax(1)).sum() / own.sum().clamp(min=1)
+def edges(share: Tensor) -> Tensor:
+    """(B,classes,H,W) -> (B,1,H,W): 1 where a cell and its neighbours hold more than one class."""
+    most, least = F.max_pool2d(share, 3, 1, 1), -F.max_pool2d(-share, 3, 1, 1)
+    return ((most - least).amax(1, keepdim=True) > 0.5).to(share.dtype)
+
+
+def parser_loss(
+    logits: Tensor, share: Tensor, pairs: int, weight: Tensor | None = None
+) -> tuple[Tensor, dict[str, float]]:
+    """Cross-entropy plus 1 - soft Dice, and their figures. logits, share (B,classes,H,W).
+
+    Shares may sum to less than 1 where pixels teach nothing. Boundaries weigh more: there parsers err, and a thin part
+    is all boundary. pairs: of so many, the first ones, the overlap is judged: a teacher that misses a class must not
+    teach that it is not there. weight (classes,): of the classes in the cross-entropy.
+    """
+    own = share * (1 + EDGE * edges(share))
+    if weight is not None:
+        own = own * weight[:, None, None]
+    entropy = -(own * logits.log_softmax(1)).sum() / own.sum().clamp(min=1)
+    dice = dice_loss(logits[:pairs], share[:pairs])
+    return entropy + dice, {"entropy": round(entropy.item(), 4), "dice": round(dice.item(), 4)}
 
 
 def dice_loss(logits: Tensor, share: Tensor) -> Tensor:
@@ -59,93 +92,145 @@ def dice_loss(logits: Tensor, share: Tensor) -> Tensor:
     return 1 - (2 * overlap[present] / (total[present] + 1)).mean()
 
 
-def draw_pairs(
-    rng: np.random.Generator, images: NDArray[np.uint8], masks: NDArray[np.uint8], rows: NDArray[np.int64], size: int
-) -> tuple[Tensor, Tensor]:
-    """Augmented pixels (B,3,size,size) and label maps (B,size,size) of these rows."""
-    pairs = [augment_pair(rng, images[r], masks[r], size) for r in rows]
-    pixels = torch.from_numpy(to_pixels(np.stack([p for p, _ in pairs])))
-    target = torch.from_numpy(np.stack([m for _, m in pairs])).long()
-    return pixels.contiguous(memory_format=torch.channels_last), target
+@dataclass
+class Pairs:
+    """Crops (N,S,S,3) uint8 with label maps (N,S,S) uint8 to draw from, and `chosen`: rows, the wanted ones oftener.
+
+    donors: (row, class) of what is worn in a pair.
+    """
+
+    crops: NDArray[np.uint8]
+    maps: NDArray[np.uint8]
+    chosen: NDArray[np.int64]
+    donors: list[tuple[int, int]]
+
+    @classmethod
+    def of(cls, masks: Masks) -> Pairs:
+        """The training pairs."""
+        rows = np.flatnonzero(masks.train)
+        chosen, donors = list(rows), []
+        for name, (_, often, _) in WORN.items():
+            number = MASK_CLASSES.index(name)
+            wearing = [int(r) for r in rows if (masks.masks[r] == number).any()]
+            chosen += wearing * (often - 1)
+            donors += [(r, number) for r in wearing]
+        return cls(masks.crops, masks.masks, np.array(chosen), donors)
+
+    def draw(self, rng: np.random.Generator, rows: NDArray[np.int64], size: int) -> tuple[Tensor, Tensor]:
+        """Augmented pixels (B,3,size,size) and label maps (B,size,size) of these rows."""
+        pairs = [augment_pair(rng, *self._worn(rng, self.crops[r], self.maps[r]), size) for r in rows]
+        pixels = torch.from_numpy(to_pixels(np.stack([p for p, _ in pairs])))
+        target = torch.from_numpy(np.stack([m for _, m in pairs])).long()
+        return pixels.contiguous(memory_format=torch.channels_last), target
+
+    def _worn(
+        self, rng: np.random.Generator, crop: NDArray[np.uint8], labels: NDArray[np.uint8]
+    ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+        """Now and then with something upon it that somebody else wears (copy-paste, Ghiasi et al. 2021). Crops are
+        canonical: glasses meet eyes, a necklace the neck."""
+        if not self.donors or rng.random() >= PASTED:
+            return crop, labels
+        row, number = self.donors[rng.integers(len(self.donors))]
+        donor, inside = self.crops[row], self.maps[row] == number
+        if number != HAT:
+            inside = inside & (labels != MASK_CLASSES.index("hair"))
+        elif rng.random() < DYED:
+            donor = dyed(rng, donor, inside)
+        crop, labels = np.array(crop), np.array(labels)
+        crop[inside], labels[inside] = donor[inside], number
+        return crop, labels
 
 
-def pair_rows(masks: Masks) -> NDArray[np.int64]:
-    """Training rows; those with a rare class stand twice."""
-    rows = np.flatnonzero(masks.train)
-    rare = [r for r in rows if np.isin(masks.masks[r], RARE).any()]
-    return np.concatenate([rows, np.array(rare, rows.dtype)])
-
-
-def train_teacher(masks: Masks, *, trunk: EfficientNetLite0, out: Path, size: int, schedule: Schedule) -> FaceParser:
-    """Learn from the pairs alone, from a trunk that has seen faces; returns the parser with averaged weights."""
+def train_teacher(masks: Masks, start: FaceParser, *, out: Path, size: int, schedule: Schedule) -> FaceParser:
+    """Learn from the pairs alone; returns the parser, trained on from `start`, with averaged weights."""
     torch.manual_seed(schedule.seed)
-    classes = len(MASK_CLASSES)
-    model = FaceParser(classes)
-    own = model.trunk.state_dict()
-    model.trunk.load_state_dict({k: v for k, v in trunk.state_dict().items() if k in own})
-    model = model.to(memory_format=torch.channels_last)
-    chosen = pair_rows(masks)
+    classes, model = len(MASK_CLASSES), start.to(memory_format=torch.channels_last)
+    pairs = Pairs.of(masks)
     weight = class_weights(np.asarray(masks.masks[np.flatnonzero(masks.train)]), classes).to(device())
 
     def load(indices: NDArray[np.int64], rng: np.random.Generator) -> tuple[Tensor, Tensor]:
-        return draw_pairs(rng, masks.crops, masks.masks, chosen[indices], size)
+        return pairs.draw(rng, pairs.chosen[indices], size)
 
     def loss(batch: tuple[Tensor, Tensor]) -> tuple[Tensor, dict[str, float]]:
-        share, logits = halved(batch[1], classes), model(batch[0])
-        entropy, dice = entropy_loss(logits, share, weight), dice_loss(logits, share)
-        return entropy + dice, {"entropy": round(entropy.item(), 4), "dice": round(dice.item(), 4)}
+        with torch.autocast(batch[0].device.type, torch.bfloat16):
+            logits = model(batch[0]).float()
+        return parser_loss(logits, halved(batch[1], classes), len(logits), weight)
 
     decoder = [p for n, p in model.named_parameters() if not n.startswith("trunk.")]
     train(
-        model, name="teacher", out=out, schedule=schedule, count=len(chosen), load=load, loss=loss,
+        model, name="teacher", out=out, schedule=schedule, count=len(pairs.chosen), load=load, loss=loss,
         param_groups=[*groups(model.trunk, schedule.weight_decay), {"params": decoder, "lr": 3 * schedule.lr}],
     )  # fmt: skip
     return model
 
 
+def unlabelled_rows(faces: Faces, count: int) -> NDArray[np.int64]:
+    """Training faces of all sets to label: a share of those who wear something (WORN), the rest at random."""
+    rows = np.random.default_rng(3).permutation(faces.rows("train"))
+    taken = [rows[faces.labels[rows, NAMES.index(a)] == 1][: int(share * count)] for a, _, share in WORN.values()]
+    wearing = np.unique(np.concatenate(taken))
+    rest = rows[~np.isin(rows, wearing)][: max(0, count - len(wearing))]
+    return np.sort(np.concatenate([wearing, rest]))
+
+
 @torch.no_grad()
-def pseudo_labels(
-    teacher: FaceParser, faces: Faces, rows: NDArray[np.int64], size: int, *, sure: float = 0.7, batch: int = 8
-) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """Crops (M,size,size,3) and what the teacher makes of them (M,size,size), the crop and its mirror image averaged;
-    IGNORED where it is not sure."""
+def pseudo_labels(teacher: FaceParser, faces: Faces, rows: NDArray[np.int64], size: int, *, batch: int = 8) -> Pairs:
+    """Crops and what the teacher makes of them, the crop and its mirror image averaged; IGNORED where it is not sure.
+
+    What a face is known not to wear no pixel shows.
+    """
     teacher.eval()
     flip = torch.tensor(FLIP_CLASSES)
     crops, maps = np.zeros((len(rows), size, size, 3), np.uint8), np.zeros((len(rows), size, size), np.uint8)
+    numbers = [MASK_CLASSES.index(n) for n in WORN]
+    said = torch.from_numpy(faces.labels[np.ix_(rows, [NAMES.index(a) for a, _, _ in WORN.values()])])
     for start in tqdm(range(0, len(rows), batch), desc="pseudo-labels", unit="batch", mininterval=5):
-        chosen = rows[start : start + batch]
-        own = np.stack([faces.crop(r, size) for r in chosen])
-        pixels = torch.from_numpy(to_pixels(own)).contiguous(memory_format=torch.channels_last)
+        own = slice(start, start + batch)
+        crops[own] = np.stack([faces.crop(r, size) for r in rows[own]])
+        pixels = torch.from_numpy(to_pixels(crops[own])).contiguous(memory_format=torch.channels_last)
         p = (teacher(pixels).softmax(1) + teacher(pixels.flip(3)).softmax(1).flip(3)[:, flip]) / 2
-        confidence, label = F.interpolate(p, size=(size, size), mode="bilinear").max(1)
-        crops[start : start + batch] = own
-        maps[start : start + batch] = torch.where(confidence >= sure, label, IGNORED).to(torch.uint8).numpy()
-    return crops, maps
+        maps[own] = taught(F.interpolate(p, size=(size, size), mode="bilinear"), said[own], numbers).numpy()
+    return Pairs(crops, maps, np.arange(len(rows)), [])
+
+
+def taught(p: Tensor, said: Tensor, numbers: list[int]) -> Tensor:
+    """Probabilities (B,classes,H,W) -> labels (B,H,W) uint8. said (B,K): is a thing of class numbers[k] worn: 1, 0 or
+    NaN."""
+    p = p.clone()
+    p[:, numbers] *= (said != 0).float()[:, :, None, None]
+    p /= p.sum(1, keepdim=True)
+    confidence, label = p.max(1)
+    label = torch.where(confidence >= SURE, label, IGNORED)
+    worn, which = (p[:, numbers] * (said == 1).float()[:, :, None, None]).max(1)
+    return torch.where(worn >= SURE_WORN, torch.tensor(numbers)[which], label).to(torch.uint8)
 
 
 def train_parser(
     teacher: FaceParser, masks: Masks, faces: Faces, *, out: Path, size: int, schedule: Schedule, unlabelled: int
 ) -> FaceParser:
     """Self-training: go on from the teacher with half of each batch from its own labels on unlabelled training faces of
-    all sets, under the same strong augmentation; returns the parser with averaged weights."""
-    rows = np.random.default_rng(3).permutation(faces.rows("train"))[:unlabelled]
+    all sets, under the same strong augmentation; returns the parser with averaged weights.
+
+    The trunk up to stride 8 stays as it is, which nearly halves the cost of a step.
+    """
     model = FaceParser(len(MASK_CLASSES)).to(memory_format=torch.channels_last)
     model.load_state_dict(teacher.state_dict())
-    crops, maps = pseudo_labels(teacher, faces, np.sort(rows), size)
-    chosen, classes = pair_rows(masks), len(MASK_CLASSES)
+    model.trunk.lower(8).requires_grad_(False)
+    guessed = pseudo_labels(teacher, faces, unlabelled_rows(faces, unlabelled), size)
+    pairs, classes = Pairs.of(masks), len(MASK_CLASSES)
+    rng = np.random.default_rng(schedule.seed)
+    count_statistics(model, (pairs.draw(rng, rng.choice(pairs.chosen, 16), size)[0] for _ in range(8)))
 
     def load(indices: NDArray[np.int64], rng: np.random.Generator) -> tuple[Tensor, Tensor]:
         half = len(indices) // 2
-        real = draw_pairs(rng, masks.crops, masks.masks, chosen[indices[half:] % len(chosen)], size)
-        own = draw_pairs(rng, crops, maps, rng.integers(len(crops), size=half), size)
+        real = pairs.draw(rng, pairs.chosen[indices[half:]], size)
+        own = guessed.draw(rng, rng.choice(guessed.chosen, half), size)
         return torch.cat([real[0], own[0]]), torch.cat([real[1], own[1]])
 
     def loss(batch: tuple[Tensor, Tensor]) -> tuple[Tensor, dict[str, float]]:
-        share, logits = halved(batch[1], classes), model(batch[0])
-        # Overlap is judged on the pairs only: a teacher that misses a class must not teach that it is not there.
-        real = len(share) - len(share) // 2
-        entropy, dice = entropy_loss(logits, share), dice_loss(logits[:real], share[:real])
-        return entropy + dice, {"entropy": round(entropy.item(), 4), "dice": round(dice.item(), 4)}
+        with torch.autocast(batch[0].device.type, torch.bfloat16):
+            logits = model(batch[0]).float()
+        return parser_loss(logits, halved(batch[1], classes), len(logits) - len(logits) // 2)
 
-    train(model, name="parser", out=out, schedule=schedule, count=len(chosen), load=load, loss=loss)
+    train(model, name="parser", out=out, schedule=schedule, count=len(pairs.chosen), load=load, loss=loss)
     return model

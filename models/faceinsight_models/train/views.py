@@ -7,7 +7,7 @@ ways: how a picture looks must not tell which labels it has.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import cv2
@@ -21,6 +21,8 @@ from ..closeup import FAULTS
 from ..data import Faces
 
 Image = NDArray[np.uint8]
+#: Draws a view of another face.
+Another = Callable[[], Image]
 #: Sets whose pictures end at the face, and the one that is 48 px and grey.
 TIGHT, GREY = ("fairface", "ferplus", "utkface"), "ferplus"
 
@@ -38,7 +40,11 @@ class Drawn:
 
 @dataclass
 class Views:
-    """Draws views of faces. template: where the landmarks lie in the close-up; grey: the set that is 48 px and grey."""
+    """Draws views of faces.
+
+    template: where the landmarks lie in the close-up; sizes: of each set's pictures, (width, height); grey: the set
+    that is 48 px and grey; cut: rows of pictures that end at the face; known: rows to train on.
+    """
 
     faces: Faces
     template: NDArray[np.float32]
@@ -46,7 +52,7 @@ class Views:
     sizes: Mapping[int, tuple[int, int]]
     grey: int
     cut: NDArray[np.int64]
-    _filler: Image | None = field(default=None, repr=False)
+    known: NDArray[np.int64]
     #: Decoded pictures: 6 GB for 100,000 of 160 px, and a third of the time of a step.
     _pictures: dict[int, Image] = field(default_factory=dict, repr=False)
 
@@ -58,7 +64,7 @@ class Views:
         tight = [faces.rows("train", names.index(n)) for n in TIGHT if n in names]
         grey = names.index(GREY) if GREY in names else -1
         cut = np.concatenate(tight) if tight else np.empty(0, np.int64)
-        return cls(faces, template, size, sizes, grey, cut)
+        return cls(faces, template, size, sizes, grey, cut, faces.rows("train"))
 
     def picture(self, row: int) -> Image:
         """RGB, decoded once."""
@@ -80,6 +86,10 @@ class Views:
 
     def __call__(self, row: int, rng: np.random.Generator) -> Drawn:
         size = self.size
+
+        def another() -> Image:
+            return self.clean(int(rng.choice(self.known)))
+
         motion = _motion(rng, size)
         matrix = motion @ np.vstack([self.matrix(row), [0, 0, 1]])
         picture = self.picture(row)
@@ -89,11 +99,9 @@ class Views:
             donor = int(rng.choice(self.cut))
             donated = _motion(rng, size) @ np.vstack([self.matrix(donor), [0, 0, 1]])
             inside &= self._outline(donated, self.sizes[int(self.faces.source[donor])])
-        x = frame(rng, x, inside, self._filler)
+        x = frame(rng, x, inside, another)
         if rng.random() < 0.5:
             x = np.ascontiguousarray(x[:, ::-1])
-        if rng.random() < 0.1:
-            self._filler = x.copy()
         faults = np.zeros(len(FAULTS), np.float32)
         small = self.faces.source[row] == self.grey
         if small and rng.random() < 0.5:
@@ -104,7 +112,7 @@ class Views:
             x = shrunk(x, int(rng.uniform(28, 80)))
         x = degrade(rng, x)
         drawn = Drawn(x, faults)
-        return spoil(rng, drawn, self._filler, small=bool(small))
+        return spoil(rng, drawn, another, small=bool(small))
 
     def _outline(self, matrix: NDArray[np.float64], size: tuple[int, int]) -> NDArray[np.bool_]:
         """(S,S): what of the close-up a picture of this size (width, height) fills."""
@@ -124,7 +132,7 @@ def _motion(rng: np.random.Generator, size: int) -> NDArray[np.float64]:
     return np.hstack([rot, (centre + rng.normal(0, 0.025, 2) * size - rot @ centre)[:, None]])
 
 
-def frame(rng: np.random.Generator, x: Image, inside: NDArray[np.bool_], filler: Image | None) -> Image:
+def frame(rng: np.random.Generator, x: Image, inside: NDArray[np.bool_], another: Another) -> Image:
     """Fill what is outside the picture: one colour, the edge drawn out or mirrored, sharp or blurred, noise, another
     picture."""
     if inside.all() or not inside.any():
@@ -137,8 +145,8 @@ def frame(rng: np.random.Generator, x: Image, inside: NDArray[np.bool_], filler:
         fill = np.broadcast_to(colour.astype(np.uint8), x.shape)
     elif kind < 0.4:
         fill = rng.integers(0, 256, x.shape, dtype=np.uint8)
-    elif kind < 0.5 and filler is not None:
-        fill = filler
+    elif kind < 0.5:
+        fill = another()
     else:
         ys, xs = np.flatnonzero(inside.any(1)), np.flatnonzero(inside.any(0))
         top, bottom, left, right = ys[0], ys[-1], xs[0], xs[-1]
@@ -168,7 +176,7 @@ def tinted(rng: np.random.Generator, x: Image) -> Image:
     return np.asarray(cv2.LUT(x, (255 * ramp ** (1 / gain) * 1.0).clip(0, 255).astype(np.uint8)[None]), np.uint8)
 
 
-def spoil(rng: np.random.Generator, drawn: Drawn, filler: Image | None, *, small: bool) -> Drawn:
+def spoil(rng: np.random.Generator, drawn: Drawn, another: Another, *, small: bool) -> Drawn:
     """Now and then what makes a face hard or impossible to read, and the labels that say so."""
     x, faults = drawn.image, drawn.faults
     size = x.shape[0]
@@ -204,13 +212,13 @@ def spoil(rng: np.random.Generator, drawn: Drawn, filler: Image | None, *, small
             faults[2] = float(sigma > 35)
     elif kind < 0.30:
         which = "mouth hidden" if rng.random() < 0.65 else "eyes hidden"
-        x = cover(rng, x, filler, mouth=which == "mouth hidden")
+        x = cover(rng, x, another, mouth=which == "mouth hidden")
         faults[FAULTS.index(which)] = 1
     elif kind < 0.38:
         drawn.turn = int(rng.integers(1, 4))
         x, drawn.legible = np.ascontiguousarray(np.rot90(x, -drawn.turn)), False
     elif kind < 0.42:
-        x, drawn.legible = nothing(rng, x, filler), False
+        x, drawn.legible = nothing(rng, x, another), False
         faults[:] = np.nan
         faults[FAULTS.index("no face")] = 1
         drawn.turn = -1
@@ -218,13 +226,13 @@ def spoil(rng: np.random.Generator, drawn: Drawn, filler: Image | None, *, small
     return drawn
 
 
-def _stuff(rng: np.random.Generator, x: Image, filler: Image | None) -> Image:
+def _stuff(rng: np.random.Generator, x: Image, another: Another) -> Image:
     """What hides: one colour, folds and patterns, a piece of another picture."""
     size = x.shape[0]
     kind = rng.random()
-    if filler is not None and kind < 0.2:
+    if kind < 0.2:
         shift = rng.integers(0, size, 2)
-        return np.roll(filler, tuple(shift), (0, 1))
+        return np.roll(another(), tuple(shift), (0, 1))
     colour = rng.choice([[235, 240, 245], [160, 200, 220], [20, 20, 22], [int(v) for v in rng.integers(0, 256, 3)]])
     out = np.broadcast_to(np.asarray(colour, np.float64), x.shape).copy()
     if kind < 0.8:
@@ -236,7 +244,7 @@ def _stuff(rng: np.random.Generator, x: Image, filler: Image | None) -> Image:
     return np.clip(out, 0, 255).astype(np.uint8)
 
 
-def cover(rng: np.random.Generator, x: Image, filler: Image | None, *, mouth: bool) -> Image:
+def cover(rng: np.random.Generator, x: Image, another: Another, *, mouth: bool) -> Image:
     """Something before the mouth (a mask from the nose down, a hand, a scarf) or before both eyes."""
     size = x.shape[0]
     mask = np.zeros((size, size), np.uint8)
@@ -276,10 +284,10 @@ def cover(rng: np.random.Generator, x: Image, filler: Image | None, *, mouth: bo
         else:
             wide = rng.uniform(0, 0.12)
             cv2.fillPoly(mask, [at((wide, y - half), (1 - wide, y - half), (1 - wide, y + half), (wide, y + half))], 1)
-    return np.where(mask[..., None] > 0, _stuff(rng, x, filler), x).astype(np.uint8)
+    return np.where(mask[..., None] > 0, _stuff(rng, x, another), x).astype(np.uint8)
 
 
-def nothing(rng: np.random.Generator, x: Image, filler: Image | None) -> Image:
+def nothing(rng: np.random.Generator, x: Image, another: Another) -> Image:
     """No face: a corner of a picture, a face in pieces, patterns, drawn lines."""
     size, kind = x.shape[0], rng.random()
     if kind < 0.35:
@@ -296,7 +304,7 @@ def nothing(rng: np.random.Generator, x: Image, filler: Image | None) -> Image:
         rows = [np.concatenate([pieces[order[i * cells + j]] for j in range(cells)], 1) for i in range(cells)]
         return np.asarray(cv2.resize(np.concatenate(rows), (size, size)), np.uint8)
     if kind < 0.8:
-        return _stuff(rng, x, filler)
+        return _stuff(rng, x, another)
     # A drawing: few colours and black lines, or lines alone.
     smooth = cv2.bilateralFilter(cv2.medianBlur(x, 7), 9, 60, 60)
     edges = cv2.adaptiveThreshold(
