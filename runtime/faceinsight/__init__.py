@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
+from . import offline as offline  # first of all: see there
 from ._version import __version__
 from .errors import (
     BundleError,

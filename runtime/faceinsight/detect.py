@@ -15,6 +15,8 @@ from .errors import BundleError
 
 #: Longer side of the picture in the last look.
 CLOSER = 192
+#: Boxes that go into non-maximum suppression, the surest ones: a face has several, and a crowd has hundreds of faces.
+BOXES = 5000
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +48,9 @@ class FaceDetector:
         level = log.getLogLevel()
         log.setLogLevel(log.LOG_LEVEL_ERROR)
         try:
-            self._net: Any = cv2.FaceDetectorYN.create(str(model), "", (320, 320), score_threshold, nms_threshold, 200)
+            self._net: Any = cv2.FaceDetectorYN.create(
+                str(model), "", (320, 320), score_threshold, nms_threshold, BOXES
+            )
         except cv2.error as e:
             raise BundleError(f"{model} is not a detector OpenCV {cv2.__version__} can load: {e.err}") from e
         finally:

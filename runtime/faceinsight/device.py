@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from .errors import BundleError, DependencyError, DeviceError, RequestError
 from .graph import Session
+from .offline import telemetry_off
 
 if TYPE_CHECKING:
     from .engines import Target
@@ -202,6 +203,11 @@ def import_onnxruntime() -> Any:
         import onnxruntime
     except ImportError as e:
         raise DependencyError("onnxruntime is not installed: pip install 'faceinsight[cpu]' or [gpu]") from e
+    if not telemetry_off():
+        log.warning(
+            "ONNX Runtime may send telemetry to its maker from this process: set ORT_DISABLE_TELEMETRY=1, or import "
+            "faceinsight before onnxruntime"
+        )
     return onnxruntime
 
 

@@ -20,6 +20,7 @@ from .engines import OLDEST
 from .errors import FaceInsightError
 from .fit import available_memory, estimate
 from .jetson import Jetson, read_jetson
+from .offline import telemetry_off
 from .probes import Probe, probe
 
 OK, WARN, FAIL = "ok", "warn", "fail"
@@ -63,7 +64,7 @@ class Facts:
     """What was seen of a machine: probes of libraries, versions of distributions, memory in bytes.
 
     amx: where llama.cpp was compiled for it; driver: NVIDIA's kernel driver, as it names itself; need: bytes the
-    bundle takes; bundle_error: why it did not open.
+    bundle takes; bundle_error: why it did not open; telemetry_off: ONNX Runtime was told to send nothing.
     """
 
     machine: str
@@ -80,6 +81,7 @@ class Facts:
     bundle: str = ""
     bundle_error: str = ""
     need: int | None = None
+    telemetry_off: bool = True
 
     @property
     def gpu(self) -> bool:
@@ -111,7 +113,7 @@ def gather(bundle: str | None = "nano", *, root: Path = Path("/")) -> Facts:
         memory = None
     return Facts(
         platform.machine(), names, **seen, driver=_driver(root), memory=memory, jetson=read_jetson(root), bundle=title,
-        bundle_error=error, need=need,
+        bundle_error=error, need=need, telemetry_off=telemetry_off(),
     )  # fmt: skip
 
 
@@ -123,6 +125,7 @@ def diagnose(facts: Facts) -> tuple[Check, ...]:
         _gpu(facts),
         _distributions(facts),
         _onnxruntime(facts),
+        _telemetry(facts),
         _cuda_library(facts),
         _cuda_kernels(facts),
         _llama(facts),
@@ -194,6 +197,13 @@ def _onnxruntime(f: Facts) -> Check:
         "pip uninstall -y onnxruntime && pip install 'onnxruntime-gpu[cuda,cudnn]'"
     )  # fmt: skip
     return Check("ONNX Runtime", WARN, f"{text}; no GPU provider in this build", "CUDA beside an NVIDIA GPU", do)
+
+
+def _telemetry(f: Facts) -> Check:
+    if f.telemetry_off:
+        return Check("telemetry", OK, "ONNX Runtime sends nothing to its maker")
+    found = "ORT_DISABLE_TELEMETRY is not 1: ONNX Runtime 1.32 keeps a device id and looks for its maker's host"
+    return Check("telemetry", WARN, found, "nothing leaves this machine", "unset ORT_DISABLE_TELEMETRY, or set it to 1")
 
 
 def _cuda_library(f: Facts) -> Check | None:
