@@ -18,7 +18,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from .errors import BundleError, DependencyError, DeviceError, RequestError
+from .dependencies import unavailable
+from .errors import BundleError, DeviceError, RequestError
 from .graph import Session
 from .offline import telemetry_off
 
@@ -202,7 +203,7 @@ def import_onnxruntime() -> Any:
     try:
         import onnxruntime
     except ImportError as e:
-        raise DependencyError("onnxruntime is not installed: pip install 'faceinsight[cpu]' or [gpu]") from e
+        raise unavailable("onnxruntime", e) from e
     if not telemetry_off():
         log.warning(
             "ONNX Runtime may send telemetry to its maker from this process: set ORT_DISABLE_TELEMETRY=1, or import "
@@ -216,8 +217,8 @@ def import_llama() -> Any:
     with _environment(SPIN):
         try:
             return _submodule("llama_cpp", "llama_cpp")
-        except ImportError as e:
-            raise DependencyError("llama-cpp-python is not installed: pip install 'faceinsight[cpu]' or [gpu]") from e
+        except (ImportError, RuntimeError, OSError) as e:
+            raise unavailable("llama_cpp", e) from e
 
 
 def installed(distribution: str) -> str | None:

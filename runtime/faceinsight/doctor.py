@@ -15,6 +15,7 @@ from typing import Any
 
 from .amx import FLAGS
 from .bundle import Bundle
+from .dependencies import INSTALL
 from .device import installed
 from .engines import OLDEST
 from .errors import FaceInsightError
@@ -187,7 +188,7 @@ def _distributions(f: Facts) -> Check | None:
 
 def _onnxruntime(f: Facts) -> Check:
     if f.onnxruntime.found is None:
-        install = "pip install 'faceinsight[cpu]' or [gpu]; on a Jetson see docs/jetson.md"
+        install = f"{INSTALL['onnxruntime']}; on a Jetson see docs/jetson.md"
         return Check("ONNX Runtime", FAIL, f.onnxruntime.error or "", "onnxruntime imports", install)
     version, providers = f.onnxruntime.found["version"], f.onnxruntime.found["providers"]
     text = f"{version}: {', '.join(p.removesuffix('ExecutionProvider') for p in providers)}"
@@ -247,7 +248,7 @@ def _cuda_kernels(f: Facts) -> Check | None:
 def _llama(f: Facts) -> Check:
     build = _LLAMA_CUDA.format(arch=f" -DCMAKE_CUDA_ARCHITECTURES={f.sm}" if f.sm else "")
     if f.llama.found is None:
-        do = build if f.gpu else "pip install 'faceinsight[cpu]'"
+        do = build if f.gpu else INSTALL["llama_cpp"]
         return Check("llama.cpp", FAIL, f.llama.error or "", "llama_cpp imports", do)
     version = f.llama.found["version"]
     if f.gpu and not f.llama.found["gpu"]:
@@ -273,7 +274,7 @@ def _tensorrt(f: Facts) -> Check | None:
     absent = "No module named" in (f.tensorrt.error or "")
     if absent:
         do = "sudo apt install python3-libnvinfer, in a venv with --system-site-packages" if f.jetson else (
-            "pip install 'faceinsight[tensorrt]', if you want device='tensorrt'"
+            "pip install 'tensorrt>=10.3', if you want device='tensorrt'"
         )  # fmt: skip
     else:
         do = "its CUDA major must be one that the driver supports: nvidia-smi shows it; docs/desktop-gpu.md"
