@@ -89,16 +89,24 @@ class FaceDetector:
         rows = self._net.detect(image)[1]
         if rows is None:
             return ()
+        # On strips OpenCV 4.13 finds boxes of infinite size.
+        rows = rows[np.isfinite(rows).all(1)]
         rows[:, [0, 1, *range(4, 14)]] -= margin
         h, w = photo.shape[:2]
-        faces = (_detection(r, w / size[0], h / size[1]) for r in rows)
-        return tuple(sorted(faces, key=lambda d: -d.box[2] * d.box[3]))
+        faces = [_detection(r, w / size[0], h / size[1]) for r in rows]
+        return tuple(sorted((f for f in faces if _touches(f.box, w, h)), key=lambda d: -d.box[2] * d.box[3]))
 
 
 def _scaled(image: NDArray[np.uint8], factor: float) -> tuple[int, int]:
     """Width and height, at least 8."""
     h, w = image.shape[:2]
     return max(8, round(w * factor)), max(8, round(h * factor))
+
+
+def _touches(box: tuple[float, float, float, float], width: int, height: int) -> bool:
+    """Does it hold a pixel of the photo?"""
+    x, y, w, h = box
+    return w > 0 and h > 0 and x < width and y < height and x + w > 0 and y + h > 0
 
 
 def _detection(row: NDArray[np.float32], sx: float, sy: float) -> Detection:

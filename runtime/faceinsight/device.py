@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from .engines import Target
 
 log = logging.getLogger(__name__)
+#: More than llama.cpp takes; ONNX Runtime would start them all.
+MOST_THREADS = 512
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider", "tensorrt": "TensorrtExecutionProvider"}
 DEVICES = ("auto", *PROVIDERS)
@@ -61,6 +63,8 @@ class Device:
             raise RequestError(f"device {name!r}; expected one of {', '.join(DEVICES)}")
         if threads is not None and threads < 1:
             raise RequestError(f"threads {threads}; expected at least 1")
+        if threads is not None and threads > MOST_THREADS:
+            raise RequestError(f"threads {threads}; at most {MOST_THREADS}, and {cores()} cores are here")
         budget = threads or cores()
         available = import_onnxruntime().get_available_providers()
         gpu_llm = bool(import_llama().llama_supports_gpu_offload())
