@@ -22,6 +22,11 @@ import time
 from pathlib import Path
 from typing import Any
 
+# Before ONNX Runtime: it switches the telemetry off.
+from faceinsight import __version__
+
+# isort: split
+
 import cv2
 import llama_cpp
 import numpy as np
@@ -33,7 +38,7 @@ from machine import machine
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from faceinsight import FaceInsight, __version__
+from faceinsight import FaceInsight
 from faceinsight.device import cores
 from faceinsight.imaging import load_image
 

@@ -19,13 +19,17 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+# Before ONNX Runtime: it switches the telemetry off.
+from faceinsight import __version__
+
+# isort: split
+
 import numpy as np
 import onnx
 import onnxruntime
 from machine import machine
 from onnx import TensorProto, helper
 
-from faceinsight import __version__
 from faceinsight.bundle import Bundle
 from faceinsight.device import Device, cores
 from faceinsight.gguf_header import GgufHeader

@@ -22,6 +22,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+# Before ONNX Runtime: it switches the telemetry off.
+from faceinsight import __version__
+
+# isort: split
+
 import llama_cpp
 import numpy as np
 import onnxruntime
@@ -31,7 +36,7 @@ from onnxruntime import quantization
 from onnxruntime.quantization.shape_inference import quant_pre_process
 from soak import PHOTO, QUESTIONS, state, view
 
-from faceinsight import Face, FaceInsight, __version__
+from faceinsight import Face, FaceInsight
 from faceinsight.align import normalised
 from faceinsight.bundle import Bundle
 from faceinsight.device import Device, cores

@@ -24,13 +24,17 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+# Before ONNX Runtime: it switches the telemetry off.
+from faceinsight import __version__
+
+# isort: split
+
 import numpy as np
 import onnxruntime
 import torch
 from llama_clip import LlamaClip
 from machine import machine
 
-from faceinsight import __version__
 from faceinsight.bench.state import peak_mb
 from faceinsight.device import Device, cores
 from faceinsight.imaging import load_image

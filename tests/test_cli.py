@@ -97,3 +97,25 @@ def test_wrong_usage_is_one_clear_line(args, code, message):
     assert "Traceback" not in done.stderr
     if code == 1:
         assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_a_photo_from_standard_input(tmp_path: Path):
+    command = [sys.executable, "-m", "faceinsight.cli", "report", "-", "--json"]
+    done = subprocess.run(command, input=PHOTO.read_bytes(), capture_output=True, check=True)
+    assert json.loads(done.stdout)
+
+
+def test_draw_does_not_overwrite_its_photo(tmp_path: Path, capsys):
+    photo = tmp_path / "photo.png"
+    photo.write_bytes(PHOTO.read_bytes())
+    (tmp_path / "link.png").symlink_to(photo)
+    for out in (photo, tmp_path / "link.png"):
+        assert main(["draw", str(photo), "-o", str(out)]) == 1
+        assert "is the photo itself" in capsys.readouterr().err
+    assert photo.read_bytes() == PHOTO.read_bytes()
+
+
+@pytest.mark.parametrize("threads", ["0", "513", "99999999999"])
+def test_absurd_thread_counts_are_refused(threads: str, capsys):
+    assert main(["ask", str(PHOTO), "Is she smiling?", "--threads", threads]) == 1
+    assert f"threads {threads}" in capsys.readouterr().err

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -230,4 +231,35 @@ def test_the_doctor_starts_where_opencv_is_missing(tmp_path: Path):
     assert "fail  OpenCV" in done.stdout
     done = run("report", str(PHOTO))
     assert done.returncode == 1
-    assert done.stderr == "faceinsight: OpenCV is not installed: pip install 'faceinsight[cpu]' or [gpu]\n"
+    assert done.stderr.startswith("faceinsight: OpenCV is not installed: pip install opencv-python-headless")
+
+
+@pytest.mark.parametrize(
+    ("module", "raised"),
+    [
+        ("cv2", 'ImportError("libGL.so.1: cannot open shared object file")'),
+        ("onnxruntime", 'ImportError("libcudnn.so.9: cannot open shared object file")'),
+        ("llama_cpp", 'RuntimeError("Failed to load shared library libllama.so")'),
+    ],
+)
+def test_a_library_that_does_not_load_is_named_with_its_own_words(tmp_path: Path, module: str, raised: str):
+    # Of llama-cpp-python a module inside of the package is what loads the library.
+    stub = tmp_path / (f"{module}.py" if module != "llama_cpp" else "llama_cpp/llama_cpp.py")
+    stub.parent.mkdir(exist_ok=True)
+    (stub.parent / "__init__.py").touch()
+    stub.write_text(f"raise {raised}\n")
+    env = os.environ | {"PYTHONPATH": f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
+    command = [sys.executable, "-m", "faceinsight.cli", "ask", str(PHOTO), "Is she smiling?"]
+    done = subprocess.run(command, capture_output=True, text=True, env=env, check=False)
+    assert done.returncode == 1
+    assert done.stderr.count("\n") == 1
+    assert "installed but does not load: " + raised.split('"')[1] in done.stderr
+
+
+def test_no_message_asks_an_index_for_our_name():
+    """Whoever registers it there would be installed."""
+    root = Path(__file__).parents[1]
+    texts = [*(root / "runtime").rglob("*.py"), *(root / "export").rglob("*.py"), *(root / "models").rglob("*.py")]
+    texts += [*(root / "docs").glob("*.md"), root / "README.md"]
+    for path in texts:
+        assert not re.search(r"pip install '?faceinsight\b", path.read_text()), path

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import struct
 import time
 import zlib
@@ -73,6 +74,12 @@ def test_grey_alpha_and_16_bit_become_rgb(photo):
         (np.zeros((4, 4, 2), np.uint8), "expected \\(H,W,3\\)"),
         (np.zeros((0, 4, 3), np.uint8), "empty"),
         (12, "cannot read"),
+        (b"\0\0\0\x18ftypheic" + b"\0" * 64, "is HEIC, as iPhones save it"),
+        (b"\0\0\0\x18ftypavif" + b"\0" * 64, "is AVIF"),
+        ("https://example.org/a.jpg", "is a URL"),
+        ("file:///tmp/a.jpg", "is a URL"),
+        ("~/nowhere/a.jpg", "~ is not expanded"),
+        (io.StringIO("text"), "gives str; expected bytes"),
     ],
 )
 def test_errors_say_what_was_found(source, message):
@@ -134,3 +141,20 @@ def test_a_thousand_mutations_neither_crash_nor_hang(photo, suffix):
             refused += 1
         assert time.perf_counter() - began < 2
     assert refused > 50
+
+
+def test_open_files_and_pillow_images(photo):
+    image = pytest.importorskip("PIL.Image")
+    with PHOTO.open("rb") as file:
+        assert (load_image(file) == photo).all()
+    assert (load_image(io.BytesIO(PHOTO.read_bytes())) == photo).all()
+    assert (load_image(image.open(PHOTO)) == photo).all()
+
+
+def test_a_video_behind_a_jpeg_is_no_scan(photo):
+    """Motion Photos: in the video behind the picture, the bytes of a scan's marker come by chance."""
+    picture = encode(photo, ".jpg")
+    assert (load_image(picture + b"\xff\xda\x00\x04" * 500) == load_image(picture)).all()
+    hidden = picture[:-2] + b"\xff\xfe\x00\x04\xff\xd9" + b"\xff\xda\x00\x02" * 500 + picture[-2:]
+    with pytest.raises(ImageError, match="scans"):  # an end in a comment is no end
+        load_image(hidden)

@@ -7,6 +7,7 @@ import dataclasses
 import json
 import re
 import zipfile
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 
@@ -627,6 +628,16 @@ def test_false_answers_are_caught():
     doubtful = as_labels(dict.fromkeys(NAMES, UNSURE))
     assert check.contradicts("The person is wearing a hat.", [doubtful])
     assert not check.contradicts("I am not sure whether the person is wearing a hat.", [doubtful])
+    hat = NAMES.index("Wearing_Hat")
+    certain = [replace(x, state="no") if i == hat else x for i, x in enumerate(doubtful)]
+    for hedged in (
+        "I am not sure, but the person is probably wearing a hat.",
+        "The person may be wearing a hat.",
+        "The person seems to be wearing a hat.",
+        "Perhaps the person is wearing a hat, but I am not sure.",
+    ):
+        assert not check.contradicts(hedged, [doubtful]), hedged
+        assert check.contradicts(hedged, [certain]), hedged
 
 
 @pytest.mark.parametrize(

@@ -2,3 +2,5 @@
 
 Importing this package imports no torch.
 """
+
+import faceinsight.offline  # noqa: F401 - before anything here imports ONNX Runtime

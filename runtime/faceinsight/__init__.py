@@ -1,8 +1,11 @@
 """FaceInsight: face understanding by a multimodal LLM, on the device in front of the person."""
 
+import sys
 from typing import TYPE_CHECKING, Any
 
+from . import offline as offline  # first of all: see there
 from ._version import __version__
+from .dependencies import unavailable
 from .errors import (
     BundleError,
     BundleNotFoundError,
@@ -50,9 +53,9 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     try:
         from .insight import FaceInsight
-    except ModuleNotFoundError as e:
-        if e.name != "cv2":
+    except ImportError as e:
+        if "cv2" in sys.modules or isinstance(e, FaceInsightError):
             raise
-        raise DependencyError("OpenCV is not installed: pip install 'faceinsight[cpu]' or [gpu]") from e
+        raise unavailable("cv2", e) from e
     globals()[name] = FaceInsight
     return FaceInsight

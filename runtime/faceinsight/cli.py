@@ -20,6 +20,7 @@ from .errors import FaceInsightError, RequestError
 from .types import Answer, Face, Piece, Report
 
 if TYPE_CHECKING:
+    from .imaging import ImageSource
     from .insight import FaceInsight
 
 
@@ -112,9 +113,14 @@ def _load(args: argparse.Namespace) -> FaceInsight:
     return FaceInsight.load(args.bundle, device=args.device, allow=allow, deny=deny, threads=args.threads)
 
 
+def _photo(args: argparse.Namespace) -> ImageSource:
+    """The photo's path, or standard input."""
+    return sys.stdin.buffer if args.image == "-" else str(args.image)
+
+
 def _ask(args: argparse.Namespace) -> int:
     with _load(args) as insight:
-        faces = _choose(insight.perceive(args.image), args.face, args.image)
+        faces = _choose(insight.perceive(_photo(args)), args.face, args.image)
         answers = []
         for question, before in zip(args.question, (None, *args.question), strict=False):
             after = before if args.follow else None
@@ -153,7 +159,7 @@ def _choose(faces: tuple[Face, ...], numbers: Sequence[int], image: str) -> tupl
 
 def _report(args: argparse.Namespace) -> int:
     with _load(args) as insight:
-        reports = [insight.report(face) for face in insight.perceive(args.image)]
+        reports = [insight.report(face) for face in insight.perceive(_photo(args))]
     if args.json:
         _print_json([r.to_dict() for r in reports])
         return 0
@@ -186,7 +192,9 @@ def _draw(args: argparse.Namespace) -> int:
 
     if args.out.suffix.lower() not in (".png", ".jpg", ".jpeg", ".webp"):
         raise RequestError(f"{args.out}: expected a name that ends in .png, .jpg or .webp")
-    image = load_image(args.image)
+    if args.image != "-" and args.out.exists() and args.out.samefile(args.image):
+        raise RequestError(f"{args.out} is the photo itself; name another file")
+    image = load_image(_photo(args))
     with _load(args) as insight:
         faces = insight.perceive(image)
         talk = [(q, insight.ask(_choose(faces, (1,), args.image), q).text) for q in args.question]

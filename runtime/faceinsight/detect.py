@@ -15,6 +15,8 @@ from .errors import BundleError
 
 #: Longer side of the picture in the last look.
 CLOSER = 192
+#: Boxes that go into non-maximum suppression, the surest ones: a face has several, and a crowd has hundreds of faces.
+BOXES = 5000
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +48,9 @@ class FaceDetector:
         level = log.getLogLevel()
         log.setLogLevel(log.LOG_LEVEL_ERROR)
         try:
-            self._net: Any = cv2.FaceDetectorYN.create(str(model), "", (320, 320), score_threshold, nms_threshold, 200)
+            self._net: Any = cv2.FaceDetectorYN.create(
+                str(model), "", (320, 320), score_threshold, nms_threshold, BOXES
+            )
         except cv2.error as e:
             raise BundleError(f"{model} is not a detector OpenCV {cv2.__version__} can load: {e.err}") from e
         finally:
@@ -85,16 +89,24 @@ class FaceDetector:
         rows = self._net.detect(image)[1]
         if rows is None:
             return ()
+        # On strips OpenCV 4.13 finds boxes of infinite size.
+        rows = rows[np.isfinite(rows).all(1)]
         rows[:, [0, 1, *range(4, 14)]] -= margin
         h, w = photo.shape[:2]
-        faces = (_detection(r, w / size[0], h / size[1]) for r in rows)
-        return tuple(sorted(faces, key=lambda d: -d.box[2] * d.box[3]))
+        faces = [_detection(r, w / size[0], h / size[1]) for r in rows]
+        return tuple(sorted((f for f in faces if _touches(f.box, w, h)), key=lambda d: -d.box[2] * d.box[3]))
 
 
 def _scaled(image: NDArray[np.uint8], factor: float) -> tuple[int, int]:
     """Width and height, at least 8."""
     h, w = image.shape[:2]
     return max(8, round(w * factor)), max(8, round(h * factor))
+
+
+def _touches(box: tuple[float, float, float, float], width: int, height: int) -> bool:
+    """Does it hold a pixel of the photo?"""
+    x, y, w, h = box
+    return w > 0 and h > 0 and x < width and y < height and x + w > 0 and y + h > 0
 
 
 def _detection(row: NDArray[np.float32], sx: float, sy: float) -> Detection:

@@ -18,13 +18,17 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from .errors import BundleError, DependencyError, DeviceError, RequestError
+from .dependencies import unavailable
+from .errors import BundleError, DeviceError, RequestError
 from .graph import Session
+from .offline import telemetry_off
 
 if TYPE_CHECKING:
     from .engines import Target
 
 log = logging.getLogger(__name__)
+#: More than llama.cpp takes; ONNX Runtime would start them all.
+MOST_THREADS = 512
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider", "tensorrt": "TensorrtExecutionProvider"}
 DEVICES = ("auto", *PROVIDERS)
@@ -59,6 +63,8 @@ class Device:
             raise RequestError(f"device {name!r}; expected one of {', '.join(DEVICES)}")
         if threads is not None and threads < 1:
             raise RequestError(f"threads {threads}; expected at least 1")
+        if threads is not None and threads > MOST_THREADS:
+            raise RequestError(f"threads {threads}; at most {MOST_THREADS}, and {cores()} cores are here")
         budget = threads or cores()
         available = import_onnxruntime().get_available_providers()
         gpu_llm = bool(import_llama().llama_supports_gpu_offload())
@@ -201,7 +207,12 @@ def import_onnxruntime() -> Any:
     try:
         import onnxruntime
     except ImportError as e:
-        raise DependencyError("onnxruntime is not installed: pip install 'faceinsight[cpu]' or [gpu]") from e
+        raise unavailable("onnxruntime", e) from e
+    if not telemetry_off():
+        log.warning(
+            "ONNX Runtime may send telemetry to its maker from this process: set ORT_DISABLE_TELEMETRY=1, or import "
+            "faceinsight before onnxruntime"
+        )
     return onnxruntime
 
 
@@ -210,8 +221,8 @@ def import_llama() -> Any:
     with _environment(SPIN):
         try:
             return _submodule("llama_cpp", "llama_cpp")
-        except ImportError as e:
-            raise DependencyError("llama-cpp-python is not installed: pip install 'faceinsight[cpu]' or [gpu]") from e
+        except (ImportError, RuntimeError, OSError) as e:
+            raise unavailable("llama_cpp", e) from e
 
 
 def installed(distribution: str) -> str | None:

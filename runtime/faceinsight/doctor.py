@@ -15,11 +15,13 @@ from typing import Any
 
 from .amx import FLAGS
 from .bundle import Bundle
+from .dependencies import INSTALL
 from .device import installed
 from .engines import OLDEST
 from .errors import FaceInsightError
 from .fit import available_memory, estimate
 from .jetson import Jetson, read_jetson
+from .offline import telemetry_off
 from .probes import Probe, probe
 
 OK, WARN, FAIL = "ok", "warn", "fail"
@@ -63,7 +65,7 @@ class Facts:
     """What was seen of a machine: probes of libraries, versions of distributions, memory in bytes.
 
     amx: where llama.cpp was compiled for it; driver: NVIDIA's kernel driver, as it names itself; need: bytes the
-    bundle takes; bundle_error: why it did not open.
+    bundle takes; bundle_error: why it did not open; telemetry_off: ONNX Runtime was told to send nothing.
     """
 
     machine: str
@@ -80,6 +82,7 @@ class Facts:
     bundle: str = ""
     bundle_error: str = ""
     need: int | None = None
+    telemetry_off: bool = True
 
     @property
     def gpu(self) -> bool:
@@ -111,7 +114,7 @@ def gather(bundle: str | None = "nano", *, root: Path = Path("/")) -> Facts:
         memory = None
     return Facts(
         platform.machine(), names, **seen, driver=_driver(root), memory=memory, jetson=read_jetson(root), bundle=title,
-        bundle_error=error, need=need,
+        bundle_error=error, need=need, telemetry_off=telemetry_off(),
     )  # fmt: skip
 
 
@@ -123,6 +126,7 @@ def diagnose(facts: Facts) -> tuple[Check, ...]:
         _gpu(facts),
         _distributions(facts),
         _onnxruntime(facts),
+        _telemetry(facts),
         _cuda_library(facts),
         _cuda_kernels(facts),
         _llama(facts),
@@ -184,7 +188,7 @@ def _distributions(f: Facts) -> Check | None:
 
 def _onnxruntime(f: Facts) -> Check:
     if f.onnxruntime.found is None:
-        install = "pip install 'faceinsight[cpu]' or [gpu]; on a Jetson see docs/jetson.md"
+        install = f"{INSTALL['onnxruntime']}; on a Jetson see docs/jetson.md"
         return Check("ONNX Runtime", FAIL, f.onnxruntime.error or "", "onnxruntime imports", install)
     version, providers = f.onnxruntime.found["version"], f.onnxruntime.found["providers"]
     text = f"{version}: {', '.join(p.removesuffix('ExecutionProvider') for p in providers)}"
@@ -194,6 +198,13 @@ def _onnxruntime(f: Facts) -> Check:
         "pip uninstall -y onnxruntime && pip install 'onnxruntime-gpu[cuda,cudnn]'"
     )  # fmt: skip
     return Check("ONNX Runtime", WARN, f"{text}; no GPU provider in this build", "CUDA beside an NVIDIA GPU", do)
+
+
+def _telemetry(f: Facts) -> Check:
+    if f.telemetry_off:
+        return Check("telemetry", OK, "ONNX Runtime sends nothing to its maker")
+    found = "ORT_DISABLE_TELEMETRY is not 1: ONNX Runtime 1.32 keeps a device id and looks for its maker's host"
+    return Check("telemetry", WARN, found, "nothing leaves this machine", "unset ORT_DISABLE_TELEMETRY, or set it to 1")
 
 
 def _cuda_library(f: Facts) -> Check | None:
@@ -237,7 +248,7 @@ def _cuda_kernels(f: Facts) -> Check | None:
 def _llama(f: Facts) -> Check:
     build = _LLAMA_CUDA.format(arch=f" -DCMAKE_CUDA_ARCHITECTURES={f.sm}" if f.sm else "")
     if f.llama.found is None:
-        do = build if f.gpu else "pip install 'faceinsight[cpu]'"
+        do = build if f.gpu else INSTALL["llama_cpp"]
         return Check("llama.cpp", FAIL, f.llama.error or "", "llama_cpp imports", do)
     version = f.llama.found["version"]
     if f.gpu and not f.llama.found["gpu"]:
@@ -263,7 +274,7 @@ def _tensorrt(f: Facts) -> Check | None:
     absent = "No module named" in (f.tensorrt.error or "")
     if absent:
         do = "sudo apt install python3-libnvinfer, in a venv with --system-site-packages" if f.jetson else (
-            "pip install 'faceinsight[tensorrt]', if you want device='tensorrt'"
+            "pip install 'tensorrt>=10.3', if you want device='tensorrt'"
         )  # fmt: skip
     else:
         do = "its CUDA major must be one that the driver supports: nvidia-smi shows it; docs/desktop-gpu.md"

@@ -14,11 +14,18 @@ from .labels import Label
 from .manifest import CharacteristicSpec
 
 #: What turns a clause round, and what starts a new one that does not.
-_NEGATED = r"is not wearing|is not|does not have|does not look|has no|neither person|no longer"
-_PLAIN = r"is wearing|is|has|looks|each of them|only the (?:first|second) person"
+_NEGATED = (
+    r"is not wearing|is not|does not have|does not look|has no|neither person|no longer|does not (?:seem|appear)"
+    r"|(?:may|might|could|must|can) ?not be"
+)
+_PLAIN = (
+    r"is wearing|is|has|looks|each of them|only the (?:first|second) person|seems|appears|(?:may|might|could|must) be"
+    r"|(?:may|might|could|must) have"
+)
 _COUNT = r"one|two|three|four|five|six"
 _VERB = re.compile(rf"\b(?:(?P<negated>{_NEGATED})\b|(?P<plain>{_PLAIN})\b|(?P<count>{_COUNT}):)", re.IGNORECASE)
-_DOUBT = re.compile(r"\b(?:not sure|cannot tell|probably|not visible)\b", re.IGNORECASE)
+_DOUBT = re.compile(r"\b(?:not sure|cannot tell|not visible)\b", re.IGNORECASE)
+_HEDGE = re.compile(r"\b(?:probably|perhaps|maybe|likely|possibly|seems?|appears?|may|might|could)\b", re.IGNORECASE)
 _WHO = re.compile(
     r"\b(?:(?P<only>only )?the (?P<one>first|second)|(?P<both>each of them|neither person))\b", re.IGNORECASE
 )
@@ -28,12 +35,16 @@ _SENTENCE = re.compile(r"[^.!?]*[.!?]+\s*|[^.!?]+$")
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """What a sentence says of one characteristic: of face 0 or 1 that it has it, or has it not; and where."""
+    """What a sentence says of one characteristic: of face 0 or 1 that it has it, or has it not; and where.
+
+    hedged: it says so with a "probably", which what was found must not deny, and need not be sure of.
+    """
 
     name: str
     value: bool
     face: int = 0
     start: int = 0
+    hedged: bool = False
 
 
 class Grounding:
@@ -50,19 +61,22 @@ class Grounding:
         self._words = re.compile(rf"\b(?:{alternatives})\b", re.IGNORECASE)
 
     def claims(self, sentence: str, *, faces: int = 1) -> Iterator[Claim]:
-        """What a sentence claims. A sentence in doubt claims nothing of what stands behind the doubt."""
-        doubt = _DOUBT.search(sentence)
-        end = doubt.start() if doubt else len(sentence)
-        verbs = list(_VERB.finditer(sentence, 0, end))
-        for found in self._words.finditer(sentence, 0, end):
+        """What a sentence claims. A sentence in doubt claims nothing of what stands behind the doubt, unless it says
+        what it holds to be likely."""
+        doubt, hedge = _DOUBT.search(sentence), _HEDGE.search(sentence)
+        certain = doubt.start() if doubt else len(sentence)
+        likely = hedge.start() if hedge else len(sentence)
+        verbs = list(_VERB.finditer(sentence))
+        for found in self._words.finditer(sentence):
+            hedged = found.end() > likely
             before = [v for v in verbs if v.start() <= found.start()]
-            if not before:
+            if not before or (found.start() >= certain and not (hedged and likely > certain)):
                 continue
             word = found.group(0).lower()
             spec = self._spoken[word]
             value = (before[-1].lastgroup != "negated") != (word in self._denials)
             for face, v in self._whose(sentence, found, value, faces):
-                yield Claim(spec.name, v != spec.inverted, face, found.start())
+                yield Claim(spec.name, v != spec.inverted, face, found.start(), hedged)
 
     def mentioned(self, text: str) -> set[str]:
         """Names of the characteristics that a text speaks of, in doubt or not."""
@@ -126,9 +140,11 @@ class Grounding:
 
 def _false(claims: Iterable[Claim], faces: Sequence[Sequence[Label]]) -> tuple[Claim, ...]:
     states = [{x.name: x.state for x in labels} for labels in faces]
-    return tuple(
-        c for c in claims if c.name in states[c.face] and states[c.face][c.name] != ("yes" if c.value else "no")
-    )
+    return tuple(c for c in claims if c.name in states[c.face] and not _borne_out(c, states[c.face][c.name]))
+
+
+def _borne_out(claim: Claim, state: str) -> bool:
+    return state == ("yes" if claim.value else "no") or (claim.hedged and state == "unsure")
 
 
 def _twice(claims: Iterable[Claim]) -> tuple[Claim, ...]:
@@ -144,7 +160,7 @@ def opens(sentence: str) -> bool:
 def opened(statement: str) -> str:
     """A statement as the answer to a yes/no question: "The person has no beard." -> "No, the person has no beard."."""
     verb = _VERB.search(statement)
-    if not verb or _DOUBT.search(statement):
+    if not verb or _DOUBT.search(statement) or _HEDGE.search(statement):
         return statement
     word = "No" if verb.lastgroup == "negated" else "Yes"
     return f"{word}, {statement[:1].lower()}{statement[1:]}"

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 import struct
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import cv2
 import numpy as np
@@ -17,14 +18,23 @@ MAX_PIXELS = 16_000_000
 MAX_BYTES = 64_000_000
 #: A progressive JPEG costs one pass over all pixels per scan; real files have about ten.
 MAX_SCANS = 64
+#: A JPEG marker; inside of a scan, FF 00 is a byte and FF D0 to FF D7 are no segments.
+_MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]", re.DOTALL)
+#: Brands in the first box of files of the ISO base media format.
+_BRANDS = {
+    b"heic": "HEIC, as iPhones save it", b"heix": "HEIC, as iPhones save it", b"mif1": "HEIF", b"msf1": "HEIF",
+    b"avif": "AVIF", b"avis": "AVIF",
+}  # fmt: skip
 
-ImageSource = str | os.PathLike[str] | bytes | NDArray[np.uint8]
+#: Also a file that is open for reading bytes, and what lends its pixels as Pillow's images do.
+ImageSource = str | os.PathLike[str] | bytes | bytearray | memoryview | NDArray[np.uint8] | BinaryIO
 
 
-def load_image(source: ImageSource) -> NDArray[np.uint8]:
-    """A path, the bytes of a JPEG, PNG or WebP, or an array -> RGB (H,W,3) uint8, upright (EXIF applied).
+def load_image(source: ImageSource | Any) -> NDArray[np.uint8]:
+    """A path, the bytes of a JPEG, PNG or WebP, an open file, an array or Pillow's image -> RGB (H,W,3) uint8.
 
-    Arrays are taken as RGB (H,W,3), RGBA (H,W,4; alpha is dropped) or grey (H,W).
+    Upright: EXIF is applied to what is decoded here. Arrays are taken as RGB (H,W,3), RGBA (H,W,4; alpha is dropped) or
+    grey (H,W).
     Raises ImageError (ImageNotFoundError for a missing file) with what was found and what is expected.
     """
     if isinstance(source, np.ndarray):
@@ -32,11 +42,31 @@ def load_image(source: ImageSource) -> NDArray[np.uint8]:
     if isinstance(source, (bytes, bytearray, memoryview)):
         return _decode(bytes(source), "image bytes")
     if isinstance(source, (str, os.PathLike)):
-        return _decode(_read(Path(source)), str(source))
+        return _decode(_read(source), str(source))
+    if hasattr(source, "read"):
+        return _decode(_read_open(source), str(getattr(source, "name", "open file")))
+    if hasattr(source, "__array_interface__") and hasattr(source, "convert"):
+        return _from_array(np.asarray(source.convert("RGB")))
     raise ImageError(f"cannot read an image from {type(source).__name__}; expected a path, bytes or a uint8 array")
 
 
-def _read(path: Path) -> bytes:
+def _read_open(file: Any) -> bytes:
+    try:
+        data = file.read(MAX_BYTES + 1)
+    except (OSError, ValueError) as e:
+        raise ImageError(f"the open file cannot be read: {e}") from e
+    if not isinstance(data, bytes):
+        raise ImageError(f"the open file gives {type(data).__name__}; expected bytes: open it with 'rb'")
+    return data
+
+
+def _read(source: str | os.PathLike[str]) -> bytes:
+    text = os.fspath(source)
+    if re.match(r"[a-z][a-z0-9+.-]+://", text):
+        raise ImageError(f"{text} is a URL; only files are read here: fetch it first")
+    path = Path(text)
+    if text.startswith("~") and not path.exists():
+        raise ImageError(f"{text}: no such file; ~ is not expanded here (os.path.expanduser does it)")
     try:
         if not path.exists():
             raise ImageNotFoundError(f"{path}: no such file")
@@ -100,6 +130,8 @@ def _dimensions(data: bytes, name: str) -> tuple[int, int]:
         return _jpeg(data, name)
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
         return _webp(data, name)
+    if data[4:8] == b"ftyp" and (kind := _BRANDS.get(data[8:12])):
+        raise ImageError(f"{name} is {kind}; expected JPEG, PNG or WebP: convert it to one of them")
     found = data[:8].hex(" ") or "nothing"
     raise ImageError(f"{name} is not a JPEG, PNG or WebP (it begins with {found}); convert it to one of them")
 
@@ -127,25 +159,25 @@ def _png(data: bytes, name: str) -> tuple[int, int]:
 
 
 def _jpeg(data: bytes, name: str) -> tuple[int, int]:
-    """Walk the segments up to the frame header."""
-    if data.count(b"\xff\xda") > MAX_SCANS:
-        raise ImageError(f"{name}: more than {MAX_SCANS} JPEG scans")
-    at = 2
-    while at < len(data) - 8:
-        if data[at] != 0xFF:
-            at += 1
-            continue
-        marker = data[at + 1]
-        if marker in (0xFF, 0x00, 0x01) or 0xD0 <= marker <= 0xD8:
-            at += 1 if marker == 0xFF else 2
-            continue
-        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
-            height, width = struct.unpack_from(">HH", data, at + 5)
-            return width, height
-        if marker in (0xD9, 0xDA):
+    """Walk the segments to the end of the picture; a phone may have put a video behind it."""
+    at, scans, size = 2, 0, None
+    while found := _MARKER.search(data, at):
+        at, marker = found.end(), data[found.end() - 1]
+        if marker == 0xD9:
             break
-        at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
-    raise ImageError(f"{name}: no JPEG frame header")
+        if marker in (0x01, 0xD8):
+            continue
+        if marker == 0xDA:
+            scans += 1
+        if scans > MAX_SCANS:
+            raise ImageError(f"{name}: more than {MAX_SCANS} JPEG scans")
+        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
+            height, width = struct.unpack_from(">HH", data, at + 3)
+            size = width, height
+        at += int.from_bytes(data[at : at + 2], "big")
+    if size is None:
+        raise ImageError(f"{name}: no JPEG frame header")
+    return size
 
 
 def _webp(data: bytes, name: str) -> tuple[int, int]:

@@ -40,7 +40,8 @@ class FaceInsight:
             faces = fi.perceive("photo.jpg")
             print(fi.ask(faces[0], "Is she wearing glasses?").text)
 
-    Not thread-safe: one call at a time per instance.
+    May be shared by threads: calls wait for each other. A `stream` that is not read to its end before the next question
+    ends with a RequestError: the newest question wins.
 
     What the LLM has seen of the last faces stays in memory, so that they can be asked again at once; `forget` wipes it,
     and so does time.
@@ -63,6 +64,8 @@ class FaceInsight:
         self.vision = vision
         self._forget_after = forget_after
         self._timer: threading.Timer | None = None
+        # The detector's network remembers the size of the picture between two calls; the LLM, the face it reads.
+        self._looking, self._asking = threading.Lock(), threading.Lock()
         self._guard = Guard(manifest, perception.enabled)
 
     @classmethod
@@ -123,7 +126,9 @@ class FaceInsight:
 
         Empty where there is none. Raises ImageError.
         """
-        return self.perception(load_image(image))
+        pixels = load_image(image)
+        with self._looking:
+            return self.perception(pixels)
 
     def report(self, face: Face) -> Report:
         """Every enabled characteristic with probability, state, region and the rule that decided it. No LLM."""
@@ -131,8 +136,9 @@ class FaceInsight:
 
     def prepare(self, face: Face | Sequence[Face]) -> None:
         """Let the LLM look at a face (or two to compare) before it is asked: the first answer then comes sooner."""
-        self.language.prepare(_whom(face))
-        self._touch()
+        with self._asking:
+            self.language.prepare(_whom(face))
+            self._touch()
 
     def choose(
         self, face: Face | Sequence[Face], questions: Sequence[str], answers: Sequence[str] = ("Yes", "No")
@@ -154,8 +160,9 @@ class FaceInsight:
             if off or any(map(self._guard.forbids, (question, *answers))):
                 raise PolicyError(f"{question!r} asks about something that is switched off here")
             read.append((tokens, about, findings))
-        table = self.language.choose(faces, [(tokens, findings) for tokens, _, findings in read], answers)
-        self._touch()
+        with self._asking:
+            table = self.language.choose(faces, [(tokens, findings) for tokens, _, findings in read], answers)
+            self._touch()
         return tuple(
             Choice(
                 question,
@@ -188,8 +195,9 @@ class FaceInsight:
         Raises QuestionError for a question that is empty or too long.
         """
         began = time.perf_counter()
-        labels, stream = self._answer(face, question, after, max_tokens)
-        pieces = list(stream)
+        with self._asking:
+            labels, stream = self._answer(face, question, after, max_tokens)
+            pieces = list(stream)
         last = pieces[-1]
         logs = [math.log(max(p.probability, 1e-9)) for p in pieces]
         return Answer(
