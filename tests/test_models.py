@@ -404,11 +404,18 @@ def test_hair_has_a_colour_where_it_can_be_seen():
     table[:, hair] = np.eye(4)[chosen]
     table[:, [NAMES.index("Bald"), NAMES.index("Wearing_Hat")]] = 0
     logits[np.arange(4000), np.array(hair)[chosen]] += 3
-    # A third is not named by anybody: it must not teach that hair has no colour.
+    # A third is not named by anybody. That lowers how probable it is that a colour is named, and must not teach when to
+    # say that hair has not this colour.
     table[:1300, hair] = 0
-    p = calibration.probabilities(logits, calibration.fit(logits, table))[:, hair]
-    assert p.sum(1).mean() > 0.97
-    assert (p.argmax(1) == chosen).mean() > 0.85
+    p = calibration.probabilities(logits, calibration.fit(logits, table))
+    assert p[:, hair].sum(1).mean() == pytest.approx(2700 / 4000, abs=0.03)
+    assert (p[:, hair].argmax(1) == chosen).mean() > 0.85
+    limits = [
+        calibration.bands(p[rows], table[rows], risk=0.1, choice_risk=RISKS, miss=0.1)[hair, 0]
+        for rows in (slice(None), slice(1300, None))
+    ]
+    assert limits[0].tolist() == limits[1].tolist()
+    assert (limits[0] > 0).all()
 
 
 def test_question_encoder_ignores_padding():

@@ -78,7 +78,7 @@ def fit(logits: Array, labels: Array, *, ridge: float = 4.0) -> NDArray[np.float
 
 
 def unnamed(labels: Array) -> NDArray[np.bool_]:
-    """(images,): hair that can be seen and whose colour nobody named. It has one: "none" is no label to learn."""
+    """(images,): hair that can be seen and whose colour nobody named. It has one: from it no "no" is learned."""
     none = labels[:, columns(HAIR_COLOURS)].sum(1) == 0
     return np.asarray(none & (labels[:, NAMES.index("Bald")] != 1) & (labels[:, NAMES.index("Wearing_Hat")] != 1))
 
