@@ -79,6 +79,7 @@ def test_grey_alpha_and_16_bit_become_rgb(photo):
         ("https://example.org/a.jpg", "is a URL"),
         ("file:///tmp/a.jpg", "is a URL"),
         ("~/nowhere/a.jpg", "~ is not expanded"),
+        ("~" + "a" * 5000, "cannot be read|no such file"),
         (io.StringIO("text"), "gives str; expected bytes"),
     ],
 )

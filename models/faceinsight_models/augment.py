@@ -19,15 +19,28 @@ FLIP = np.arange(256, dtype=np.uint8)
 FLIP[: len(FLIP_CLASSES)] = FLIP_CLASSES
 
 
+def scaling(source: int, target: int) -> NDArray[np.float64]:
+    """(3,3) from a picture of one size to another, pixel centres at +0.5."""
+    s = target / source
+    return np.array([[s, 0, 0.5 * s - 0.5], [0, s, 0.5 * s - 0.5], [0, 0, 1]])
+
+
+def about_centre(
+    linear: NDArray[np.float64], shift: NDArray[np.float64], source: int, target: int
+) -> NDArray[np.float64]:
+    """(2,3): a linear map (2,2) about the centre of a picture of size `source`, which comes to that of one of size
+    `target`, moved by `shift` pixels."""
+    centre = np.full(2, (source - 1) / 2)
+    return np.hstack([linear, (shift + (target - 1) / 2 - linear @ centre)[:, None]])
+
+
 def jitter_matrix(rng: np.random.Generator, source: int, target: int, *, strength: float = 1.0) -> NDArray[np.float64]:
     """(2,3) matrix: a small rotation, scale and shift about the centre, then the resize source -> target."""
     angle = np.deg2rad(rng.normal(0, 5 * strength))
     scale = np.exp(rng.normal(0, 0.05 * strength)) * target / source
     c, s = scale * np.cos(angle), scale * np.sin(angle)
     rot = np.array([[c, -s], [s, c]])
-    centre = np.full(2, (source - 1) / 2)
-    shift = rng.normal(0, 0.015 * strength, 2) * target + (target - 1) / 2
-    return np.hstack([rot, (shift - rot @ centre)[:, None]])
+    return about_centre(rot, rng.normal(0, 0.015 * strength, 2) * target, source, target)
 
 
 def degrade(rng: np.random.Generator, image: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -61,15 +61,14 @@ def _read_open(file: Any) -> bytes:
 
 
 def _read(source: str | os.PathLike[str]) -> bytes:
-    text = os.fspath(source)
+    text = os.fsdecode(source)
     if re.match(r"[a-z][a-z0-9+.-]+://", text):
         raise ImageError(f"{text} is a URL; only files are read here: fetch it first")
     path = Path(text)
-    if text.startswith("~") and not path.exists():
-        raise ImageError(f"{text}: no such file; ~ is not expanded here (os.path.expanduser does it)")
     try:
         if not path.exists():
-            raise ImageNotFoundError(f"{path}: no such file")
+            hint = "; ~ is not expanded here (os.path.expanduser does it)" if text.startswith("~") else ""
+            raise ImageNotFoundError(f"{path}: no such file{hint}")
         if not path.is_file():
             raise ImageError(f"{path} is not a file")
         size = path.stat().st_size

@@ -65,6 +65,7 @@ class FaceInsight:
         self._forget_after = forget_after
         self._timer: threading.Timer | None = None
         # The detector's network remembers the size of the picture between two calls; the LLM, the face it reads.
+        # Not the language's own lock: `forget` must not wait until an answer is whole.
         self._looking, self._asking = threading.Lock(), threading.Lock()
         self._guard = Guard(manifest, perception.enabled)
 

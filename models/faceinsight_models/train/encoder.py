@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
-from ..augment import FLIP, degrade, jitter_matrix, to_pixels
+from ..augment import FLIP, degrade, jitter_matrix, scaling, to_pixels
 from ..ccm import CorrelationModule, complete, correlation_graph
 from ..data import Faces, Mixture
 from ..encoder import Adapter, FaceEncoder, KnowledgeHead, region_width
@@ -113,10 +113,8 @@ def view(
     """
     motion = jitter_matrix(rng, size, size)
     x = faces.crop(row, size, motion)
-    # The map's pixels are size/64 as large: scale in, the same motion, scale out (pixel centres at +0.5).
-    up, down = size / MAP_SIZE, MAP_SIZE / size
-    into = np.array([[up, 0, 0.5 * up - 0.5], [0, up, 0.5 * up - 0.5], [0, 0, 1]])
-    moved = motion @ into * down + np.array([[0, 0, 0.5 * down - 0.5]] * 2)
+    # The map's pixels are size/64 as large: scale in, the same motion, scale out.
+    moved = (scaling(size, MAP_SIZE) @ np.vstack([motion, [0, 0, 1]]) @ scaling(MAP_SIZE, size))[:2]
     y = cv2.warpAffine(label_map, moved, (MAP_SIZE, MAP_SIZE), flags=cv2.INTER_NEAREST, borderValue=0)
     if hats is not None:
         x, y = hats.put(rng, x, np.asarray(y, np.uint8), motion)

@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from ..augment import about_centre, scaling
 from ..data import Masks
 from ..vocabulary import MASK_CLASSES
 
@@ -49,14 +50,14 @@ class Hats:
         hat, inside, size = self.crops[which], self.inside[which].astype(np.float32), face.shape[0]
         if rng.random() < DYED:
             hat = dyed(rng, hat, self.inside[which])
-        own = _sways(rng, size) @ _scaling(hat.shape[0], size)
+        own = np.vstack([_sways(rng, size), [0, 0, 1]]) @ scaling(hat.shape[0], size)
         matrix = (motion @ own).astype(np.float32)
         cover = cv2.warpAffine(inside, matrix, (size, size))[..., None]
         worn = cv2.warpAffine(hat, matrix, (size, size), borderMode=cv2.BORDER_REPLICATE)
         mixed = np.rint(face * (1 - cover) + worn * cover).astype(np.uint8)
         if rng.random() < 0.5:
             cells = label_map.shape[0]
-            small = (_scaling(size, cells) @ np.vstack([matrix, [0, 0, 1]]))[:2].astype(np.float32)
+            small = (scaling(size, cells) @ np.vstack([matrix, [0, 0, 1]]))[:2].astype(np.float32)
             over = cv2.warpAffine(inside, small, (cells, cells)) > 0.5
             label_map = np.where(over, HAT, label_map).astype(np.uint8)
         return mixed, label_map
@@ -71,19 +72,11 @@ def dyed(rng: np.random.Generator, hat: NDArray[np.uint8], inside: NDArray[np.bo
     return np.asarray(np.clip(folds + colour, 0, 255), np.uint8)
 
 
-def _scaling(source: int, target: int) -> NDArray[np.float64]:
-    """(3,3) from one size to another, pixel centres at +0.5."""
-    s = target / source
-    return np.array([[s, 0, 0.5 * s - 0.5], [0, s, 0.5 * s - 0.5], [0, 0, 1]])
-
-
 def _sways(rng: np.random.Generator, size: int) -> NDArray[np.float64]:
-    """(3,3): a hat sits a little otherwise on every head, and on its other side as often."""
+    """(2,3): a hat sits a little otherwise on every head, and on its other side as often."""
     scale, angle = np.exp(rng.normal(0.03, 0.06)), np.deg2rad(rng.normal(0, 5))
     c, s = scale * np.cos(angle), scale * np.sin(angle)
     turn = np.array([[c, -s], [s, c]])
     if rng.random() < 0.5:
         turn = turn @ np.diag([-1.0, 1.0])
-    centre = np.full(2, (size - 1) / 2)
-    shift = centre + rng.normal(0, 0.02, 2) * size - turn @ centre
-    return np.vstack([np.hstack([turn, shift[:, None]]), [0, 0, 1]])
+    return about_centre(turn, rng.normal(0, 0.02, 2) * size, size, size)

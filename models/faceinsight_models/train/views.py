@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from faceinsight.align import crop_matrix, warp
 
-from ..augment import degrade
+from ..augment import about_centre, degrade
 from ..closeup import FAULTS
 from ..data import Faces
 
@@ -128,8 +128,7 @@ def _motion(rng: np.random.Generator, size: int) -> NDArray[np.float64]:
     """(2,3): rotation, scale and shift about the centre, as far as a detector's landmarks are off."""
     angle, scale = np.deg2rad(rng.normal(0, 6)), np.exp(rng.normal(0, 0.07))
     c, s = scale * np.cos(angle), scale * np.sin(angle)
-    rot, centre = np.array([[c, -s], [s, c]]), np.full(2, (size - 1) / 2)
-    return np.hstack([rot, (centre + rng.normal(0, 0.025, 2) * size - rot @ centre)[:, None]])
+    return about_centre(np.array([[c, -s], [s, c]]), rng.normal(0, 0.025, 2) * size, size, size)
 
 
 def frame(rng: np.random.Generator, x: Image, inside: NDArray[np.bool_], another: Another) -> Image:
