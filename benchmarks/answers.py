@@ -16,7 +16,8 @@ from faceinsight.grounding import Grounding, sentences
 from faceinsight.labels import NO, YES
 from faceinsight.manifest import STATES
 from faceinsight_models.concepts import CONCEPTS, Concept
-from faceinsight_models.dialogue import compound, compound_answer, describe
+from faceinsight_models.dialogue import compound_answer, describe
+from faceinsight_models.turns import compound
 from faceinsight_models.vocabulary import NAMES
 from faceinsight_models.wordings import closed_question, compound_question
 

@@ -21,7 +21,7 @@ from torch.nn import functional as F
 from faceinsight.grounding import Grounding, sentences
 from faceinsight.labels import HIDDEN, NO, UNSURE, YES, Label
 from faceinsight.manifest import STATES
-from faceinsight_models import calibration, data, dialogue, lcm
+from faceinsight_models import calibration, data, dialogue, lcm, turns
 from faceinsight_models.augment import augment_pair
 from faceinsight_models.ccm import CorrelationModule, complete, cooccurrence, correlation_graph
 from faceinsight_models.concepts import BY_NAME, CONCEPTS, denials, mentions
@@ -489,7 +489,7 @@ def test_looking_leaves_little_to_guess_from():
     answers: dict[float, list[bool]] = {p: [] for p in rates.values()}
     for _ in range(8000):
         states = {n: YES if rng.random() < p else NO for n, p in rates.items()} | {"Happiness": UNSURE, "Male": YES}
-        asked = dialogue.look_turn(rng, states, rates)
+        asked = turns.look_turn(rng, states, rates)
         (name,) = asked.about
         concept = BY_NAME[name]
         answers[rates[name]].append(asked.answer.startswith("Yes") != concept.inverted)
@@ -585,7 +585,7 @@ def test_switched_off_groups_are_never_spoken_of():
     spoken = [re.escape(m) for n in off for m in (*mentions(n), *denials(n))]
     words = re.compile(rf"\b(?:{'|'.join(spoken)})\b", re.IGNORECASE)
     for _ in range(3000):
-        answer = dialogue.turn(rng, drawn(rng, ())).answer
+        answer = turns.turn(rng, drawn(rng, ())).answer
         assert not words.search(answer), answer
 
 
@@ -602,7 +602,7 @@ def test_true_answers_are_grounded():
     rng, check, claims = np.random.default_rng(0), grounding(), 0
     for _ in range(3000):
         faces = [drawn(rng)] if rng.random() < 0.7 else [drawn(rng), drawn(rng)]
-        turn = dialogue.turn(rng, *faces) if len(faces) == 1 else dialogue.pair_turn(rng, *faces)
+        turn = turns.turn(rng, *faces) if len(faces) == 1 else turns.pair_turn(rng, *faces)
         for sentence in sentences(turn.answer):
             claims += len(list(check.claims(sentence, faces=len(faces))))
             assert not check.contradicts(sentence, [as_labels(f) for f in faces]), (turn, sentence)
@@ -626,7 +626,7 @@ def test_false_answers_are_caught():
             text = dialogue.who_answer(concept, wrong, beside)
             assert check.contradicts(text, [as_labels(states), as_labels(beside)]), text
         for _ in range(100):
-            concepts = dialogue.compound(rng, states)
+            concepts = turns.compound(rng, states)
             one = concepts[rng.integers(len(concepts))]
             if states[one.name] in (YES, NO):
                 wrong = states | {one.name: 1 - states[one.name]}
@@ -667,7 +667,7 @@ def test_several_questions_in_one_name_each_thing():
     """Held out or not, each concept is said by one of its words; nothing is asked beside its opposite."""
     rng = np.random.default_rng(0)
     for i in range(2000):
-        concepts = dialogue.compound(rng, drawn(rng))
+        concepts = turns.compound(rng, drawn(rng))
         assert len({c.name for c in concepts}) == len(concepts) in (2, 3)
         assert not {"Straight_Hair", "Wavy_Hair"} <= {c.name for c in concepts}
         text = compound_question(rng, concepts, heldout=i % 2 == 0).lower()

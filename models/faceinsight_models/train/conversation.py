@@ -25,9 +25,9 @@ from numpy.typing import NDArray
 from faceinsight.labels import NO, UNSURE, YES, Labeler
 from faceinsight.manifest import STATES, PromptSpec
 
-from ..dialogue import look_turn, pair_turn, turn
 from ..recipe import LlavaRecipe
 from ..specs import characteristic_specs, rule_specs
+from ..turns import look_turn, pair_turn, turn
 from ..vocabulary import CHARACTERISTICS, CHOICES, NAMES, REGIONS, SWITCHES
 from .seen import Seen
 

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..dialogue import pair_turn, turn
 from ..question import QuestionEncoder
 from ..recipe import Schedule
+from ..turns import pair_turn, turn
 from ..vocabulary import NAMES
 from ..wordings import ASIDES
 from .conversation import PAIRS
