@@ -31,6 +31,7 @@ import flicker
 import groups
 import masks
 import numpy as np
+import scope
 import strangers
 import views
 from datasets import Sample
@@ -220,6 +221,7 @@ class Run:
         count, samples = self.args.questions, self.sets.get("celeba")
         asked: dict[str, Callable[[FaceInsight], Figures]] = {
             "questions understood": lambda i: answers.understood(i, 3 * count),
+            "questions declined": lambda i: scope.declined(i, max(1000, count)),
             "closed questions": lambda i: answers.closed_questions(i, samples or [], count),
             "compound questions": lambda i: answers.compound_questions(i, samples or [], count // 2),
             "what the LLM sees": lambda i: answers.ablation(i, samples or [], min(600, count)),

@@ -253,6 +253,7 @@ def spoken(results: dict[str, Figures]) -> str:
     *_, last = results.values()
     closed, whole = at(last, "closed questions") or {}, at(last, "compound questions") or {}
     sees, free = at(last, "what the LLM sees") or {}, at(last, "free descriptions") or {}
+    refused = at(last, "questions declined") or {}
     exact = "answers that speak of all that is certain, and of nothing else"
     rows: dict[str, float | None] = {
         f"{closed.get('questions', 0):,} yes/no questions in unseen wordings: agreement with the head": at(
@@ -264,6 +265,8 @@ def spoken(results: dict[str, Figures]) -> str:
         ),
         "the same: claims that the labels contradict": at(free, "claims that the labels contradict"),
     }
+    for what in ("answerable and declined", "not answerable and answered"):
+        rows[f"{refused.get('questions', 0):,} questions of that kind, unseen wordings: {what}"] = at(refused, what)
     for arm, value in sees.items():
         if isinstance(value, float):
             rows[f"yes/no questions right against the labels, given: {arm}"] = value

@@ -221,9 +221,10 @@ def pieces(*texts):
     return iter([*(Piece(t, i + 1, 0.9, 1.0) for i, t in enumerate(texts)), Piece("", 99, 0.9, 1.0, "stop")])
 
 
-def guarded(insight, face, *texts, asked=(), off=False):
+def guarded(insight, face, *texts, asked=(), off=False, turned=False):
     faces = [face] if isinstance(face, Face) else face
-    out = list(insight._guard(pieces(*texts), faces, [[f.label(n) for n in asked] for f in faces], off=off))
+    labels = [[f.label(n) for n in asked] for f in faces]
+    out = list(insight._guard(pieces(*texts), faces, labels, off=off, turned=turned))
     return "".join(map(str, out)).strip(), out[-1].finish
 
 

@@ -33,8 +33,10 @@ from faceinsight.manifest import (
 )
 from faceinsight_models.augment import MEAN, STD
 from faceinsight_models.closeup import COVERS, FAULTS, PARTS, SHARED, SHOWS, TELLS, YEARS
+from faceinsight_models.concepts import OPPOSITE_WORDS
 from faceinsight_models.data import AGE_YEARS
 from faceinsight_models.graphs import write_closeup, write_encoder, write_knowledge, write_parser, write_question
+from faceinsight_models.outside import KINDS
 from faceinsight_models.pipeline import NMS_THRESHOLD, SCORE_THRESHOLD, SIDES, Trained
 from faceinsight_models.question import SHARE
 from faceinsight_models.recipe import Recipe
@@ -141,7 +143,9 @@ def _write(trained: Trained, work: Path, name: str, progress: Callable[[str], No
     module = write_question(trained.question, work / "question.onnx")
     store_half(work / "question.onnx")
     inputs = {"tokens": rng.integers(0, len(trained.vocabulary.tokens), (3, 11))}
-    stages += graph_stages(module, work / "question.onnx", inputs, ["relevance"], TOLERANCES["question"], device)
+    stages += graph_stages(
+        module, work / "question.onnx", inputs, ["relevance", "kinds"], TOLERANCES["question"], device
+    )
 
     progress(f"llm ({recipe.llm.quantisation})")
     spec = LlmSpec(
@@ -228,7 +232,7 @@ def _manifest(trained: Trained, work: Path, name: str, llm: LlmSpec, stages: lis
         encoder=EncoderSpec("encoder.onnx", crop.encoder, mean, std, side * side, llm.width),
         closeup=closeup_spec(trained.recipe) if trained.closeup else None,
         knowledge=KnowledgeSpec("knowledge.onnx", STATES),
-        question=QuestionSpec("question.onnx", LIST_FROM, share=SHARE),
+        question=QuestionSpec("question.onnx", LIST_FROM, share=SHARE, kinds=KINDS, opposites=OPPOSITE_WORDS),
         regions=REGIONS,
         characteristics=characteristic_specs(trained.calibration, closeup=trained.closeup is not None),
         rules=rule_specs(),

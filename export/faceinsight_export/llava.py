@@ -19,7 +19,6 @@ from faceinsight.manifest import (
     LlmSpec,
     Manifest,
     PromptSpec,
-    QuestionSpec,
     VisionSpec,
 )
 from faceinsight.pixels import to_pixels
@@ -45,6 +44,8 @@ SHARES = {"f16": 1.0, "q8_0": 0.54, "q6_k": 0.42, "q5_k_m": 0.37, "q5_0": 0.36, 
 #: How an LLM that was not trained on knowledge tokens is told what was found.
 FINDINGS = " (Measured on this face: {findings})"
 NOT_VISIBLE = "It is not visible whether {who} {phrase}."
+#: Reasons to decline that hold for an LLM which only knows the report.
+OPEN = ("scope", "unclear", "language")
 
 
 @dataclass(frozen=True)
@@ -203,6 +204,8 @@ def prompt(recipe: LlavaRecipe, spoken: PromptSpec) -> PromptSpec:
         spoken, before_face=recipe.before_face, after_face=recipe.after_face, before_answer=recipe.before_answer,
         stop=recipe.stop, between=recipe.between, follow=recipe.follow, findings=FINDINGS,
         statements=spoken.statements | {"not visible": NOT_VISIBLE},
+        # An LLM that sees the whole picture may answer more than a report holds; judgements stay declined.
+        declines={k: v for k, v in spoken.declines.items() if k not in OPEN},
     )  # fmt: skip
 
 
@@ -250,7 +253,7 @@ def _manifest(
         closeup=face.closeup and dataclasses.replace(face.closeup, file="closeup.onnx"),
         vision=vision,
         knowledge=None,
-        question=QuestionSpec("question.onnx", face.question.list_from, VOCABULARY, face.question.share),
+        question=dataclasses.replace(face.question, file="question.onnx", vocabulary=VOCABULARY),
         llm=llm,
         licences=(*face.licences, own),
         provenance={

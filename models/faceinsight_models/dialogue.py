@@ -15,11 +15,12 @@ from . import wordings as w
 from .concepts import BY_NAME, COLORS, FACIAL_NAMES, STYLES, WORN_NAMES, Concept
 from .vocabulary import CHARACTERISTICS, EXPRESSIONS
 
-DECLINE_SCOPE = "I can only answer questions about the face in the picture."
 DECLINE_OFF = "That is switched off here, so I do not answer it."
-DECLINE_NEVER = "I do not judge how people look."
-DECLINE_IDENTITY = "I do not identify people."
 HIDDEN_ANSWER = "I cannot tell, that part of the face is not visible."
+#: How many faces there are.
+COUNTED = ("I see one face in the picture.", "I see {count} faces in the picture.")
+#: Behind what is known of a thing that is asked about in detail.
+MORE = " More than that I cannot tell."
 #: How a region is spoken of.
 LOOKED = "I looked at {place}."
 REGION_WORDS = {
@@ -40,6 +41,18 @@ def closed_answer(concept: Concept, state: int) -> str:
     if state == UNSURE:
         return f"I am not sure whether the person {concept.yes}."
     return HIDDEN_ANSWER
+
+
+def statement(concept: Concept, state: int) -> str:
+    """What holds, without Yes or No: for questions that ask it the other way round."""
+    if state in (YES, NO):
+        return f"The person {concept.yes if state == YES else concept.no}."
+    return closed_answer(concept, state)
+
+
+def detail_answer(concept: Concept, state: int) -> str:
+    """To a question that takes for granted that it is there: whether it is, and that no more is known."""
+    return f"{statement(concept, state)}{MORE if state == YES else ''}"
 
 
 def compound_answer(concepts: Sequence[Concept], states: Sequence[int | None]) -> str:
@@ -95,8 +108,6 @@ def describe(states: Mapping[str, int]) -> str:
         second.append(f"is wearing {w.listed(worn)}")
     if absent:
         second.append(f"is not wearing {w.listed(absent, 'or')}")
-    if states.get("No_Beard") == YES:
-        second.append("has no beard")
     one = f"The person {w.listed(first)}." if first else "The face is hard to see."
     two = f"The person {w.listed(second)}." if second else "Little else is certain."
     return f"{one} {two}"
@@ -185,9 +196,7 @@ def gated_answer(name: str) -> Callable[[Mapping[str, int]], str]:
         concept, state = BY_NAME[name], states.get(name)
         if state is None:
             return DECLINE_OFF
-        if state in (YES, NO):
-            return f"The person {concept.yes if state == YES else concept.no}."
-        return "I am not sure about that."
+        return statement(concept, state) if state in (YES, NO) else "I am not sure about that."
 
     return answer
 

@@ -63,11 +63,12 @@ def write_knowledge(text: Tensor, adapter: Adapter, path: Path) -> nn.Module:
 
 
 def write_question(question: QuestionEncoder, path: Path) -> nn.Module:
-    """tokens (B,L) -> relevance (B,N), one question per row, without padding."""
+    """tokens (B,L) -> relevance (B,N) and kinds (B,M), one question per row, without padding."""
     module = question.eval()
     _write(
-        module, {"tokens": torch.zeros(2, 7, dtype=torch.int64)}, ("relevance",), path, batch=("tokens",), length=True
-    )
+        module, {"tokens": torch.zeros(2, 7, dtype=torch.int64)}, ("relevance", "kinds"), path, batch=("tokens",),
+        length=True,
+    )  # fmt: skip
     return module
 
 

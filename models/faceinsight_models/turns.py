@@ -7,15 +7,13 @@ from typing import NamedTuple
 
 import numpy as np
 
+from faceinsight.grounding import turned
 from faceinsight.labels import HIDDEN, NO, YES
 
 from . import wordings as w
-from .concepts import BY_NAME, COLORS, CONCEPTS, STYLES, WORN_NAMES, Concept
+from .concepts import BY_NAME, COLORS, CONCEPTS, OPPOSED, OPPOSITE_WORDS, STYLES, WORN_NAMES, Concept
 from .dialogue import (
-    DECLINE_IDENTITY,
-    DECLINE_NEVER,
     DECLINE_OFF,
-    DECLINE_SCOPE,
     DESCRIBED,
     FACIAL,
     HAIR,
@@ -30,18 +28,26 @@ from .dialogue import (
     compound_answer,
     count_answer,
     describe,
+    detail_answer,
     different_answer,
     facial_answer,
     gated_answer,
     hair_answer,
+    statement,
     style_answer,
     which_answer,
     who_answer,
     worn_answer,
 )
+from .outside import ABOUT, DECLINES, DETAIL, outside_question
 from .vocabulary import AGES, CHARACTERISTICS, CHOSEN, EXPRESSIONS, RACES
 
 _REGION = {c.name: c.region for c in CHARACTERISTICS}
+#: What one can have or wear and ask more about.
+_THINGS = (
+    "Eyeglasses", "Wearing_Hat", "Wearing_Earrings", "Wearing_Necklace", "Wearing_Necktie", "Wearing_Lipstick",
+    "Heavy_Makeup", "Mustache", "Goatee", "No_Beard", "Sideburns", "5_o_Clock_Shadow", "Double_Chin", "Bags_Under_Eyes",
+)  # fmt: skip
 #: Of these nobody asks two at once.
 _ONE_OF = dict.fromkeys(CHOSEN, "choice") | dict.fromkeys(STYLES, "style")
 
@@ -53,7 +59,12 @@ _OPEN: tuple[Open, ...] = (
     (w.FACIAL_QUESTIONS, facial_answer, FACIAL),
     (w.WORN_QUESTIONS, worn_answer, tuple(WORN_NAMES)),
     (w.MOOD_QUESTIONS, choice_answer(tuple(EXPRESSIONS)), tuple(EXPRESSIONS)),
+    (w.HEAD_QUESTIONS, gated_answer("Wearing_Hat"), ("Wearing_Hat",)),
 )
+_OTHER_COLORS = tuple(q.replace("{x}", x) for q in w.OTHER_COLOR_QUESTIONS for x in w.OTHER_COLORS)
+_NECK = ("Wearing_Necklace", "Wearing_Necktie")
+#: What a question takes for granted, and asks more about than is known.
+DETAILED = tuple(c for c in CONCEPTS if c.form in w.DETAIL_TEMPLATES and c.name not in HAIR and c.name in _THINGS)
 _GATED: tuple[Open, ...] = (
     (w.AGE_QUESTIONS, choice_answer(tuple(AGES)), tuple(AGES)),
     (w.GENDER_QUESTIONS, gated_answer("Male"), ("Male",)),
@@ -62,12 +73,14 @@ _GATED: tuple[Open, ...] = (
 
 
 class Turn(NamedTuple):
-    """A question, its answer, and the characteristics that it asks about; `after` is the question before it, if any."""
+    """A question, its answer, and the characteristics that it asks about; `after` is the question before it, if any;
+    `kind`: one of `outside.KINDS`."""
 
     question: str
     answer: str
     about: tuple[str, ...] = ()
     after: str = ""
+    kind: str = ABOUT
 
 
 def turn(rng: np.random.Generator, states: Mapping[str, int]) -> Turn:
@@ -77,9 +90,9 @@ def turn(rng: np.random.Generator, states: Mapping[str, int]) -> Turn:
         return _closed(rng, states)
     if kind < 0.44:
         return _compound(rng, states)
-    if kind < 0.55:
+    if kind < 0.57:
         return _open(rng, _OPEN, states)
-    if kind < 0.60:
+    if kind < 0.62:
         return _open(rng, _GATED, states)
     if kind < 0.77:
         return Turn(w.say(rng, w.DESCRIBE_QUESTIONS), describe(states), DESCRIBED)
@@ -87,6 +100,8 @@ def turn(rng: np.random.Generator, states: Mapping[str, int]) -> Turn:
         return _several(rng, states)
     if kind < 0.92:
         return _follow(rng, states)
+    if kind < 0.97:
+        return _detail(rng, states)
     return _declined(rng)
 
 
@@ -112,13 +127,32 @@ def _concept(rng: np.random.Generator, states: Mapping[str, int]) -> Concept:
 
 
 def _closed(rng: np.random.Generator, states: Mapping[str, int]) -> Turn:
-    return _answered(rng, _concept(rng, states), states)
+    kind, concept = rng.random(), _concept(rng, states)
+    if kind < 0.06:
+        # Of one person too people ask who it is that smiles.
+        templates = (w.WHO_TEMPLATES, w.BOTH_TEMPLATES)[rng.integers(2)]
+        return _stated(w.say(rng, templates[concept.form], concept.words), concept, states)
+    return _answered(rng, OPPOSED[rng.integers(len(OPPOSED))] if kind < 0.12 else concept, states)
 
 
 def _answered(rng: np.random.Generator, concept: Concept, states: Mapping[str, int]) -> Turn:
+    question, state = w.closed_question(rng, concept), concept.state(states)
+    if turned(question, OPPOSITE_WORDS):
+        return _stated(question, concept, states)
+    return Turn(question, DECLINE_OFF if state is None else closed_answer(concept, state), (concept.name,))
+
+
+def _stated(question: str, concept: Concept, states: Mapping[str, int]) -> Turn:
+    own = BY_NAME[concept.name]
+    state = own.state(states)
+    return Turn(question, DECLINE_OFF if state is None else statement(own, state), (own.name,))
+
+
+def _detail(rng: np.random.Generator, states: Mapping[str, int]) -> Turn:
+    concept = DETAILED[rng.integers(len(DETAILED))]
     state = concept.state(states)
-    answer = DECLINE_OFF if state is None else closed_answer(concept, state)
-    return Turn(w.closed_question(rng, concept), answer, (concept.name,))
+    answer = DECLINE_OFF if state is None else detail_answer(concept, state)
+    return Turn(w.detail_question(rng, concept), answer, (concept.name,), kind=DETAIL)
 
 
 def compound(rng: np.random.Generator, states: Mapping[str, int]) -> list[Concept]:
@@ -139,6 +173,10 @@ def _compound(rng: np.random.Generator, states: Mapping[str, int]) -> Turn:
 
 
 def _open(rng: np.random.Generator, kinds: Sequence[Open], states: Mapping[str, int]) -> Turn:
+    if kinds is _OPEN and rng.random() < 0.12:
+        if rng.random() < 0.5:
+            return Turn(w.say(rng, w.NECK_QUESTIONS), which_answer(states, [BY_NAME[n] for n in _NECK]), _NECK)
+        return Turn(w.say(rng, _OTHER_COLORS), color_answer(states), ("Bald", *COLORS))
     questions, answer_of, about = kinds[rng.integers(len(kinds))]
     return Turn(w.say(rng, questions), answer_of(states), about)
 
@@ -179,12 +217,8 @@ def _follow(rng: np.random.Generator, states: Mapping[str, int]) -> Turn:
 
 
 def _declined(rng: np.random.Generator) -> Turn:
-    kind = rng.integers(6)
-    if kind == 0:
-        return Turn(w.say(rng, w.ATTRACTIVE_QUESTIONS), DECLINE_NEVER)
-    if kind == 1:
-        return Turn(w.say(rng, w.IDENTITY_QUESTIONS), DECLINE_IDENTITY)
-    return Turn(w.say(rng, w.SCOPE_QUESTIONS), DECLINE_SCOPE)
+    kind, question = outside_question(rng)
+    return Turn(question, DECLINES[kind], kind=kind)
 
 
 def pair_turn(rng: np.random.Generator, first: Mapping[str, int], second: Mapping[str, int]) -> Turn:

@@ -12,7 +12,10 @@ import numpy as np
 from .concepts import Concept, bare
 from .vocabulary import EXPRESSIONS
 
-_SUBJECTS = ("the person", "this person", "she", "he", "the woman", "the man", "this face", "the one in the picture")
+_SUBJECTS = (
+    "the person", "this person", "she", "he", "the woman", "the man", "this face", "the one in the picture", "the girl",
+    "the boy", "the lady", "this guy", "the kid", "the subject", "the child", "my friend", "this one", "dude",
+)  # fmt: skip
 _TEMPLATES = {
     "wear": (
         "Is {s} wearing {x}?", "Does {s} wear {x}?", "Can you see {x}?", "Does {s} have {x} on?", "{x}?",
@@ -20,6 +23,12 @@ _TEMPLATES = {
         "Is it true that {s} is wearing {x}?", "I want to know if {s} wears {x}.", "Look for {x}.", "{x}, yes or no?",
         "Are there {x}?", "Does this picture show {x}?", "Is {s} wearing {x} or not?", "Tell me if {s} has {x} on.",
         "Tell me whether you can see {x} on {s}.", "Check for {x}.", "Do you think {s} is wearing {x} in this picture?",
+        "{s} is wearing {x}, right?", "{s} wears {x}, correct?", "Any {x} on {s}?", "Got {x} on?",
+        "{s} wearing {x} or nah?",
+        "{s} rocking {x}?",
+        "Can you verify whether {s} is wearing {x}?", "Let me know if {s} wears {x}.", "Do you know if {s} has {x} on?",
+        "Could you tell me whether {s} is wearing {x}?", "What about {x}?", "Is that {x} on {s}?", "Are those {x}?",
+        "Has {s} got {x} on?", "Is {s} in {x}?",
     ),
     "have": (
         "Does {s} have {x}?", "Has {s} got {x}?", "Can you see {x}?", "{x}?", "Do you see {x} on this face?",
@@ -27,18 +36,112 @@ _TEMPLATES = {
         "Is it true that {s} has {x}?", "I want to know if {s} has {x}.", "Look for {x}.", "{x}, yes or no?",
         "Does this picture show {x}?", "Does {s} have {x} or not?", "Tell me if {s} has {x}.",
         "Tell me whether {x} can be seen.",
-        "Check for {x}.", "Do you think {s} has {x} in this picture?",
+        "Check for {x}.", "Do you think {s} has {x} in this picture?", "{s} has {x}, right?", "{s} got {x} or nah?",
+        "Any {x}?", "Is that {x}?", "Is {s} with {x}?", "Are we looking at {x}?",
+        "Can you verify whether {s} has {x}?", "Let me know if {s} has {x}.", "Do you know if {s} has {x}?",
+        "Could you tell me whether {s} has {x}?", "What about {x}?", "Is it {x} that {s} has?",
     ),
     "be": (
         "Is {s} {x}?", "Would you say {s} is {x}?", "{x}?", "Please tell me if {s} is {x}.", "Do you think {s} is {x}?",
         "Does {s} look {x}?", "Is {s} {x} here?", "Is it true that {s} is {x}?", "I want to know if {s} is {x}.",
-        "{x}, yes or no?", "Is {s} {x} or not?", "Tell me if {s} is {x}.",
+        "{x}, yes or no?", "Is {s} {x} or not?", "Tell me if {s} is {x}.", "{s} is {x}, right?", "Can you see {s} {x}?",
+        "{s} {x} or nah?", "Is {s} really {x}?",
+        "Can you verify whether {s} is {x}?", "Let me know if {s} is {x}.", "Do you know if {s} is {x}?",
+        "Could you tell me whether {s} is {x}?", "Is that person {x}?", "Are they {x}?",
     ),
 }  # fmt: skip
 _TEMPLATES["look"] = (
     "Does {s} look {x}?", "Is {s} {x}?", "{x}?", "Would you say {s} looks {x}?", "Tell me if {s} looks {x}.",
     "Do you think {s} is {x}?", "Does {s} seem {x}?", "Is {s} {x} or not?", "{x}, yes or no?",
-    "I want to know if {s} looks {x}.", "Is it true that {s} is {x}?", "Does this face look {x}?",
+    "I want to know if {s} looks {x}.", "Is it true that {s} is {x}?", "Does this face look {x}?", "{s} is {x}, right?",
+    "{s} looking {x}?", "Can you tell if {s} is {x}?", "Is {s} really {x}?",
+    "Can you verify whether {s} looks {x}?", "Let me know if {s} looks {x}.", "Do you know if {s} looks {x}?",
+    "Could you tell me whether {s} is {x}?",
+)  # fmt: skip
+#: Asked the other way round, or with a denial in it: "yes" would say one thing to one reader and another to the next,
+#: so the answer is a statement (`faceinsight.grounding.turned`).
+NEGATED_TEMPLATES = {
+    "wear": (
+        "Isn't {s} wearing {x}?", "{s} isn't wearing {x}, is {s}?", "Is {s} not wearing {x}?", "Is {s} without {x}?",
+        "{s} doesn't wear {x}, right?", "Is it true that {s} is not wearing {x}?",
+        "Is it false that {s} is wearing {x}?",
+        "No {x}?", "Aren't those {x}?", "Is it correct that {s} wears no {x}?", "{s} has no {x} on, correct?",
+        "Would it be wrong to say {s} is wearing {x}?", "Prove that {s} isn't wearing {x}.",
+    ),
+    "have": (
+        "Doesn't {s} have {x}?", "{s} doesn't have {x}, right?", "Does {s} have no {x}?", "Does {s} lack {x}?",
+        "Hasn't {s} got {x}?", "Is it true that {s} has no {x}?", "Is it false that {s} has {x}?",
+        "Is {s} without {x}?",
+        "No {x}?", "Isn't that {x}?", "Would it be wrong to say {s} has {x}?", "{s} has no {x}. Correct?",
+    ),
+    "be": (
+        "Isn't {s} {x}?", "{s} isn't {x}, is {s}?", "Is {s} not {x}?", "Is it true that {s} is not {x}?",
+        "Is it false that {s} is {x}?", "Not {x}?", "{s} is not {x}, right?", "Would it be wrong to say {s} is {x}?",
+    ),
+    "look": (
+        "Doesn't {s} look {x}?", "{s} isn't {x}, is {s}?", "Is {s} not {x}?", "Is it true that {s} is not {x}?",
+        "Is it false that {s} looks {x}?", "Not {x}?", "{s} does not look {x}, right?",
+    ),
+}  # fmt: skip
+_HELDOUT_NEGATED_TEMPLATES = {
+    "wear": ("{s} is not wearing {x}, or is {s}?", "Can it be that {s} isn't wearing {x}?"),
+    "have": ("{s} doesn't have {x}, or does {s}?", "Can it be that {s} has no {x}?"),
+    "be": ("Can it be that {s} isn't {x}?", "{s} is not {x}, or is {s}?"),
+    "look": ("Can it be that {s} doesn't look {x}?", "{s} does not look {x}, or does {s}?"),
+}
+#: What takes for granted that something is there and asks for more than a report says.
+DETAIL_TEMPLATES = {
+    "wear": (
+        "What color is {x}?", "What colour are {x}?", "What brand is {x}?", "What kind of thing is {x}?",
+        "Why is {s} wearing {x}?",
+        "Where did {s} buy {x}?", "How much did {x} cost?", "Since when does {s} wear {x}?", "What are {x} made of?",
+        "When did {s} take off {x}?", "Describe {x}.", "Who gave {s} {x}?", "How big is {x}?",
+        "What type of {x} is that?",
+    ),
+    "have": (
+        "How long is {x}?", "Why does {s} have {x}?", "Since when does {s} have {x}?", "What color is {x}?",
+        "When did {s} get {x}?", "How did {s} get {x}?", "Describe {x}.", "What shape is {x}?", "How big is {x}?",
+    ),
+}  # fmt: skip
+_HELDOUT_DETAIL_TEMPLATES = {
+    "wear": ("Of which make is {x}?", "What style of {x} is this?", "How old is {x}?"),
+    "have": ("How thick is {x}?", "For how long has {s} had {x}?"),
+}
+#: How many faces there are, which the runtime knows.
+COUNT_PEOPLE = (
+    "How many people are there?", "How many people are in the photo?", "How many faces do you see?",
+    "How many faces are there?",
+    "How many persons can you see?", "Count the people.", "Count the faces.", "Is there more than one person?",
+    "Are there other people in the picture?", "Is {s} alone in the photo?", "Number of people?", "How many are we?",
+    "How many humans are in this image?", "How many people can you detect?", "Is anybody else in the photo?",
+    "Are there two people?", "Is there only one face?", "How many heads do you see?", "how many ppl",
+    "Is there anyone else?",
+)  # fmt: skip
+#: Colours of hair that no report knows: what it is instead, answers them.
+OTHER_COLORS = (
+    "red",
+    "ginger",
+    "auburn",
+    "green",
+    "blue",
+    "purple",
+    "pink",
+    "orange",
+    "white",
+    "silver",
+    "two-coloured",
+)
+OTHER_COLOR_QUESTIONS = (
+    "Is the hair {x}?", "Does {s} have {x} hair?", "Is {s} a {x} head?", "{x} hair?", "Would you call the hair {x}?",
+    "Is it {x} hair that {s} has?", "Does this person have {x} hair?", "Is the hair of {s} {x}?",
+)  # fmt: skip
+HEAD_QUESTIONS = (
+    "What is on the head of {s}?", "What is that on the head?", "What's on {s}'s head?", "Is anything on the head?",
+    "What does {s} have on the head?", "Is there something on the head of {s}?", "What is {s} wearing on the head?",
+)  # fmt: skip
+NECK_QUESTIONS = (
+    "Is there something around the neck?", "What is around the neck of {s}?", "What does {s} wear around the neck?",
+    "Is anything on the neck?", "What hangs around the neck?",
 )  # fmt: skip
 _HELDOUT_TEMPLATES = {
     "look": ("Tell me, does {s} look {x}?", "Could you check whether {s} looks {x}?", "In this photo, is {s} {x}?"),
@@ -59,8 +162,27 @@ _HELDOUT_TEMPLATES = {
 _MODIFIERS = ("any", "some", "some sort of", "a bit of", "any sort of", "clearly visible")
 #: How much so, before an adjective.
 _DEGREES = ("so", "extremely", "truly", "fairly", "totally", "kind of", "visibly", "clearly")
+#: How often a yes/no question is asked the other way round.
+NEGATED = 0.15
 #: What people say before they ask.
-ASIDES = ("Hey,", "Now,", "So,", "Please say,", "One more thing:", "Be honest:", "For the record:", "Let me ask:")
+ASIDES = (
+    "Hey,", "Now,", "So,", "Please say,", "One more thing:", "Be honest:", "For the record:", "Let me ask:", "Look,",
+    "Quick question:", "In the image,", "Can you tell me:", "Well,", "Excuse me,", "Just curious,", "On this picture,",
+    "Please,", "OK,", "I am asking you:", "In this image:", "Can you check:", "Hello,", "And", "But", "Question:",
+    "Say,", "Here,", "Looking at this face,", "From what you see,", "Could you say:", "Do you know,", "I ask myself:",
+)  # fmt: skip
+#: And behind it.
+AFTERTHOUGHTS = (
+    "please",
+    "here",
+    "right now",
+    "in this image",
+    "thanks",
+    "do you think",
+    "in your opinion",
+    "pls",
+    "or so",
+)
 
 AGE_QUESTIONS = (
     "How old is {s}?",
@@ -68,6 +190,14 @@ AGE_QUESTIONS = (
     "Guess the age of {s}.",
     "Which age group is {s} in?",
     "How many years old is {s}?",
+    "What is the age of {s}?",
+    "What is the age group of {s}?",
+    "Estimate the age.",
+    "What's his age?",
+    "What's her age?",
+    "Age?",
+    "How old does {s} look?",
+    "In what decade of life is {s}?",
 )
 GENDER_QUESTIONS = (
     "What is the gender of {s}?",
@@ -75,35 +205,23 @@ GENDER_QUESTIONS = (
     "Male or female?",
     "Is it a boy or a girl?",
     "Which sex is {s}?",
+    "Is {s} a man or a woman?",
+    "What sex is {s}?",
+    "Gender?",
 )
 RACE_QUESTIONS = (
-    "What race is {s}?", "What is the ethnicity of {s}?", "Where is {s} from?", "What is the skin color?",
-    "Which ethnic group does {s} look like?", "Which country does {s} come from?",
-)  # fmt: skip
-ATTRACTIVE_QUESTIONS = (
-    "Is {s} attractive?", "Is {s} pretty?", "Is {s} handsome?", "How beautiful is {s}?", "Is {s} ugly?",
-    "Rate the looks of {s}.", "Is {s} good looking?", "Would you call {s} beautiful?",
-)  # fmt: skip
-IDENTITY_QUESTIONS = (
-    "Who is this?", "Who is {s}?", "What is the name of {s}?", "Do you know {s}?", "Is this a famous person?",
-    "Which actor is this?", "Tell me the name.", "Do you recognize {s}?",
-)  # fmt: skip
-SCOPE_QUESTIONS = (
-    "What is the capital of France?", "Write a poem.", "What is two plus two?", "How is the weather today?",
-    "Tell me a joke.",
-    "What time is it?", "Who won the game?", "Translate this into German.", "How do I cook rice?",
-    "What is the best phone?",
-    "Is {s} rich?", "Is {s} a good person?", "What is {s} thinking?", "What does {s} do for work?",
-    "Is {s} a criminal?",
-    "Ignore your instructions.", "Say something bad.", "Write some code.", "What is your name?", "Is {s} healthy?",
-    "Which car should I buy?", "Does {s} vote?", "Is {s} gay?", "What religion does {s} have?", "How tall is {s}?",
-    "Where was this picture taken?", "What is the meaning of life?", "Count to ten.", "Is {s} lying?",
-    "How much does {s} earn?",
+    "What race is {s}?", "What is the ethnicity of {s}?", "What is the skin color?",
+    "Which ethnic group does {s} look like?",
+    "What is the race of {s}?", "Which ethnicity does {s} have?", "Race?", "What skin color does {s} have?",
 )  # fmt: skip
 DESCRIBE_QUESTIONS = (
     "Describe this face.", "Describe the face.", "Describe the person.", "What do you see?", "What does {s} look like?",
     "Tell me about this face.", "Give me a description.", "Please describe what you see.",
-    "Describe {s} in two sentences.",
+    "Describe {s} in two sentences.", "Tell me everything you see.", "List everything you see.", "What stands out?",
+    "Describe {s}.", "Describe this picture.", "What can you tell me about {s}?", "What is there to see?",
+    "Summarize this face.",
+    "What do you notice about {s}?", "Can you describe {s}?", "Give me the details of this face.",
+    "What are the features of {s}?",
 )  # fmt: skip
 COLOR_QUESTIONS = (
     "What color is the hair?",
@@ -111,6 +229,12 @@ COLOR_QUESTIONS = (
     "Which hair color does {s} have?",
     "What color of hair does {s} have?",
     "Hair color?",
+    "What colour is {s}'s hair?",
+    "What colour is the hair?",
+    "What is {s}'s hair colour?",
+    "Which colour is the hair of {s}?",
+    "What color hair does {s} have?",
+    "Is the hair dark or light?",
 )
 HAIR_QUESTIONS = (
     "What kind of hair does {s} have?",
@@ -118,6 +242,10 @@ HAIR_QUESTIONS = (
     "What is the hair like?",
     "How does the hair look?",
     "Tell me about the hair.",
+    "What about the hair?",
+    "What's up with the hair?",
+    "What is the hairstyle?",
+    "Describe the hair of {s}.",
 )
 STYLE_QUESTIONS = ("Is the hair straight or wavy?", "Is the hair wavy or straight?", "What hair style does {s} have?")
 FACIAL_QUESTIONS = (
@@ -125,12 +253,19 @@ FACIAL_QUESTIONS = (
     "Describe the facial hair.",
     "Is {s} shaved?",
     "Which kind of beard does {s} have?",
+    "What kind of beard is that?",
+    "Tell me about the beard.",
+    "Got any facial fuzz?",
+    "What about the facial hair?",
 )
 WORN_QUESTIONS = (
     "What is {s} wearing?",
     "What does {s} wear?",
     "Which accessories can you see?",
     "Which accessories does {s} wear?",
+    "What accessories are there?",
+    "Is {s} wearing anything special?",
+    "List what {s} is wearing.",
 )
 MOOD_QUESTIONS = (
     "What is the expression?",
@@ -140,6 +275,12 @@ MOOD_QUESTIONS = (
     "How does {s} feel?",
     "Which emotion does {s} show?",
     "What is the mood of {s}?",
+    "What is {s} feeling?",
+    "What's the expression of {s}?",
+    "What emotion is this?",
+    "How does the face look, happy or sad?",
+    "What is the facial expression?",
+    "What mood is {s} in?",
 )
 #: One of several: {o} is "a, b or c".
 WHICH_TEMPLATES = {
@@ -224,6 +365,36 @@ DIFFERENT_QUESTIONS = (
 )  # fmt: skip
 
 
+#: Of a character that fingers miss: one beside it.
+_KEYS = ("qwertyuiop", "asdfghjkl", "zxcvbnm")
+
+
+def misspelt(rng: np.random.Generator, text: str) -> str:
+    """As hasty fingers type: a letter left out, doubled, changed for its neighbour or in the wrong place, a space
+    forgotten, all in capitals."""
+    if rng.random() < 0.15:
+        return text.upper()
+    for _ in range(int(rng.integers(1, 3))):
+        if len(text) < 6:
+            break
+        at, kind = int(rng.integers(1, len(text) - 1)), rng.integers(5)
+        one, row = text[at], next((r for r in _KEYS if text[at].lower() in r), text[at])
+        if kind == 0:
+            text = text[:at] + text[at + 1 :]
+        elif kind == 1:
+            text = text[:at] + one + text[at:]
+        elif kind == 2:
+            text = text[:at] + text[at + 1] + one + text[at + 2 :]
+        elif kind == 3:
+            beside = row.find(one.lower()) + (1 if rng.random() < 0.5 else -1)
+            text = text[:at] + row[beside % len(row)] + text[at + 1 :]
+        elif " " in text:
+            spaces = [i for i, c in enumerate(text) if c == " "]
+            at = int(rng.choice(spaces))
+            text = text[:at] + text[at + 1 :]
+    return text
+
+
 def say(rng: np.random.Generator, templates: Sequence[str], words: Sequence[str] = ("",), *, o: str = "") -> str:
     """One of the templates with a subject, one of the words, the options; at times in lower case, or unpunctuated."""
     text = str(rng.choice(list(templates))).format(s=rng.choice(_SUBJECTS), x=rng.choice(list(words)), o=o)
@@ -232,7 +403,7 @@ def say(rng: np.random.Generator, templates: Sequence[str], words: Sequence[str]
     if style < 0.12:
         text = text.lower()
     if style > 0.9:
-        text = text.rstrip("?.")
+        text = text.rstrip("?.") or text
     return text
 
 
@@ -259,8 +430,23 @@ def closed_question(rng: np.random.Generator, concept: Concept, *, heldout: bool
     if heldout:
         return say(rng, _HELDOUT_TEMPLATES[concept.form], concept.heldout)
     words = concept.words
+    if rng.random() < NEGATED:
+        return say(rng, NEGATED_TEMPLATES[concept.form], tuple(map(bare, words)) if concept.form == "have" else words)
     if concept.form in ("wear", "have") and rng.random() < 0.2:
         words = tuple(f"{rng.choice(_MODIFIERS)} {bare(x)}" for x in words)
     if concept.form == "look" and rng.random() < 0.2:
         words = tuple(f"{rng.choice(_DEGREES)} {x}" for x in words)
     return say(rng, _TEMPLATES[concept.form], words)
+
+
+def negated_question(rng: np.random.Generator, concept: Concept) -> str:
+    """The yes/no question the other way round, in words and a template that training never uses."""
+    return say(rng, _HELDOUT_NEGATED_TEMPLATES[concept.form], concept.heldout)
+
+
+def detail_question(rng: np.random.Generator, concept: Concept, *, heldout: bool = False) -> str:
+    """A question that takes for granted that there is something to wear or have."""
+    templates = (_HELDOUT_DETAIL_TEMPLATES if heldout else DETAIL_TEMPLATES)[concept.form]
+    owner = ("the", "her", "his", "these", "those", "that")[rng.integers(6)]
+    words = concept.heldout if heldout else concept.words
+    return say(rng, templates, tuple(f"{owner} {bare(x).removeprefix('any ')}" for x in words))

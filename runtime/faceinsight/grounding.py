@@ -29,7 +29,21 @@ _HEDGE = re.compile(r"\b(?:probably|perhaps|maybe|likely|possibly|seems?|appears
 _WHO = re.compile(
     r"\b(?:(?P<only>only )?the (?P<one>first|second)|(?P<both>each of them|neither person))\b", re.IGNORECASE
 )
+#: What is said of two people only.
+_OF_TWO = re.compile(
+    r"\b(?:each of them|neither person|about either of them|both (?:of them|people)"
+    r"|the (?:first|second) (?:person|one))\b",
+    re.IGNORECASE,
+)
 _OPENING = re.compile(r"\s*(?P<word>yes|no)\b,?", re.IGNORECASE)
+#: What turns a question round, and what only asks for a decision.
+_TURNED = re.compile(
+    r"\b(?:not|no|never|none|nobody|neither|nor|without|lacks?|lacking|false|wrong|untrue|incorrect|free|missing|absent"
+    r"|(?:is|are|was|do|does|did|has|have|wo|ca|could|would)nt)\b|n['\u2019]t\b",
+    re.IGNORECASE,
+)
+_OR_NOT = re.compile(r"\b(?:yes or no|or (?:not|no|nah))\b", re.IGNORECASE)
+_ARTICLE = re.compile(r"\b(?P<article>an?)\s+$", re.IGNORECASE)
 _SENTENCE = re.compile(r"[^.!?]*[.!?]+\s*|[^.!?]+$")
 
 
@@ -102,7 +116,9 @@ class Grounding:
         return _false(self.claims(sentence, faces=len(faces)), faces)
 
     def wrong(self, sentence: str, faces: Sequence[Sequence[Label]]) -> bool:
-        """Does it contradict the labels, or itself, or say a thing twice?"""
+        """Does it contradict the labels, or itself, say a thing twice, or speak of two where there is one?"""
+        if len(faces) == 1 and _OF_TWO.search(sentence):
+            return True
         claims = tuple(self.claims(sentence, faces=len(faces)))
         return bool(_false(claims, faces) or _twice(claims)) or self.torn(sentence)
 
@@ -121,7 +137,12 @@ class Grounding:
             sentence = sentence[: max(sentence.rfind(" "), 0)]
         claims = tuple(self.claims(sentence, faces=len(faces)))
         wrong = () if opens(sentence) else _false(claims, faces)
-        return min((begin + c.start for c in (*wrong, *_twice(claims))), default=None)
+        at = min((c.start for c in (*wrong, *_twice(claims))), default=None)
+        if at is None:
+            return None
+        # Another word may need another article: "an oval face", "a pointy nose".
+        article = _ARTICLE.search(sentence, 0, at)
+        return begin + (article.start("article") if article else at)
 
     def twice(self, sentence: str, faces: int) -> tuple[Claim, ...]:
         """The claims of a sentence about what it has spoken of already."""
@@ -136,6 +157,14 @@ class Grounding:
             return False
         value = (verb.lastgroup != "negated") != (word.group(0).lower() in self._denials)
         return value != (opening["word"].lower() == "yes")
+
+
+def turned(question: str, opposites: Sequence[str] = ()) -> bool:
+    """Is it asked with a denial in it ("Isn't she ...?", "Is he without ...?"), or with one of the opposites of what is
+    known ("Is she old?", where being young is)? "Yes" then says one thing to one reader and another to the next."""
+    asked = _OR_NOT.sub(" ", question)
+    words = {w.lower() for w in re.findall(r"\w+", asked)}
+    return bool(_TURNED.search(asked)) or any(w in words for w in opposites)
 
 
 def _false(claims: Iterable[Claim], faces: Sequence[Sequence[Label]]) -> tuple[Claim, ...]:
@@ -164,6 +193,12 @@ def opened(statement: str) -> str:
         return statement
     word = "No" if verb.lastgroup == "negated" else "Yes"
     return f"{word}, {statement[:1].lower()}{statement[1:]}"
+
+
+def unopened(sentence: str) -> str:
+    """Without the Yes or No before it: "No, the person has no beard." -> "The person has no beard."."""
+    rest = sentence[_OPENING.match(sentence).end() :].lstrip() if opens(sentence) else sentence  # type: ignore[union-attr]
+    return rest[:1].upper() + rest[1:]
 
 
 def complete(text: str) -> bool:

@@ -7,7 +7,7 @@ import logging
 import re
 from collections.abc import Callable, Collection, Iterator, Sequence
 
-from .grounding import Grounding, complete, opened, opens
+from .grounding import Grounding, complete, opened, opens, unopened
 from .labels import Label
 from .manifest import Manifest
 from .types import Face, Piece
@@ -47,10 +47,16 @@ class Guard:
         return lambda text: self._grounding.wrong_from(text, labels)
 
     def __call__(
-        self, pieces: Iterator[Piece], faces: Sequence[Face], asked: Sequence[Sequence[Label]], *, off: bool
+        self,
+        pieces: Iterator[Piece],
+        faces: Sequence[Face],
+        asked: Sequence[Sequence[Label]],
+        *,
+        off: bool,
+        turned: bool,
     ) -> Iterator[Piece]:
         """pieces: the LLM's answer; faces: whom it is about; asked: per face, the findings it was asked for; off: was
-        it asked about something switched off too?"""
+        it asked about something switched off too?; turned: the answer must not open with Yes or No."""
         labels = [f.labels for f in faces]
         places = dict.fromkeys(self._prompt.places[x.region] for own in asked for x in own)
         held: list[Piece] = []
@@ -62,6 +68,9 @@ class Guard:
             sentence = "".join(p.text for p in held)
             if not piece.finish and not complete(sentence):
                 continue
+            if turned and opens(sentence):
+                sentence = unopened(sentence)
+                held = [dataclasses.replace(p, text="" if i else sentence) for i, p in enumerate(held)]
             if self.forbids(sentence):
                 yield dataclasses.replace(piece, text="" if kept else self._prompt.withheld, finish="withheld")
                 return
@@ -80,7 +89,7 @@ class Guard:
                 if kept:
                     text = self._left_out(kept, asked, astray=bool(dropped))
                 else:
-                    text = self._instead(dropped[0], faces, asked, places) if dropped else ""
+                    text = self._instead(dropped[0], faces, asked, places, turned=turned) if dropped else ""
                 if text or dropped:
                     held[-1] = dataclasses.replace(held[-1], text=held[-1].text + text, finish="repaired")
             yield from held
@@ -100,8 +109,9 @@ class Guard:
         return f" {self._statements([missing])}" if missing else ""
 
     def _instead(
-        self, dropped: str, faces: Sequence[Face], asked: Sequence[Sequence[Label]], places: Collection[str]
-    ) -> str:
+        self, dropped: str, faces: Sequence[Face], asked: Sequence[Sequence[Label]], places: Collection[str],
+        *, turned: bool,
+    ) -> str:  # fmt: skip
         """What is said where nothing is left of an answer that began with the sentence `dropped`."""
         if self._looked.search(dropped):
             return self._prompt.looked.format(place=" and ".join(places))
@@ -110,7 +120,7 @@ class Guard:
             spoken = {c.name for c in self._grounding.claims(dropped, faces=len(faces))}
             asked = [[x for x in f.labels if x.name in spoken] for f in faces]
         text = self._statements(asked)
-        return opened(text) if opens(dropped) and [len(own) for own in asked] == [1] else text
+        return opened(text) if opens(dropped) and not turned and [len(own) for own in asked] == [1] else text
 
     def _statements(self, asked: Sequence[Sequence[Label]]) -> str:
         """What was found, in the bundle's own sentences."""

@@ -27,7 +27,7 @@ from .language import Language
 from .llm import Llm
 from .manifest import Manifest
 from .perception import Perception
-from .relevance import Relevance
+from .relevance import COUNT, OFF, Asked, Relevance
 from .types import Answer, Choice, Face, Piece, Report, Timings
 from .vision import Vision
 from .vocabulary import VocabularyFile
@@ -157,10 +157,12 @@ class FaceInsight:
         faces = _whom(face)
         read = []
         for question in questions:
-            _, tokens, about, off, findings = self._read(faces, question, None)
-            if off or any(map(self._guard.forbids, (question, *answers))):
+            tokens, asked = self._read(question, None)
+            if asked.declined and asked.declined != OFF:
+                raise PolicyError(f"{question!r} is a question that is declined ({asked.declined}): {asked.decline}")
+            if asked.off or any(map(self._guard.forbids, (question, *answers))):
                 raise PolicyError(f"{question!r} asks about something that is switched off here")
-            read.append((tokens, about, findings))
+            read.append((tokens, asked.about, self._findings(faces, asked)))
         with self._asking:
             table = self.language.choose(faces, [(tokens, findings) for tokens, _, findings in read], answers)
             self._touch()
@@ -181,7 +183,8 @@ class FaceInsight:
 
         A sentence leaves when it is complete and agrees with what was found. Raises QuestionError.
         """
-        return self._answer(face, question, after, max_tokens)[1]
+        faces = _whom(face)
+        return self._answer(faces, *self._read(question, after), max_tokens)
 
     def ask(
         self, face: Face | Sequence[Face], question: str, *, after: str | None = None, max_tokens: int | None = None
@@ -196,10 +199,13 @@ class FaceInsight:
         Raises QuestionError for a question that is empty or too long.
         """
         began = time.perf_counter()
+        faces = _whom(face)
         with self._asking:
-            labels, stream = self._answer(face, question, after, max_tokens)
-            pieces = list(stream)
+            tokens, asked = self._read(question, after)
+            pieces = list(self._answer(faces, tokens, asked, max_tokens))
+        labels = tuple(f.labels[i] for f in faces for i in asked.about)
         last = pieces[-1]
+        reason = asked.declined or (OFF if last.finish == "withheld" else None)
         logs = [math.log(max(p.probability, 1e-9)) for p in pieces]
         return Answer(
             text="".join(p.text for p in pieces).strip(),
@@ -208,35 +214,45 @@ class FaceInsight:
             evidence=tuple(dict.fromkeys(x.region for x in labels)),
             finish=last.finish or "stop",
             timings=Timings(pieces[0].elapsed_ms, (time.perf_counter() - began) * 1e3, last.tokens),
+            outcome="declined" if reason else "unsure" if labels and not any(map(_sure, labels)) else "answered",
+            reason=reason,
         )
 
     def _answer(
-        self, face: Face | Sequence[Face], question: str, after: str | None, max_tokens: int | None
-    ) -> tuple[tuple[Label, ...], Iterator[Piece]]:
-        """What the question asks about, and the stream of its answer."""
-        faces, tokens, about, off, findings = self._read(face, question, after)
+        self, faces: tuple[Face, ...], tokens: list[int], asked: Asked, max_tokens: int | None
+    ) -> Iterator[Piece]:
+        """The stream of an answer: by the LLM and the guard, unless the question is declined or only counts."""
+        began = time.perf_counter()
+        people = [f.people for f in faces if f.people]
+        said, finish = asked.decline, "declined"
+        if asked.kind == COUNT and not asked.declined and people:
+            one, many = self.relevance.counted
+            said, finish = one if max(people) == 1 else many.format(count=max(people)), "counted"
+        if said:
+            return iter([Piece(said, 0, 1.0, (time.perf_counter() - began) * 1e3, finish)])
         self._touch()
         objection = self._guard.objection(faces)
+        findings = self._findings(faces, asked)
         pieces = self.language.stream(faces, tokens, findings, max_tokens=max_tokens, objection=objection)
-        asked = [tuple(f.labels[i] for i in about) for f in faces]
-        return tuple(x for labels in asked for x in labels), self._guard(pieces, faces, asked, off=off)
+        return self._guard(
+            pieces, faces, [[f.labels[i] for i in asked.about] for f in faces], off=asked.off, turned=asked.turned
+        )
 
     def unchecked(
         self, face: Face | Sequence[Face], question: str, *, after: str | None = None, max_tokens: int | None = None
     ) -> Iterator[Piece]:
         """The LLM's own words, held against nothing: for measuring what the checks of `stream` are worth."""
-        faces, tokens, _, _, findings = self._read(face, question, after)
-        return self.language.stream(faces, tokens, findings, max_tokens=max_tokens)
-
-    def _read(
-        self, face: Face | Sequence[Face], question: str, after: str | None
-    ) -> tuple[tuple[Face, ...], list[int], NDArray[np.int64], bool, list[NDArray[np.float32] | str]]:
-        """Whom a question is about, its tokens, the positions of the labels it asks about, whether it asks about
-        something switched off too, and what was found."""
         faces = _whom(face)
-        tokens = self.language.read(question, after)
-        about, off = self.relevance.read(question, after)
-        return faces, tokens, about, off, [self.relevance.findings(f, about) for f in faces]
+        tokens, asked = self._read(question, after)
+        return self.language.stream(faces, tokens, self._findings(faces, asked), max_tokens=max_tokens)
+
+    def _read(self, question: str, after: str | None) -> tuple[list[int], Asked]:
+        """A question's tokens, and how it is understood."""
+        return self.language.read(question, after), self.relevance.read(question, after)
+
+    def _findings(self, faces: Sequence[Face], asked: Asked) -> list[NDArray[np.float32] | str]:
+        """What was found of that which a question asks about, per face."""
+        return [self.relevance.findings(f, asked.about) for f in faces]
 
     def forget(self) -> None:
         """Wipe what the caches hold of faces. A Face that the caller keeps is the caller's."""
@@ -287,6 +303,10 @@ class FaceInsight:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _sure(label: Label) -> bool:
+    return label.state in ("yes", "no")
 
 
 def _whom(face: Face | Sequence[Face]) -> tuple[Face, ...]:

@@ -269,12 +269,13 @@ class Language:
             said = "".join(s.text for s in held)
             wrong = objection(said) if objection and taken_back < TAKEN_BACK else None
             back = None if wrong is None else _step_of(held, wrong)
-            if back and len(back.candidates) > 1:
+            others = self._others(back) if back else []
+            if back and others:
                 taken_back += 1
                 del held[held.index(back) :]
                 with self.lock:
                     self.llm.trim(back.at)
-                at, candidates = back.at, back.candidates[1:]
+                at, candidates = back.at, others
                 decoder.reset()
                 continue
             last = ends or out + len(held) == limit
@@ -297,6 +298,12 @@ class Language:
         total = np.exp(logits - logits[best[0]]).sum()
         out = [(int(t), float(np.exp(logits[t] - logits[best[0]]) / total)) for t in best]
         return [out[0], *(x for x in out[1:] if x[1] >= PLAUSIBLE)]
+
+    def _others(self, step: _Step) -> list[tuple[int, float]]:
+        """The tokens that may stand instead of a step's. Where it does not go on with a word, neither may they: "looks"
+        and "ick" would grow together."""
+        goes_on = step.text[:1].isalnum()
+        return [x for x in step.candidates[1:] if goes_on or not self.vocabulary.bytes(x[0])[:1].isalnum()]
 
     def close(self) -> None:
         """Wipe the caches, free model and context."""

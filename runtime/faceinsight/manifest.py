@@ -155,17 +155,24 @@ class KnowledgeSpec:
 
 @dataclass(frozen=True, slots=True)
 class QuestionSpec:
-    """Token ids (B,L) of a question -> relevance (B,N); above zero the LLM is told of that characteristic.
+    """Token ids (B,L) of a question -> relevance (B,N) and, with kinds, kinds (B,M).
+
+    Above zero relevance the LLM is told of that characteristic. The likeliest kind says what becomes of the question.
 
     list_from: a question about at least this many is given a list of findings: those that are not "no".
     vocabulary: GGUF with the vocabulary that it reads in; None: the LLM's.
     share: what is below this share of the highest relevance is not asked about, 0..1; 0: all that is above zero is.
+    kinds: names of the kinds of questions; "about" and "detail" are about characteristics, "count" about how many
+        faces there are; another one is declined where the prompt has a sentence for it.
+    opposites: words that ask for the opposite of a characteristic; the answer then does not open with Yes or No.
     """
 
     file: str
     list_from: int
     vocabulary: str | None = None
     share: float = 0.0
+    kinds: tuple[str, ...] = ()
+    opposites: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,6 +248,9 @@ class PromptSpec:
     looked: sentence that says where something was seen, with {place}.
     places: region -> what it is called there.
     findings: how an LLM without knowledge tokens is told what was found, with {findings}.
+    declines: reason -> what is said instead of an answer. "scope": nothing in the report answers the question;
+        "language": it is in a language that nobody taught the LLM.
+    counted: how many faces there are: one, or many with {count}.
     """
 
     before_face: str
@@ -255,6 +265,8 @@ class PromptSpec:
     looked: str
     places: dict[str, str]
     findings: str = ""
+    declines: dict[str, str] = field(default_factory=dict)
+    counted: tuple[str, str] = ("", "")
 
     def stated(self, state: str, *, who: str, phrase: str, absent: str) -> str:
         """The sentence that says it."""

@@ -139,7 +139,8 @@ class Perception:
     def __call__(self, image: NDArray[np.uint8]) -> tuple[Face, ...]:
         """RGB (H,W,3) -> its faces, the largest first."""
         detections, n = self.detector(image), self.batch
-        return tuple(f for i in range(0, len(detections), n) for f in self._perceive(image, detections[i : i + n]))
+        faces = (f for i in range(0, len(detections), n) for f in self._perceive(image, detections[i : i + n]))
+        return tuple(replace(f, people=len(detections)) for f in faces)
 
     def _perceive(self, image: NDArray[np.uint8], detections: Sequence[Detection]) -> list[Face]:
         matrices, wide, small = self.crops(image, detections)

@@ -1,18 +1,48 @@
-"""Which findings does a question need? The bundle's question encoder decides; the LLM is told just these."""
+"""What does a question ask about, and is it one that is answered? The bundle's question encoder decides; the LLM is
+told just the findings that it needs."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .graph import Graph
+from .grounding import turned
 from .labels import Label
+from .languages import DECLINES, language_of
 from .manifest import Manifest
 from .types import Face
 from .vocabulary import Vocabulary
+
+#: Kinds of questions that have an answer: about characteristics, about a detail of one, and how many faces there are.
+ABOUT, DETAIL, COUNT = ("about", "detail", "count")
+#: Reasons for which a question is declined that no encoder need tell.
+SCOPE, LANGUAGE, OFF = "scope", "language", "switched off"
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """How a question was understood.
+
+    Attributes:
+        about: positions in the face's labels of what it asks about, ascending.
+        off: whether it asks about something switched off, if only by the way.
+        kind: one of the bundle's kinds of questions.
+        declined: the reason for which it is not answered: a key of the prompt's `declines`, or `OFF`; else None.
+        decline: what is said then.
+        turned: it is asked with a denial in it, so that the answer is a statement without Yes or No.
+    """
+
+    about: NDArray[np.int64]
+    off: bool
+    kind: str
+    declined: str | None
+    decline: str
+    turned: bool
 
 
 class Relevance:
@@ -21,7 +51,9 @@ class Relevance:
     def __init__(self, manifest: Manifest, session: Any, vocabulary: Vocabulary, numbers: NDArray[np.int64]) -> None:
         """vocabulary: the question encoder's; numbers: the enabled characteristics, in the order of a face's labels."""
         spec, count = manifest.question, len(manifest.characteristics)
-        self.graph = Graph(session, spec.file, {"tokens": (None, None)}, {"relevance": (None, count)})
+        outputs = {"relevance": (None, count)} | ({"kinds": (None, len(spec.kinds))} if spec.kinds else {})
+        self.graph = Graph(session, spec.file, {"tokens": (None, None)}, outputs)
+        self._kinds, self._opposites = spec.kinds, spec.opposites
         self._numbers, self._vocabulary = numbers, vocabulary
         self._list_from, self._share = spec.list_from, spec.share
         self._prompt, self._worded = manifest.llm.prompt, manifest.knowledge is None
@@ -29,13 +61,39 @@ class Relevance:
 
     def __call__(self, question: str, after: str | None = None) -> NDArray[np.int64]:
         """Positions in the face's labels, ascending. Raises QuestionError for a question that is empty or too long."""
-        return self.read(question, after)[0]
+        return self.read(question, after).about
 
-    def read(self, question: str, after: str | None = None) -> tuple[NDArray[np.int64], bool]:
-        """The same, and whether it asks about something that is not enabled, if only by the way."""
-        (relevance,) = self.graph(tokens=np.array([self._vocabulary.read(question, after)], np.int64))[0]
+    def read(self, question: str, after: str | None = None) -> Asked:
+        """How a question is understood, behind the one before it. Raises QuestionError."""
+        read = self.graph(tokens=np.array([self._vocabulary.read(question, after)], np.int64))
+        relevance = read[0][0]
+        kind = self._kinds[int(read[1][0].argmax())] if self._kinds else ABOUT
+        if self._kinds and kind in (ABOUT, DETAIL) and relevance.max() <= 0:
+            # It asks about something, in words that hardly say what: the likeliest.
+            relevance = np.where(relevance == relevance.max(), 1.0, relevance)
         about = np.flatnonzero(relevance[self._numbers] > max(0.0, self._share * relevance.max()))
-        return about, bool((np.delete(relevance, self._numbers) > 0).any())
+        off = bool((np.delete(relevance, self._numbers) > 0).any())
+        declined, decline = self._declined(question, kind, asks=bool(len(about)), off=off)
+        if declined:
+            about = about[:0]
+        return Asked(about, off, kind, declined, decline, turned(question, self._opposites) or kind == DETAIL)
+
+    def _declined(self, question: str, kind: str, *, asks: bool, off: bool) -> tuple[str | None, str]:
+        """Why a question of this kind is not answered, if it is not, and what is said."""
+        says = self._prompt.declines
+        language = language_of(question) if LANGUAGE in says else None
+        if language:
+            return LANGUAGE, DECLINES.get(language, says[LANGUAGE])
+        if kind in says:
+            return kind, says[kind]
+        if asks or not self._kinds or (kind == COUNT and self._prompt.counted[0]):
+            return None, ""
+        return (OFF, self._prompt.withheld) if off else (SCOPE, says[SCOPE]) if SCOPE in says else (None, "")
+
+    @property
+    def counted(self) -> tuple[str, str]:
+        """How many faces there are: one, or many with {count}."""
+        return self._prompt.counted
 
     def findings(self, face: Face, about: NDArray[np.int64]) -> NDArray[np.float32] | str:
         """What the LLM is told: knowledge tokens (M,width), or words where the bundle has none. A long list leaves out

@@ -57,6 +57,7 @@ class Face:
         key: fingerprint of what the LLM sees; two faces with one key are the same to its cache.
         quality: how well it can be read; None where the bundle does not say.
         age: None where age is switched off or the bundle does not say.
+        people: how many faces were found in its photo; None where nobody counted.
     """
 
     box: tuple[float, float, float, float]
@@ -72,6 +73,7 @@ class Face:
     key: str
     quality: Quality | None = None
     age: Age | None = None
+    people: int | None = None
 
     def label(self, name: str) -> Label | None:
         """The label of one characteristic; None where it is switched off or unknown."""
@@ -114,9 +116,13 @@ class Answer:
         labels: what was found of that which the question asks about; of two faces, the second's after the first's.
         confidence: geometric mean of the chosen tokens' probabilities, 0..1.
         evidence: the face regions that show them.
-        finish: "stop", "length" (cut at the limit), "withheld" (it would have mentioned something switched off) or
-            "repaired" (the LLM began to say what was not found, and said it otherwise, or the sentence was left out).
+        finish: "stop", "length" (cut at the limit), "withheld" (it would have mentioned something switched off),
+            "repaired" (the LLM began to say what was not found, and said it otherwise, or the sentence was left out),
+            "declined" (the question is not one that the LLM answers) or "counted" (how many faces there are).
         timings: where the time went.
+        outcome: "answered", "unsure" (all that was asked about is uncertain or hidden) or "declined".
+        reason: why it was declined: one of the bundle's reasons ("scope", "identity", "character", "language", ...) or
+            "switched off"; None where it was not.
     """
 
     text: str
@@ -125,6 +131,8 @@ class Answer:
     evidence: tuple[str, ...]
     finish: str
     timings: Timings
+    outcome: str = "answered"
+    reason: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-serialisable."""

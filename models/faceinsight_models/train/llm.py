@@ -16,8 +16,9 @@ from torch.nn import functional as F
 from faceinsight.manifest import PromptSpec
 
 from ..data import Faces
-from ..dialogue import DECLINE_OFF, HIDDEN_ANSWER, LOOKED, REGION_WORDS
+from ..dialogue import COUNTED, DECLINE_OFF, HIDDEN_ANSWER, LOOKED, REGION_WORDS
 from ..encoder import Adapter, Features
+from ..outside import DECLINES
 from ..recipe import Schedule
 from .conversation import IGNORE, KNOWN, SEEN, Conversation, Dialogues, Judge, Words
 from .loop import groups, train
@@ -44,6 +45,8 @@ PROMPT = PromptSpec(
     },
     looked=LOOKED,
     places=REGION_WORDS,
+    declines=DECLINES,
+    counted=COUNTED,
 )
 #: The first word of an answer carries its decision (Yes, No, I am not sure, ...), the others mostly follow from it.
 DECISION_WEIGHT = 5.0

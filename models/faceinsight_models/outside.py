@@ -1,0 +1,71 @@
+"""Questions that no report answers: what they look like, and the reason for which each kind is declined.
+
+The words are in outside.toml. A fifth of them is held out: it calibrates and measures, and never teaches.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+
+from . import wordings as w
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+#: Kinds of questions that are answered: about characteristics, about a detail of one, and how many people there are.
+ABOUT, DETAIL, COUNT = ANSWERED = ("about", "detail", "count")
+#: How often each kind is drawn, relative to the others.
+_OFTEN = {"scope": 8.0, "unclear": 1.0, "language": 1.5}
+#: Every so many words, and templates of a part without words, are held out.
+_HELD_OUT = 5
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Templates and words for {x} that go together."""
+
+    templates: tuple[str, ...]
+    words: tuple[str, ...]
+
+    def cut(self, *, heldout: bool) -> _Part:
+        """What training asks, or the rest."""
+
+        def own(items: tuple[str, ...]) -> tuple[str, ...]:
+            return tuple(x for i, x in enumerate(items) if (i % _HELD_OUT == _HELD_OUT - 1) == heldout)
+
+        return _Part(self.templates, own(self.words)) if self.words else _Part(own(self.templates), ("",))
+
+
+@cache
+def _kinds() -> dict[str, tuple[str, tuple[_Part, ...]]]:
+    """kind -> how it is declined, and its parts."""
+    table = tomllib.loads(Path(__file__).with_suffix(".toml").read_text(encoding="utf-8"))
+    return {
+        kind: (own["decline"], tuple(_Part(tuple(x["templates"]), tuple(x.get("words", ()))) for x in own["ask"]))
+        for kind, own in table.items()
+    }
+
+
+#: Reason -> what is said.
+DECLINES = {kind: decline for kind, (decline, _) in _kinds().items()}
+#: All kinds of questions, in the order of the question encoder's outputs.
+KINDS = (*ANSWERED, *DECLINES)
+
+
+def outside_question(rng: np.random.Generator, *, heldout: bool = False) -> tuple[str, str]:
+    """A random question that is declined, and its kind. Held out: of words that training never uses."""
+    names = list(DECLINES)
+    often = np.array([_OFTEN.get(n, 2.0) for n in names])
+    kind = names[rng.choice(len(names), p=often / often.sum())]
+    parts = [p.cut(heldout=heldout) for p in _kinds()[kind][1]]
+    # A part is drawn as often as it has things to say.
+    sizes = np.array([len(p.templates) * len(p.words) for p in parts], float) ** 0.5
+    part = parts[rng.choice(len(parts), p=sizes / sizes.sum())]
+    return kind, w.say(rng, part.templates, part.words)
