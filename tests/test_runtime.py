@@ -286,7 +286,7 @@ def test_where_a_growing_answer_goes_wrong(insight, face):
 
     assert wrong("The person is smil") is None
     assert wrong("The person is wearing a hat") is None  # it may still become a "hatpin"
-    assert wrong("The person is wearing a hat and") == "hat and"
+    assert wrong("The person is wearing a hat and") == "a hat and"  # an article goes with its word
     assert wrong("The person is smiling. The person is wearing glasses.") == "glasses."
     # Where the decision itself is wrong, another word does not help.
     assert wrong("Yes, the person is wearing glasses.") is None
@@ -294,7 +294,7 @@ def test_where_a_growing_answer_goes_wrong(insight, face):
     assert wrong("Yes, the person is smiling. ") is None
     assert wrong("") is None
     # Nor does a thing said twice tell of the other that was asked for.
-    assert wrong("No, the person is not wearing a hat and is not wearing a hat.") == "hat."
+    assert wrong("No, the person is not wearing a hat and is not wearing a hat.") == "a hat."
     assert wrong("The person is smiling. The person is smiling.") is None
 
 
