@@ -15,10 +15,12 @@ from types import TracebackType
 import numpy as np
 from numpy.typing import NDArray
 
+from .arguments import megabytes, one, seconds, texts, whole, whom
 from .bundle import Bundle
 from .cache import CACHE_MB, FaceCache
 from .device import Device
-from .errors import PolicyError, RequestError
+from .errors import PolicyError
+from .forks import OwnLock, awaited
 from .graph import Graph
 from .guard import Guard
 from .imaging import ImageSource, load_image
@@ -26,6 +28,7 @@ from .labels import Label
 from .language import Language
 from .llm import Llm
 from .manifest import Manifest
+from .memory import shortage_named
 from .perception import Perception
 from .relevance import Relevance
 from .types import Answer, Choice, Face, Piece, Report, Timings
@@ -41,7 +44,7 @@ class FaceInsight:
             print(fi.ask(faces[0], "Is she wearing glasses?").text)
 
     May be shared by threads: calls wait for each other. A `stream` that is not read to its end before the next question
-    ends with a RequestError: the newest question wins.
+    ends with a RequestError: the newest question wins. Not by processes: in a fork every call raises a RequestError.
 
     What the LLM has seen of the last faces stays in memory, so that they can be asked again at once; `forget` wipes it,
     and so does time.
@@ -66,10 +69,12 @@ class FaceInsight:
         self._timer: threading.Timer | None = None
         # The detector's network remembers the size of the picture between two calls; the LLM, the face it reads.
         # Not the language's own lock: `forget` must not wait until an answer is whole.
-        self._looking, self._asking = threading.Lock(), threading.Lock()
+        self._looking, self._asking = OwnLock(), OwnLock()
         self._guard = Guard(manifest, perception.enabled)
 
     @classmethod
+    @awaited()
+    @shortage_named()
     def load(
         cls,
         bundle: str | os.PathLike[str] = "nano",
@@ -92,10 +97,8 @@ class FaceInsight:
             cache_mb: memory for what the LLM has seen of earlier faces, in megabytes; 0 keeps the last face only.
             forget_after: seconds without a question about a face after which it is wiped; None: never.
         """
-        if cache_mb < 0 or (forget_after is not None and forget_after <= 0):
-            raise RequestError(
-                f"cache_mb {cache_mb}, forget_after {forget_after}; expected at least 0, and more than 0"
-            )
+        allow, deny, forget_after = texts("allow", allow), texts("deny", deny), seconds("forget_after", forget_after)
+        cache_mb = megabytes("cache_mb", cache_mb)
         opened = Bundle.open(bundle)
         where = Device.resolve(device, threads=threads)
         manifest = opened.manifest
@@ -122,23 +125,28 @@ class FaceInsight:
         """All that runs on the device beside the LLM, each with the providers that are active."""
         return (*self.perception.graphs, self.relevance.graph, *((self.vision.graph,) if self.vision else ()))
 
+    @shortage_named()
     def perceive(self, image: ImageSource) -> tuple[Face, ...]:
         """The faces in a photo (a path, the bytes of a JPEG, PNG or WebP, or RGB uint8 (H,W,3)), the largest first.
 
         Empty where there is none. Raises ImageError.
         """
-        pixels = load_image(image)
-        with self._looking:
+        looking = self._looking()
+        self.language.llm.require_open()
+        with awaited():
+            pixels = load_image(image)
+        with looking:
             return self.perception(pixels)
 
     def report(self, face: Face) -> Report:
         """Every enabled characteristic with probability, state, region and the rule that decided it. No LLM."""
+        face = one(face, self.perception.enabled)
         return Report(face.box, face.score, face.labels, face.areas, face.quality, face.age)
 
     def prepare(self, face: Face | Sequence[Face]) -> None:
         """Let the LLM look at a face (or two to compare) before it is asked: the first answer then comes sooner."""
-        with self._asking:
-            self.language.prepare(_whom(face))
+        with self._asking():
+            self.language.prepare(whom(face, self.perception.enabled))
             self._touch()
 
     def choose(
@@ -152,16 +160,15 @@ class FaceInsight:
         `report`. Raises QuestionError, PolicyError for a question or an answer about something switched off, and
         RequestError for answers whose first words do not differ.
         """
-        if isinstance(questions, str):
-            raise RequestError(f"questions {questions!r}; expected a list of questions")
-        faces = _whom(face)
+        questions, answers = texts("questions", questions), texts("answers", answers)
         read = []
-        for question in questions:
-            _, tokens, about, off, findings = self._read(faces, question, None)
-            if off or any(map(self._guard.forbids, (question, *answers))):
-                raise PolicyError(f"{question!r} asks about something that is switched off here")
-            read.append((tokens, about, findings))
-        with self._asking:
+        with self._asking():
+            faces = whom(face, self.perception.enabled)
+            for question in questions:
+                _, tokens, about, off, findings = self._read(faces, question, None)
+                if off or any(map(self._guard.forbids, (question, *answers))):
+                    raise PolicyError(f"{question!r} asks about something that is switched off here")
+                read.append((tokens, about, findings))
             table = self.language.choose(faces, [(tokens, findings) for tokens, _, findings in read], answers)
             self._touch()
         return tuple(
@@ -181,7 +188,8 @@ class FaceInsight:
 
         A sentence leaves when it is complete and agrees with what was found. Raises QuestionError.
         """
-        return self._answer(face, question, after, max_tokens)[1]
+        with self._asking():
+            return self._answer(face, question, after, max_tokens)[1]
 
     def ask(
         self, face: Face | Sequence[Face], question: str, *, after: str | None = None, max_tokens: int | None = None
@@ -196,7 +204,7 @@ class FaceInsight:
         Raises QuestionError for a question that is empty or too long.
         """
         began = time.perf_counter()
-        with self._asking:
+        with self._asking():
             labels, stream = self._answer(face, question, after, max_tokens)
             pieces = list(stream)
         last = pieces[-1]
@@ -217,7 +225,8 @@ class FaceInsight:
         faces, tokens, about, off, findings = self._read(face, question, after)
         self._touch()
         objection = self._guard.objection(faces)
-        pieces = self.language.stream(faces, tokens, findings, max_tokens=max_tokens, objection=objection)
+        limit = whole("max_tokens", max_tokens)
+        pieces = self.language.stream(faces, tokens, findings, max_tokens=limit, objection=objection)
         asked = [tuple(f.labels[i] for i in about) for f in faces]
         return tuple(x for labels in asked for x in labels), self._guard(pieces, faces, asked, off=off)
 
@@ -225,17 +234,20 @@ class FaceInsight:
         self, face: Face | Sequence[Face], question: str, *, after: str | None = None, max_tokens: int | None = None
     ) -> Iterator[Piece]:
         """The LLM's own words, held against nothing: for measuring what the checks of `stream` are worth."""
-        faces, tokens, _, _, findings = self._read(face, question, after)
-        return self.language.stream(faces, tokens, findings, max_tokens=max_tokens)
+        with self._asking():
+            faces, tokens, _, _, findings = self._read(face, question, after)
+            return self.language.stream(faces, tokens, findings, max_tokens=max_tokens)
 
     def _read(
         self, face: Face | Sequence[Face], question: str, after: str | None
     ) -> tuple[tuple[Face, ...], list[int], NDArray[np.int64], bool, list[NDArray[np.float32] | str]]:
         """Whom a question is about, its tokens, the positions of the labels it asks about, whether it asks about
         something switched off too, and what was found."""
-        faces = _whom(face)
-        tokens = self.language.read(question, after)
-        about, off = self.relevance.read(question, after)
+        faces = whom(face, self.perception.enabled)
+        # A vocabulary is the LLM's: `close` must not free it meanwhile.
+        with self.language.lock:
+            tokens = self.language.read(question, after)
+            about, off = self.relevance.read(question, after)
         return faces, tokens, about, off, [self.relevance.findings(f, about) for f in faces]
 
     def forget(self) -> None:
@@ -254,7 +266,8 @@ class FaceInsight:
     def _wait(self, seconds: float) -> None:
         # A timer that held this object would keep it alive.
         me = weakref.WeakMethod(self._expire)
-        self._timer = threading.Timer(seconds, lambda: (expire := me()) and expire())
+        wait = min(seconds, threading.TIMEOUT_MAX)
+        self._timer = threading.Timer(wait, lambda: (expire := me()) and expire())
         self._timer.daemon = True
         self._timer.start()
 
@@ -273,7 +286,9 @@ class FaceInsight:
             self._wait(min(left, self._forget_after / 4))
 
     def close(self) -> None:
-        """Wipe the caches and free the models."""
+        """Wipe the caches and free the models. In a fork there is nothing to free: all of it is the parent's."""
+        if self._asking.inherited:
+            return
         with self.language.lock:
             if self._timer:
                 self._timer.cancel()
@@ -287,12 +302,3 @@ class FaceInsight:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-
-def _whom(face: Face | Sequence[Face]) -> tuple[Face, ...]:
-    """One face, or two. Raises RequestError."""
-    faces = tuple(face) if isinstance(face, (tuple, list)) else (face,)
-    if not 1 <= len(faces) <= 2 or not all(isinstance(f, Face) for f in faces):
-        found = ", ".join(type(f).__name__ for f in faces) or "nothing"
-        raise RequestError(f"expected a Face from perceive(), or two, found {found}")
-    return faces
