@@ -79,7 +79,7 @@ def test_a_stream_that_was_overtaken_does_not_touch_the_other_conversation(share
     def objection(said: str) -> int | None:
         if next(overtaking, said) is None:  # once: another question comes just then
             language.prepare((face,))
-            language._decode([language._answer], language._prefix)
+            language._decode([tokens * 4], language._prefix)
             positions.append(language.llm.position)
         return 0
 
