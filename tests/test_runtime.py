@@ -514,7 +514,7 @@ def test_whether_amx_works_is_tried_once_per_build(monkeypatch, tmp_path):
     built, tried = tmp_path / "lib", []
     built.mkdir()
     (built / "libggml-cpu.so").write_bytes(b"one build")
-    outcome = Probe(error="crashed with SIGSEGV")
+    outcome = Probe({"without": "AMX"}, "crashed with SIGSEGV", crashed=True)
     monkeypatch.setattr(amx, "probe", lambda name: tried.append(name) or outcome)
     fresh = amx.works.__wrapped__
     assert not fresh(built)
@@ -528,6 +528,29 @@ def test_whether_amx_works_is_tried_once_per_build(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(built / "libggml-cpu.so"))  # no folder can be made there
     assert fresh(built)
     assert tried == ["amx"] * 3
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    outcome = Probe({"difference": 0.3})
+    (built / "libggml-cpu.so").write_bytes(b"a build that is wrong")
+    assert not fresh(built)
+    (tmp_path / "cache" / "faceinsight" / amx._record(built).name).write_bytes(b"\xff")
+    assert not fresh(built)
+    assert tried == ["amx"] * 5
+
+
+@pytest.mark.parametrize(
+    "outcome",
+    [
+        Probe(error="no child process can be started"),
+        Probe(error="crashed with SIGSEGV", crashed=True),  # before AMX's turn
+        Probe({"without": "AMX"}, "crashed with SIGKILL"),
+        Probe({"without": "AMX"}, "no answer within 120 s"),
+    ],
+)
+def test_a_trial_without_a_result_is_not_remembered(monkeypatch, tmp_path, outcome):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(amx, "probe", lambda name: outcome)
+    assert not amx.works.__wrapped__(tmp_path)
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_trial_of_amx_compares_logits():

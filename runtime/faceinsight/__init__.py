@@ -1,11 +1,10 @@
 """FaceInsight: face understanding by a multimodal LLM, on the device in front of the person."""
 
-import sys
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from . import offline as offline  # first of all: see there
 from ._version import __version__
-from .dependencies import unavailable
 from .errors import (
     BundleError,
     BundleNotFoundError,
@@ -14,15 +13,16 @@ from .errors import (
     FaceInsightError,
     ImageError,
     ImageNotFoundError,
+    MemoryShortError,
     PolicyError,
     QuestionError,
     RequestError,
 )
-from .labels import Label
-from .types import Answer, Choice, Face, Piece, Report, Timings
 
 if TYPE_CHECKING:
     from .insight import FaceInsight
+    from .labels import Label
+    from .types import Answer, Choice, Face, Piece, Report, Timings
 
 __all__ = [
     "Answer",
@@ -37,6 +37,7 @@ __all__ = [
     "ImageError",
     "ImageNotFoundError",
     "Label",
+    "MemoryShortError",
     "Piece",
     "PolicyError",
     "QuestionError",
@@ -47,15 +48,21 @@ __all__ = [
 ]
 
 
+_LATER = {"FaceInsight": "insight", "Label": "labels"} | dict.fromkeys(
+    ("Answer", "Choice", "Face", "Piece", "Report", "Timings"), "types"
+)
+
+
 def __getattr__(name: str) -> Any:
-    """FaceInsight is imported when it is first asked for: `faceinsight doctor` must start where OpenCV is missing."""
-    if name != "FaceInsight":
+    """What needs a library is imported when it is first asked for: a command must start, and say so, where one is
+    missing, and must end at once by Ctrl-C."""
+    if name not in _LATER:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    try:
-        from .insight import FaceInsight
-    except ImportError as e:
-        if "cv2" in sys.modules or isinstance(e, FaceInsightError):
-            raise
-        raise unavailable("cv2", e) from e
-    globals()[name] = FaceInsight
-    return FaceInsight
+    if name == "FaceInsight":
+        from .dependencies import load
+        from .memory import require_address_space
+
+        require_address_space()
+        load("cv2")
+    found = globals()[name] = getattr(import_module(f".{_LATER[name]}", __name__), name)
+    return found

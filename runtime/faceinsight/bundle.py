@@ -60,6 +60,8 @@ class Bundle:
 
 def locate(name: str | os.PathLike[str]) -> Path:
     """Folder of a bundle given by path or by a shipped name."""
+    if not isinstance(name, (str, os.PathLike)):
+        raise BundleNotFoundError(f"bundle {name!r}: expected the name of a shipped one, or a folder")
     path = Path(name)
     if (path / MANIFEST).is_file():
         return path

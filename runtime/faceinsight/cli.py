@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-import os
 import platform
 import sys
 from collections.abc import Iterator, Sequence
@@ -15,8 +14,10 @@ from typing import TYPE_CHECKING, Any
 from ._version import __version__
 from .bench.cli import COMPARE, add_bench
 from .bundle import Bundle
+from .console import end, utf8
+from .dependencies import load
 from .device import DEVICES, Device, import_onnxruntime, llama_version
-from .errors import FaceInsightError, RequestError
+from .errors import RequestError
 from .types import Answer, Face, Piece, Report
 
 if TYPE_CHECKING:
@@ -31,17 +32,7 @@ def main(argv: list[str] | None = None) -> int:
         argv = [COMPARE, *argv[2:]]
     args = _parser().parse_args(argv)
     logging.basicConfig(level=logging.INFO if args.verbose else logging.WARNING, format="%(name)s: %(message)s")
-    try:
-        return int(args.run(args))
-    except FaceInsightError as e:
-        print(f"faceinsight: {e}", file=sys.stderr)
-        return 1
-    except BrokenPipeError:
-        # The reader went away (a pipe into head): nothing is wrong with us, and nothing more can be said.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
-    except KeyboardInterrupt:
-        return 130
+    return end(lambda: int(args.run(args)))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -185,8 +176,7 @@ def _print_report(number: int, report: Report) -> None:
 
 
 def _draw(args: argparse.Namespace) -> int:
-    import cv2
-
+    cv2 = load("cv2")
     from .draw import draw
     from .imaging import load_image
 
@@ -209,9 +199,9 @@ def _draw(args: argparse.Namespace) -> int:
 
 
 def _info(args: argparse.Namespace) -> int:
-    import cv2
     import numpy
 
+    cv2 = load("cv2")
     bundle = Bundle.open(args.bundle)
     device = Device.resolve(args.device, threads=args.threads)
     session = device.session(bundle.file(bundle.manifest.parser.file))
@@ -284,7 +274,7 @@ def _answer(question: str, answer: Answer) -> dict[str, Any]:
 
 
 def _print_json(data: Any) -> None:
-    print(json.dumps(data, indent=1, ensure_ascii=False))
+    print(json.dumps(data, indent=1, ensure_ascii=not utf8()))
 
 
 if __name__ == "__main__":

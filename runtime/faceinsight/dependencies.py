@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from importlib import import_module
+from typing import Any
+
 from .errors import DependencyError
+from .memory import one_line, short
 
 NAMES = {"cv2": "OpenCV", "onnxruntime": "ONNX Runtime", "llama_cpp": "llama-cpp-python"}
 INSTALL = {
@@ -12,10 +16,17 @@ INSTALL = {
 }
 
 
+def load(module: str) -> Any:
+    """The module, or a DependencyError: a library that does not fit raises whatever it likes when it is imported."""
+    try:
+        return import_module(module)
+    except Exception as e:
+        raise unavailable(module, e) from e
+
+
 def unavailable(module: str, error: Exception) -> DependencyError:
     """What to raise where one of them does not import: it is not there, or its own words why it does not load."""
     if isinstance(error, ModuleNotFoundError) and error.name == module:
         return DependencyError(f"{NAMES[module]} is not installed: {INSTALL[module]}; then `faceinsight doctor`")
-    words = str(error).strip().splitlines()
-    reason = words[0] if words else type(error).__name__
-    return DependencyError(f"{NAMES[module]} is installed but does not load: {reason}; see `faceinsight doctor`")
+    hint = "memory is short" if short(error) else "see `faceinsight doctor`"
+    return DependencyError(f"{NAMES[module]} is installed but does not load: {one_line(error)}; {hint}")

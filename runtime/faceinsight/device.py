@@ -18,8 +18,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from .dependencies import unavailable
+from .arguments import whole
+from .dependencies import load, unavailable
 from .errors import BundleError, DeviceError, RequestError
+from .forks import never_freed
 from .graph import Session
 from .offline import telemetry_off
 
@@ -61,6 +63,7 @@ class Device:
         """`auto` takes the best that is there and logs it; any other name raises DeviceError if it is not there."""
         if name not in DEVICES:
             raise RequestError(f"device {name!r}; expected one of {', '.join(DEVICES)}")
+        threads = whole("threads", threads)
         if threads is not None and threads < 1:
             raise RequestError(f"threads {threads}; expected at least 1")
         if threads is not None and threads > MOST_THREADS:
@@ -98,10 +101,13 @@ class Device:
     def session(self, model: Path) -> Session:
         """A session on this device. Raises DeviceError if what was asked for did not become active."""
         if self.tensorrt is None:
-            return self._onnxruntime(model)
-        from .engines import open_session
+            session = self._onnxruntime(model)
+        else:
+            from .engines import open_session
 
-        return open_session(model, self.tensorrt, self._meanwhile(model))
+            session = open_session(model, self.tensorrt, self._meanwhile(model))
+        never_freed(session)
+        return session
 
     def _meanwhile(self, model: Path) -> Session | None:
         """What answers while TensorRT builds a plan: CUDA, if this ONNX Runtime can; never the CPU."""
@@ -122,7 +128,7 @@ class Device:
         options.add_session_config_entry("session.x64quantprecision", str(int(saturates())))
         # Plans for memory are made per batch size and kept beside what the first run took: a quarter more, for nothing.
         options.enable_mem_pattern = self.name != "cpu"
-        options.log_severity_level = 3
+        options.log_severity_level = 4  # errors come as exceptions
         wanted = PROVIDERS[self.name]
         providers = [wanted] if self.name == "cpu" else _on_gpu(ort, self.name)
         try:
@@ -204,10 +210,7 @@ def cores() -> int:
 
 def import_onnxruntime() -> Any:
     """onnxruntime, or a DependencyError that says how to get it."""
-    try:
-        import onnxruntime
-    except ImportError as e:
-        raise unavailable("onnxruntime", e) from e
+    onnxruntime = load("onnxruntime")
     if not telemetry_off():
         log.warning(
             "ONNX Runtime may send telemetry to its maker from this process: set ORT_DISABLE_TELEMETRY=1, or import "
@@ -218,6 +221,9 @@ def import_onnxruntime() -> Any:
 
 def import_llama() -> Any:
     """llama.cpp's functions as llama-cpp-python binds them, or a DependencyError that says how to get it."""
+    # A failed assertion would fork for a backtrace, and with threads about that hangs: it must end the process, so that
+    # whoever watches it can start it again.
+    os.environ.setdefault("GGML_NO_BACKTRACE", "1")
     with _environment(SPIN):
         try:
             return _submodule("llama_cpp", "llama_cpp")
@@ -242,9 +248,14 @@ def llama_version() -> str:
 
 
 def cache_folder() -> Path:
-    """Where what was found out about this machine is kept for the next process."""
-    chosen = os.environ.get("XDG_CACHE_HOME")
-    return (Path(chosen) if chosen else Path.home() / ".cache") / "faceinsight"
+    """Where what was found out about this machine is kept for the next process. Raises OSError where the user has no
+    home."""
+    chosen = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    try:
+        # A relative one counts for nothing (XDG Base Directory Specification).
+        return (chosen if chosen.is_absolute() else Path.home() / ".cache") / "faceinsight"
+    except RuntimeError as e:
+        raise FileNotFoundError(f"{e}: set HOME or XDG_CACHE_HOME") from e
 
 
 def _submodule(package: str, name: str) -> ModuleType:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .amx import FLAGS
+from .amx import FLAGS, verdict
 from .bundle import Bundle
 from .dependencies import INSTALL
 from .device import installed
@@ -22,7 +22,7 @@ from .errors import FaceInsightError
 from .fit import available_memory, estimate
 from .jetson import Jetson, read_jetson
 from .offline import telemetry_off
-from .probes import Probe, probe
+from .probes import NO_PYTHON, Probe, interpreter, probe
 
 OK, WARN, FAIL = "ok", "warn", "fail"
 
@@ -139,6 +139,8 @@ def diagnose(facts: Facts) -> tuple[Check, ...]:
 
 def finding(device: str) -> str:
     """Why a device that was asked for does not work: the first checks about it that are not ok."""
+    if interpreter() is None:
+        return f"Why, `faceinsight doctor` tells under another Python: {NO_PYTHON}"
     about = {"cuda": ("distributions", "ONNX Runtime", "CUDA libraries", "CUDA kernels"), "tensorrt": ("TensorRT",)}
     facts = gather(None)
     if not facts.gpu:
@@ -255,11 +257,14 @@ def _llama(f: Facts) -> Check:
         return Check(
             "llama.cpp", WARN, f"{version} is a CPU build: the LLM will not use the GPU", "a CUDA build", build
         )
-    if f.amx.error:
-        found = f"{version}, compiled for AMX, which fails ({f.amx.error}): it and rearranged weights are left unused"
-        return Check("llama.cpp", WARN, found, "AMX that works, twice as fast", _LLAMA_AMX)
-    amx = " with AMX" if f.amx.found else ""
-    return Check("llama.cpp", OK, f"{version}, {'GPU' if f.llama.found['gpu'] else 'CPU'} build{amx}")
+    amx = verdict(f.amx)
+    if amx is False or f.amx.error:
+        fails = "which fails" if amx is False else "which was not tried"
+        found = f"{version}, compiled for AMX, {fails} ({f.amx.error or f.amx.found}): it and rearranged weights are "
+        do = _LLAMA_AMX if amx is False else "mend what kept it from being tried, and start again"
+        return Check("llama.cpp", WARN, f"{found}left unused", "AMX that works, twice as fast", do)
+    kind = "GPU" if f.llama.found["gpu"] else "CPU"
+    return Check("llama.cpp", OK, f"{version}, {kind} build{' with AMX' if amx else ''}")
 
 
 def _tensorrt(f: Facts) -> Check | None:

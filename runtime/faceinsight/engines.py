@@ -254,7 +254,10 @@ class BuildingSession:
 def _default_folder() -> Path:
     if chosen := os.environ.get("FACEINSIGHT_ENGINES"):
         return Path(chosen)
-    return cache_folder() / "engines"
+    try:
+        return cache_folder() / "engines"
+    except OSError as e:
+        raise DeviceError(f"no folder for TensorRT plans: {e}, or FACEINSIGHT_ENGINES") from e
 
 
 def _secure(folder: Path) -> None:

@@ -29,6 +29,10 @@ class DependencyError(FaceInsightError, ImportError):
     """A library that this step needs is not installed."""
 
 
+class MemoryShortError(FaceInsightError, MemoryError):
+    """Memory is short, or what else a thread or a library needs to start."""
+
+
 class PolicyError(FaceInsightError, ValueError):
     """A characteristic or topic that this bundle or this session does not allow."""
 

@@ -82,6 +82,8 @@ def _read(source: str | os.PathLike[str]) -> bytes:
 
 
 def _from_array(array: NDArray[Any]) -> NDArray[np.uint8]:
+    if isinstance(array, np.matrix):
+        raise ImageError("np.matrix; expected a plain array: np.asarray() makes one of it")
     if array.dtype != np.uint8:
         raise ImageError(f"array of {array.dtype}; expected uint8, RGB, 0..255")
     if array.ndim == 2:

@@ -15,10 +15,12 @@ from types import TracebackType
 import numpy as np
 from numpy.typing import NDArray
 
+from .arguments import megabytes, one, seconds, texts, whole, whom
 from .bundle import Bundle
 from .cache import CACHE_MB, FaceCache
 from .device import Device
-from .errors import PolicyError, RequestError
+from .errors import PolicyError
+from .forks import OwnLock, awaited
 from .graph import Graph
 from .guard import Guard
 from .imaging import ImageSource, load_image
@@ -26,6 +28,7 @@ from .labels import Label
 from .language import Language
 from .llm import Llm
 from .manifest import Manifest
+from .memory import shortage_named
 from .perception import Perception
 from .relevance import COUNT, OFF, Asked, Relevance
 from .types import Answer, Choice, Face, Piece, Report, Timings
@@ -41,7 +44,7 @@ class FaceInsight:
             print(fi.ask(faces[0], "Is she wearing glasses?").text)
 
     May be shared by threads: calls wait for each other. A `stream` that is not read to its end before the next question
-    ends with a RequestError: the newest question wins.
+    ends with a RequestError: the newest question wins. Not by processes: in a fork every call raises a RequestError.
 
     What the LLM has seen of the last faces stays in memory, so that they can be asked again at once; `forget` wipes it,
     and so does time.
@@ -66,10 +69,12 @@ class FaceInsight:
         self._timer: threading.Timer | None = None
         # The detector's network remembers the size of the picture between two calls; the LLM, the face it reads.
         # Not the language's own lock: `forget` must not wait until an answer is whole.
-        self._looking, self._asking = threading.Lock(), threading.Lock()
+        self._looking, self._asking = OwnLock(), OwnLock()
         self._guard = Guard(manifest, perception.enabled)
 
     @classmethod
+    @awaited()
+    @shortage_named()
     def load(
         cls,
         bundle: str | os.PathLike[str] = "nano",
@@ -92,10 +97,8 @@ class FaceInsight:
             cache_mb: memory for what the LLM has seen of earlier faces, in megabytes; 0 keeps the last face only.
             forget_after: seconds without a question about a face after which it is wiped; None: never.
         """
-        if cache_mb < 0 or (forget_after is not None and forget_after <= 0):
-            raise RequestError(
-                f"cache_mb {cache_mb}, forget_after {forget_after}; expected at least 0, and more than 0"
-            )
+        allow, deny, forget_after = texts("allow", allow), texts("deny", deny), seconds("forget_after", forget_after)
+        cache_mb = megabytes("cache_mb", cache_mb)
         opened = Bundle.open(bundle)
         where = Device.resolve(device, threads=threads)
         manifest = opened.manifest
@@ -122,23 +125,28 @@ class FaceInsight:
         """All that runs on the device beside the LLM, each with the providers that are active."""
         return (*self.perception.graphs, self.relevance.graph, *((self.vision.graph,) if self.vision else ()))
 
+    @shortage_named()
     def perceive(self, image: ImageSource) -> tuple[Face, ...]:
         """The faces in a photo (a path, the bytes of a JPEG, PNG or WebP, or RGB uint8 (H,W,3)), the largest first.
 
         Empty where there is none. Raises ImageError.
         """
-        pixels = load_image(image)
-        with self._looking:
+        looking = self._looking()
+        self.language.llm.require_open()
+        with awaited():
+            pixels = load_image(image)
+        with looking:
             return self.perception(pixels)
 
     def report(self, face: Face) -> Report:
         """Every enabled characteristic with probability, state, region and the rule that decided it. No LLM."""
+        face = one(face, self.perception.enabled)
         return Report(face.box, face.score, face.labels, face.areas, face.quality, face.age)
 
     def prepare(self, face: Face | Sequence[Face]) -> None:
         """Let the LLM look at a face (or two to compare) before it is asked: the first answer then comes sooner."""
-        with self._asking:
-            self.language.prepare(_whom(face))
+        with self._asking():
+            self.language.prepare(whom(face, self.perception.enabled))
             self._touch()
 
     def choose(
@@ -152,18 +160,17 @@ class FaceInsight:
         `report`. Raises QuestionError, PolicyError for a question or an answer about something switched off, and
         RequestError for answers whose first words do not differ.
         """
-        if isinstance(questions, str):
-            raise RequestError(f"questions {questions!r}; expected a list of questions")
-        faces = _whom(face)
+        questions, answers = texts("questions", questions), texts("answers", answers)
         read = []
-        for question in questions:
-            tokens, asked = self._read(question, None)
-            if asked.declined and asked.declined != OFF:
-                raise PolicyError(f"{question!r} is a question that is declined ({asked.declined}): {asked.decline}")
-            if asked.off or any(map(self._guard.forbids, (question, *answers))):
-                raise PolicyError(f"{question!r} asks about something that is switched off here")
-            read.append((tokens, asked.about, self._findings(faces, asked)))
-        with self._asking:
+        faces = whom(face, self.perception.enabled)
+        with self._asking():
+            for question in questions:
+                faces, tokens, asked = self._read(face, question, None)
+                if asked.declined and asked.declined != OFF:
+                    raise PolicyError(f"{question!r} is declined ({asked.declined}): {asked.decline}")
+                if asked.off or any(map(self._guard.forbids, (question, *answers))):
+                    raise PolicyError(f"{question!r} asks about something that is switched off here")
+                read.append((tokens, asked.about, self._findings(faces, asked)))
             table = self.language.choose(faces, [(tokens, findings) for tokens, _, findings in read], answers)
             self._touch()
         return tuple(
@@ -183,8 +190,8 @@ class FaceInsight:
 
         A sentence leaves when it is complete and agrees with what was found. Raises QuestionError.
         """
-        faces = _whom(face)
-        return self._answer(faces, *self._read(question, after), max_tokens)
+        with self._asking():
+            return self._answer(*self._read(face, question, after), max_tokens)
 
     def ask(
         self, face: Face | Sequence[Face], question: str, *, after: str | None = None, max_tokens: int | None = None
@@ -199,9 +206,8 @@ class FaceInsight:
         Raises QuestionError for a question that is empty or too long.
         """
         began = time.perf_counter()
-        faces = _whom(face)
-        with self._asking:
-            tokens, asked = self._read(question, after)
+        with self._asking():
+            faces, tokens, asked = self._read(face, question, after)
             pieces = list(self._answer(faces, tokens, asked, max_tokens))
         labels = tuple(f.labels[i] for f in faces for i in asked.about)
         last = pieces[-1]
@@ -232,23 +238,27 @@ class FaceInsight:
             return iter([Piece(said, 0, 1.0, (time.perf_counter() - began) * 1e3, finish)])
         self._touch()
         objection = self._guard.objection(faces)
-        findings = self._findings(faces, asked)
-        pieces = self.language.stream(faces, tokens, findings, max_tokens=max_tokens, objection=objection)
-        return self._guard(
-            pieces, faces, [[f.labels[i] for i in asked.about] for f in faces], off=asked.off, turned=asked.turned
-        )
+        findings, limit = self._findings(faces, asked), whole("max_tokens", max_tokens)
+        pieces = self.language.stream(faces, tokens, findings, max_tokens=limit, objection=objection)
+        labels = [[f.labels[i] for i in asked.about] for f in faces]
+        return self._guard(pieces, faces, labels, off=asked.off, turned=asked.turned)
 
     def unchecked(
         self, face: Face | Sequence[Face], question: str, *, after: str | None = None, max_tokens: int | None = None
     ) -> Iterator[Piece]:
         """The LLM's own words, held against nothing: for measuring what the checks of `stream` are worth."""
-        faces = _whom(face)
-        tokens, asked = self._read(question, after)
-        return self.language.stream(faces, tokens, self._findings(faces, asked), max_tokens=max_tokens)
+        with self._asking():
+            faces, tokens, asked = self._read(face, question, after)
+            return self.language.stream(faces, tokens, self._findings(faces, asked), max_tokens=max_tokens)
 
-    def _read(self, question: str, after: str | None) -> tuple[list[int], Asked]:
-        """A question's tokens, and how it is understood."""
-        return self.language.read(question, after), self.relevance.read(question, after)
+    def _read(
+        self, face: Face | Sequence[Face], question: str, after: str | None
+    ) -> tuple[tuple[Face, ...], list[int], Asked]:
+        """Whom a question is about, its tokens, and how it is understood."""
+        faces = whom(face, self.perception.enabled)
+        # A vocabulary is the LLM's: `close` must not free it meanwhile.
+        with self.language.lock:
+            return faces, self.language.read(question, after), self.relevance.read(question, after)
 
     def _findings(self, faces: Sequence[Face], asked: Asked) -> list[NDArray[np.float32] | str]:
         """What was found of that which a question asks about, per face."""
@@ -270,7 +280,8 @@ class FaceInsight:
     def _wait(self, seconds: float) -> None:
         # A timer that held this object would keep it alive.
         me = weakref.WeakMethod(self._expire)
-        self._timer = threading.Timer(seconds, lambda: (expire := me()) and expire())
+        wait = min(seconds, threading.TIMEOUT_MAX)
+        self._timer = threading.Timer(wait, lambda: (expire := me()) and expire())
         self._timer.daemon = True
         self._timer.start()
 
@@ -289,7 +300,9 @@ class FaceInsight:
             self._wait(min(left, self._forget_after / 4))
 
     def close(self) -> None:
-        """Wipe the caches and free the models."""
+        """Wipe the caches and free the models. In a fork there is nothing to free: all of it is the parent's."""
+        if self._asking.inherited:
+            return
         with self.language.lock:
             if self._timer:
                 self._timer.cancel()
@@ -307,12 +320,3 @@ class FaceInsight:
 
 def _sure(label: Label) -> bool:
     return label.state in ("yes", "no")
-
-
-def _whom(face: Face | Sequence[Face]) -> tuple[Face, ...]:
-    """One face, or two. Raises RequestError."""
-    faces = tuple(face) if isinstance(face, (tuple, list)) else (face,)
-    if not 1 <= len(faces) <= 2 or not all(isinstance(f, Face) for f in faces):
-        found = ", ".join(type(f).__name__ for f in faces) or "nothing"
-        raise RequestError(f"expected a Face from perceive(), or two, found {found}")
-    return faces

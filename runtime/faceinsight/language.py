@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import codecs
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from operator import attrgetter
 from types import TracebackType
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .cache import FaceCache
 from .errors import FaceInsightError, QuestionError, RequestError
+from .forks import OwnLock
 from .grounding import complete
 from .llm import BRANCHES, Llm, Rows
 from .manifest import LlmSpec
@@ -69,7 +69,7 @@ class Language:
         """
         self.llm, self._spec, self._see = llm, spec, see
         self.kept = FaceCache(0) if kept is None else kept
-        self.lock = threading.RLock()
+        self._lock = OwnLock()
         prompt = spec.prompt
         self.vocabulary = Vocabulary(self.llm.model, follow=prompt.follow, max_question=spec.max_question)
         # Face tokens are no text: what stands before them and behind them begins anew.
@@ -87,6 +87,11 @@ class Language:
         #: When the LLM was last used, by time.monotonic.
         self.used = 0.0
         self._question_number = 0
+
+    @property
+    def lock(self) -> AbstractContextManager[Any]:
+        """Held while the LLM works. Raises RequestError in a fork of the process that made this object."""
+        return self._lock()
 
     def read(self, question: str, after: str | None = None) -> list[int]:
         """Tokens of a question, behind an earlier one if given. Raises QuestionError for an empty or too long one."""
@@ -251,20 +256,14 @@ class Language:
         candidates: list[tuple[int, float]] = []
         at, blocks = self._prefix, asked
         while True:
-            if not candidates:
-                with self.lock:
-                    # The cache holds one conversation: a stream that was overtaken must not go on in another's.
-                    self.llm.require_open()
-                    if number != self._question_number:
-                        raise RequestError(
-                            "another question was asked, or the cache wiped, while this answer was streaming"
-                        )
+            with self._turn(number):
+                if not candidates:
                     at = self._decode(blocks, at)
                     candidates = self._candidates()
                     self.used = time.monotonic()
-            token = candidates[0][0]
-            ends = token in self._stop or self.vocabulary.ends(token)
-            text = decoder.decode(b"" if ends else self.vocabulary.bytes(token), ends)
+                token = candidates[0][0]
+                ends = token in self._stop or self.vocabulary.ends(token)
+                text = decoder.decode(b"" if ends else self.vocabulary.bytes(token), ends)
             held.append(_Step(at, candidates, text, (time.perf_counter() - began) * 1e3))
             said = "".join(s.text for s in held)
             wrong = objection(said) if objection and taken_back < TAKEN_BACK else None
@@ -273,7 +272,7 @@ class Language:
             if back and others:
                 taken_back += 1
                 del held[held.index(back) :]
-                with self.lock:
+                with self._turn(number):
                     self.llm.trim(back.at)
                 at, candidates = back.at, others
                 decoder.reset()
@@ -289,6 +288,16 @@ class Language:
             if last:
                 return
             blocks, candidates = [[token]], []
+
+    @contextmanager
+    def _turn(self, number: int) -> Iterator[None]:
+        """The LLM, for the stream of this number: the cache holds one conversation, and one that was overtaken must not
+        go on in another's."""
+        with self.lock:
+            self.llm.require_open()
+            if number != self._question_number:
+                raise RequestError("another question was asked, or the cache wiped, while this answer was streaming")
+            yield
 
     def _candidates(self) -> list[tuple[int, float]]:
         """The likeliest next tokens and their probabilities, the likeliest first; others only if they are plausible."""
@@ -307,6 +316,8 @@ class Language:
 
     def close(self) -> None:
         """Wipe the caches, free model and context."""
+        if self._lock.inherited:
+            return
         with self.lock:
             self.forget()
             self.llm.close()

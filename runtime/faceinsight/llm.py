@@ -13,8 +13,10 @@ from numpy.typing import NDArray
 
 from .device import Device, import_llama, llama_version
 from .embeddings import Embeddings
-from .errors import BundleError, FaceInsightError, QuestionError, RequestError
+from .errors import BundleError, FaceInsightError, MemoryShortError, QuestionError, RequestError
+from .forks import never_freed, starts_threads
 from .manifest import LlmSpec
+from .memory import room
 from .vocabulary import changed, quiet
 
 #: What goes in: tokens, or embeddings (n,width).
@@ -65,6 +67,8 @@ class Llm:
         """parameters: of llama.cpp's context, where they are to be others than ours; amx: use that unit, where
         llama.cpp was compiled for it; by default where it works."""
         self._c: Any = import_llama()
+        starts_threads(self._c._lib, gpu=device.llm_on_gpu)
+        never_freed(self)
         quiet(self._c)
         self._c.llama_backend_init()
         #: Layers that llama.cpp was told to put on the GPU: all that there are, or none.
@@ -75,6 +79,8 @@ class Llm:
         model_params = changed(self._c.llama_model_default_params(), chosen)
         self.model = self._c.llama_model_load_from_file(str(path).encode(), model_params)
         if not self.model:
+            if not room(2 * path.stat().st_size):
+                raise MemoryShortError(f"memory is short: llama.cpp could not load {path.name}; see `faceinsight fit`")
             raise BundleError(f"{path} does not load in llama.cpp (llama-cpp-python {llama_version()})")
         found = self._c.llama_model_n_embd(self.model)
         if found != spec.width:
@@ -95,7 +101,7 @@ class Llm:
             self.model, changed(self._c.llama_context_default_params(), params)
         )
         if not self.pointer:
-            raise FaceInsightError(f"llama.cpp could not make a context of {context} tokens; is memory short?")
+            raise MemoryShortError(f"llama.cpp could not make a context of {context} tokens: memory is short")
         self._memory = self._c.llama_get_memory(self.pointer)
 
     def joined(self, parts: Sequence[Rows], *, embedded: bool = False) -> list[Rows]:

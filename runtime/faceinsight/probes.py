@@ -9,6 +9,7 @@ import contextlib
 import ctypes
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -21,31 +22,52 @@ from typing import Any
 #: Marks our lines among what libraries print.
 MARK = "@faceinsight "
 TIMEOUT = 120
+#: How native code ends that does what it must not; not by the hand of others (SIGKILL where memory is short).
+CRASHES = ("SIGSEGV", "SIGILL", "SIGBUS", "SIGFPE", "SIGABRT")
+NO_PYTHON = "sys.executable is no Python interpreter here (a frozen app, or Python inside of another program)"
 
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """What a child found, or how it ended; neither where there was nothing to try."""
+    """What a child found, or how it ended; neither where there was nothing to try.
+
+    Both: how far it came before it ended so. crashed: by its own doing.
+    """
 
     found: dict[str, Any] | None = None
     error: str | None = None
+    crashed: bool = False
 
 
 @cache
 def probe(name: str) -> Probe:
     """Run one probe; remembered for the life of this process."""
-    command = [sys.executable, "-m", "faceinsight.probes", name]
+    python = interpreter()
+    if python is None:
+        return Probe(error=NO_PYTHON)
+    command = [python, "-m", "faceinsight.probes", name]
     try:
         done = subprocess.run(
             command, capture_output=True, text=True, timeout=TIMEOUT, check=False, env=child_environment()
         )
     except subprocess.TimeoutExpired:
         return Probe(error=f"no answer within {TIMEOUT} s")
+    except OSError as e:
+        return Probe(error=f"no child process can be started: {e}")
     lines = [line.removeprefix(MARK) for line in done.stdout.splitlines() if line.startswith(MARK)]
-    if done.returncode == 0 and lines:
-        found = json.loads(lines[-1])
+    found = json.loads(lines[-1]) if lines else None
+    if done.returncode == 0 and found is not None:
         return Probe(error=found["error"]) if "error" in found else Probe(found)
-    return Probe(error=death(done.returncode, done.stderr))
+    error = death(done.returncode, done.stderr)
+    return Probe(found, error, error.startswith(tuple(f"crashed with {name}" for name in CRASHES)))
+
+
+def interpreter() -> str | None:
+    """The Python program to start for a child. None in a frozen app and where Python is embedded: sys.executable is
+    empty there, or the app, which would begin all over again."""
+    name = Path(sys.executable or "").name
+    python = re.fullmatch(r"(python|pypy)[\d.]*(d|t|w|_d|-dbg|-intel64)?(\.exe)?", name, re.IGNORECASE)
+    return sys.executable if python and not getattr(sys, "frozen", False) else None
 
 
 def child_environment() -> dict[str, str]:
@@ -168,9 +190,14 @@ def _main(name: str) -> int:
         found = PROBES[name]()
     except Exception as e:  # noqa: BLE001 - whatever it is, it is the finding
         found = {"error": f"{type(e).__name__}: {e}"}
+    say(found)
+    return 0
+
+
+def say(found: dict[str, Any]) -> None:
+    """In a child: what was found, also on the way; the last word counts."""
     sys.stdout.write(f"\n{MARK}{json.dumps(found)}\n")
     sys.stdout.flush()
-    return 0
 
 
 PROBES: dict[str, Callable[[], dict[str, Any]]] = {

@@ -19,7 +19,7 @@ from typing import Any
 
 from .errors import DeviceError
 from .onnx_rewrite import for_tensorrt
-from .probes import MARK, child_environment, death
+from .probes import MARK, NO_PYTHON, child_environment, death, interpreter
 
 #: Scratch memory that a kernel may ask for: enough for encoders, and a Jetson keeps the rest.
 WORKSPACE = 1 << 30
@@ -52,7 +52,10 @@ def build(
         "out": str(out),
         "timings": str(timings),
     }
-    command = [sys.executable, "-m", "faceinsight.tensorrt_build", json.dumps(request)]
+    python = interpreter()
+    if python is None:
+        raise DeviceError(f"TensorRT plans are built in a child process: {NO_PYTHON}; build them beforehand")
+    command = [python, "-m", "faceinsight.tensorrt_build", json.dumps(request)]
     child = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=child_environment()
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -48,6 +49,9 @@ class Vocabulary:
 
     def read(self, question: str, after: str | None = None) -> list[int]:
         """Tokens of a question, behind an earlier one if given. Raises QuestionError for an empty or too long one."""
+        for given in (question, "" if after is None else after):
+            if not isinstance(given, str):
+                raise QuestionError(f"the question is of type {type(given).__name__}; expected str, one at a time")
         text = " ".join(question.split())
         if not text:
             raise QuestionError("the question is empty")
@@ -112,8 +116,12 @@ _callback: Any = None
 def quiet(c: Any) -> None:
     """llama.cpp writes to stderr by itself; its messages go nowhere, errors come as return values.
 
-    Said again before each model: whoever imports all of llama_cpp meanwhile has them written.
+    Said again before each model: whoever imports all of llama_cpp meanwhile has them written, all of them unless a
+    level was chosen (as its `Llama(verbose=...)` does).
     """
     global _callback
+    logger = logging.getLogger("llama-cpp-python")
+    if logger.level == logging.NOTSET:
+        logger.setLevel(logging.ERROR)
     _callback = _callback or c.llama_log_callback(lambda level, text, data: None)
     c.llama_log_set(_callback, ctypes.c_void_p(0))

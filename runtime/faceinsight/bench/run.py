@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -16,7 +15,7 @@ from ..device import Device
 from ..errors import FaceInsightError, RequestError
 from ..imaging import load_image
 from ..insight import FaceInsight
-from ..probes import child_environment, death
+from ..probes import child_environment, death, interpreter
 from .conditions import conditions, require_active
 from .nvml import open_nvml
 from .result import FORMAT, START, VERSION, Energy, Memory, Result
@@ -166,7 +165,10 @@ def _cold(
 ) -> float | None:
     """A new process from its start to its first answer; returns its peak memory. One goes before, uncounted: it brings
     the files into Linux's cache."""
-    command = [sys.executable, "-m", "faceinsight.cli", "ask", str(photo), QUESTION, "--bundle", bundle]
+    python = interpreter()
+    if python is None:
+        return None
+    command = [python, "-m", "faceinsight.cli", "ask", str(photo), QUESTION, "--bundle", bundle]
     command += ["--device", device, "--threads", str(threads)]
     env = child_environment() | {"PYTHONUNBUFFERED": "1"}
     peaks = []

@@ -1,0 +1,7 @@
+"""`python -m faceinsight`: the command."""
+
+import sys
+
+from .console import main
+
+sys.exit(main())
