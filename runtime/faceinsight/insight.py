@@ -21,12 +21,12 @@ from .device import Device
 from .errors import PolicyError, RequestError
 from .graph import Graph
 from .guard import Guard
-from .imaging import ImageSource, load_image
+from .imaging import ImageSource, load_scaled
 from .labels import Label
 from .language import Language
 from .llm import Llm
 from .manifest import Manifest
-from .perception import Perception
+from .perception import Perception, enlarged
 from .relevance import Relevance
 from .types import Answer, Choice, Face, Piece, Report, Timings
 from .vision import Vision
@@ -122,14 +122,17 @@ class FaceInsight:
         """All that runs on the device beside the LLM, each with the providers that are active."""
         return (*self.perception.graphs, self.relevance.graph, *((self.vision.graph,) if self.vision else ()))
 
-    def perceive(self, image: ImageSource) -> tuple[Face, ...]:
+    def perceive(self, image: ImageSource, *, bgr: bool = False) -> tuple[Face, ...]:
         """The faces in a photo (a path, the bytes of a JPEG, PNG or WebP, or RGB uint8 (H,W,3)), the largest first.
 
-        Empty where there is none. Raises ImageError.
+        bgr: the array's channels are BGR, as cv2.VideoCapture and cv2.imread give them.
+        Empty where there is none. Boxes are in the photo's own pixels, also of a JPEG that is decoded at a reduced size
+        because it has more than 16 megapixels. Raises ImageError.
         """
-        pixels = load_image(image)
+        pixels, scale = load_scaled(image, bgr=bgr)
         with self._looking:
-            return self.perception(pixels)
+            faces = self.perception(pixels)
+        return faces if scale == 1 else tuple(enlarged(face, scale) for face in faces)
 
     def report(self, face: Face) -> Report:
         """Every enabled characteristic with probability, state, region and the rule that decided it. No LLM."""

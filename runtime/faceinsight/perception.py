@@ -62,6 +62,14 @@ def enabled(manifest: Manifest, allow: Sequence[str], deny: Sequence[str] = ()) 
     return tuple(c for c in manifest.characteristics if c.group == "" or c.group in on)
 
 
+def enlarged(face: Face, scale: int) -> Face:
+    """A face in the pixels of a photo that is `scale` times as wide as the one in which it was found."""
+    x, y, w, h = face.box
+    matrix = face.matrix / np.array([scale, scale, 1], np.float32)
+    box = (scale * x, scale * y, scale * w, scale * h)
+    return replace(face, box=box, landmarks=face.landmarks * scale, matrix=matrix.astype(np.float32))
+
+
 class Perception:
     """The visual half of a bundle, for a fixed choice of characteristics."""
 
