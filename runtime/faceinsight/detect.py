@@ -26,7 +26,7 @@ TRACE, TRACE_SCORE, CLEAR = 8, 0.05, 14
 #: A face that is wider, as looked at, gains nothing from more pixels.
 SMALL = 24
 #: A closer look must be surer of a face: more of the photo is looked at, and texture is all that most of it shows.
-CLOSER_SCORE = 0.65
+CLOSER_SCORE = 0.7
 #: Boxes that share more than this of the smaller one are of one face.
 SHARED = 0.5
 
