@@ -363,3 +363,20 @@ def test_a_view_depends_on_its_generator_alone(tmp_path):
         first = unbroken(seed % 4, np.random.default_rng(seed))
         if seed >= 20:
             assert (first.image == resumed(seed % 4, np.random.default_rng(seed)).image).all()
+
+
+@pytest.mark.parametrize("degrees", [60, 90, -60])
+def test_a_face_that_looks_upright_but_lies_askew_is_righted(insight, photo, degrees):
+    """With landmarks that are wrong the crop looks half upright; "not smiling" had been claimed of it."""
+    turn = cv2.getRotationMatrix2D((255.5, 255.5), degrees, 1)
+    tilted = cv2.warpAffine(photo, turn, (512, 512), borderValue=(128, 128, 128))
+    (face,) = insight.perceive(tilted)
+    assert {x.name: x.state for x in face.labels}["Smiling"] == "yes"
+
+
+def test_nothing_is_claimed_of_a_face_that_is_too_small(insight, photo):
+    """Its face is about 11 pixels wide; smile, hat and glasses had been claimed."""
+    faces = insight.perceive(cv2.resize(photo[60:200, 150:300], (20, 14), interpolation=cv2.INTER_AREA))
+    assert faces
+    assert faces[0].quality.reason == "too small"
+    assert all(x.state in ("unsure", "not visible") for x in faces[0].labels)

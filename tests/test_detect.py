@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
+
 import cv2
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
-from faceinsight import FaceInsight
+from faceinsight import FaceInsight, imaging
+from faceinsight.looks import OVERLAP, pieces, tiles
 
 
 @pytest.mark.parametrize("side", [8, 12, 15])
@@ -33,3 +37,107 @@ def test_boxes_without_size_or_off_the_photo_are_dropped(insight: FaceInsight, p
     monkeypatch.setattr(detector, "_net", Net())
     (found,) = detector(photo)
     assert found.box == (10, 10, 40, 50)
+
+
+@pytest.fixture(scope="module")
+def alone(insight: FaceInsight, photo) -> NDArray[np.uint8]:
+    """Head and hair, 2.2 times as wide as the face."""
+    (face,) = insight.perception.detector(photo)
+    x, y, w, h = (round(v) for v in face.box)
+    return photo[y - h // 2 : y + h + h // 3, x - round(0.6 * w) : x + w + round(0.6 * w)]
+
+
+def put(canvas: NDArray[np.uint8], head: NDArray[np.uint8], x: int, y: int, width: int) -> None:
+    """The head at x, y, its face as wide as that."""
+    size = round(width * 2.2)
+    small = cv2.resize(head, (size, round(size * head.shape[0] / head.shape[1])), interpolation=cv2.INTER_AREA)
+    canvas[y : y + small.shape[0], x : x + small.shape[1]] = small
+
+
+def wall(width: int, height: int) -> NDArray[np.uint8]:
+    return np.full((height, width, 3), (150, 160, 170), np.uint8)
+
+
+@pytest.mark.parametrize("far", [50, 60])
+@pytest.mark.parametrize(("width", "height"), [(3840, 2160), (4000, 3000), (4608, 3456)])
+def test_far_faces_are_found_beside_a_near_one(insight: FaceInsight, alone, width: int, height: int, far: int):
+    """The first look is at 640 pixels: it had found the near one and left it at that."""
+    canvas = wall(width, height)
+    put(canvas, alone, 300, 300, 500)
+    for x in range(1800, 3600, 400):
+        put(canvas, alone, x, 1500, far)
+    found = insight.perception.detector(canvas)
+    assert len(found) == 6
+    assert found[0].box[2] == pytest.approx(500, rel=0.2)
+    assert [f.box[2] for f in found[1:]] == pytest.approx([far] * 5, rel=0.3)
+
+
+@pytest.mark.parametrize(("width", "height"), [(12000, 480), (480, 12000), (9000, 1700), (39000, 400)])
+def test_strips_are_looked_at_in_pieces(insight: FaceInsight, alone, width: int, height: int):
+    canvas = wall(width, height)
+    places = [(w, h) for w in range(20, width - 200, 1900) for h in range(20, height - 200, 1900)]
+    for x, y in places:
+        put(canvas, alone, x, y, 90)
+    found = insight.perception.detector(canvas)
+    assert len(found) == len(places)
+    assert all(np.isfinite(f.box).all() for f in found)
+
+
+def looked_at(insight: FaceInsight, image: NDArray[np.uint8], monkeypatch) -> tuple[int, int]:
+    """Faces found, and pixels that the network saw."""
+    detector = insight.perception.detector
+    net, pixels = detector._net, []
+
+    class Counted:
+        def setInputSize(self, size):
+            net.setInputSize(size)
+
+        def detect(self, image):
+            pixels.append(image.shape[0] * image.shape[1])
+            return net.detect(image)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(detector, "_net", Counted())
+        return len(detector(image)), sum(pixels)
+
+
+def test_where_nothing_else_is_no_closer_look_is_taken(insight: FaceInsight, photo, alone, monkeypatch):
+    canvas = wall(4000, 3000)
+    put(canvas, alone, 300, 300, 500)
+    assert looked_at(insight, canvas, monkeypatch) == (1, 640 * 480)
+    assert looked_at(insight, photo, monkeypatch) == (1, 512 * 512)
+    put(canvas, alone, 3000, 1500, 60)
+    found, pixels = looked_at(insight, canvas, monkeypatch)
+    assert found == 2
+    assert pixels < 3 * 640 * 480
+
+
+def test_a_large_photo_of_one_person_shows_one(insight: FaceInsight, photo):
+    """Closer looks at hair, cloth and skin find no face in them."""
+    assert len(insight.perception.detector(cv2.resize(photo, (4000, 4000), interpolation=cv2.INTER_CUBIC))) == 1
+
+
+@pytest.mark.parametrize(("width", "height"), [(640, 480), (1280, 960), (4000, 3000), (39000, 400), (7, 9000)])
+def test_tiles_and_pieces_cover_all(width: int, height: int):
+    for windows, overlap in ((tiles(width, height), OVERLAP), (pieces(width, height, 640), min(width, height))):
+        columns, rows = sorted({(x, w) for x, _, w, _ in windows}), sorted({(y, h) for _, y, _, h in windows})
+        assert len(windows) == len(columns) * len(rows)
+        for cuts, length in ((columns, width), (rows, height)):
+            assert cuts[0][0] == 0
+            assert sum(cuts[-1]) == length
+            assert all(a + n - b >= min(overlap, n) for (a, n), (b, _) in itertools.pairwise(cuts))
+
+
+def test_boxes_are_in_the_pixels_of_the_photo_itself(insight: FaceInsight, photo, face, monkeypatch):
+    """Also of a JPEG that is decoded at half its width; the label map still lies where the face is."""
+    monkeypatch.setattr(imaging, "MAX_PIXELS", 256 * 256)
+    (found,) = insight.perceive(bytes(cv2.imencode(".jpg", photo[:, :, ::-1])[1]))
+    assert np.abs(np.subtract(found.box, face.box)).max() < 6
+    assert np.abs(found.landmarks - face.landmarks).max() < 6
+    centre = np.append(face.landmarks.mean(0), 1)
+    assert np.abs(found.matrix @ centre - face.matrix @ centre).max() < 6
+
+
+def test_a_frame_of_a_video_is_bgr(insight: FaceInsight, photo, face):
+    (found,) = insight.perceive(photo[:, :, ::-1], bgr=True)
+    assert found.key == face.key

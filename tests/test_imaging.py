@@ -14,12 +14,16 @@ import pytest
 from conftest import PHOTO
 from numpy.typing import NDArray
 
-from faceinsight import ImageError, ImageNotFoundError
-from faceinsight.imaging import load_image
+from faceinsight import ImageError, ImageNotFoundError, imaging
+from faceinsight.imaging import load_image, load_scaled
 
 
 def encode(image: NDArray[np.uint8], suffix: str, *options: int) -> bytes:
     return bytes(cv2.imencode(suffix, image[:, :, ::-1], list(options))[1])
+
+
+def blank(width: int, height: int, suffix: str = ".jpg", *options: int) -> bytes:
+    return encode(np.zeros((height, width, 3), np.uint8), suffix, *options)
 
 
 def chunk(kind: bytes, data: bytes) -> bytes:
@@ -55,7 +59,7 @@ def test_exif_orientation_is_applied():
 def test_grey_alpha_and_16_bit_become_rgb(photo):
     grey = cv2.cvtColor(photo, cv2.COLOR_RGB2GRAY)
     assert load_image(bytes(cv2.imencode(".png", grey)[1])).shape == photo.shape
-    rgba = np.dstack([photo[:, :, ::-1], np.full(photo.shape[:2], 128, np.uint8)])
+    rgba = np.dstack([photo[:, :, ::-1], np.full(photo.shape[:2], 255, np.uint8)])
     assert (load_image(bytes(cv2.imencode(".png", rgba)[1])) == photo).all()
     deep = (photo[:, :, ::-1].astype(np.uint16)) * 257
     assert (load_image(bytes(cv2.imencode(".png", deep)[1])) == photo).all()
@@ -70,7 +74,11 @@ def test_grey_alpha_and_16_bit_become_rgb(photo):
         (b"GIF89a" + b"\0" * 64, "not a JPEG"),
         (b"\x89PNG\r\n\x1a\n", "cut off"),
         (b"\xff\xd8\xff", "no JPEG frame"),
-        (np.zeros((4, 4, 3), np.float32), "expected uint8"),
+        (np.full((4, 4, 3), -1, np.float32), "from -1 to -1; expected 0 to 1"),
+        (np.full((4, 4, 3), np.nan), "from nan to nan"),
+        (np.zeros((4, 4, 3), np.int64), "expected uint8"),
+        (np.zeros((4, 4, 4), np.uint8), "transparent all over"),
+        (blank(5000, 4000, ".png"), "save it as a baseline JPEG"),
         (np.zeros((4, 4, 2), np.uint8), "expected \\(H,W,3\\)"),
         (np.zeros((0, 4, 3), np.uint8), "empty"),
         (12, "cannot read"),
@@ -159,3 +167,68 @@ def test_a_video_behind_a_jpeg_is_no_scan(photo):
     hidden = picture[:-2] + b"\xff\xfe\x00\x04\xff\xd9" + b"\xff\xda\x00\x02" * 500 + picture[-2:]
     with pytest.raises(ImageError, match="scans"):  # an end in a comment is no end
         load_image(hidden)
+
+
+@pytest.mark.parametrize("suffix", [".png", ".webp"])
+@pytest.mark.parametrize("orientation", [1, 3, 6, 5])
+def test_what_is_transparent_is_not_seen(photo, suffix, orientation):
+    """The colours are still in the file; a person does not see them. Turned by EXIF, alpha turns along."""
+    image = pytest.importorskip("PIL.Image")
+    ops = pytest.importorskip("PIL.ImageOps")
+    alpha = np.full(photo.shape[:2], 255, np.uint8)
+    alpha[40:200, 130:320] = 0
+    exif, file = image.Exif(), io.BytesIO()
+    exif[0x0112] = orientation
+    stored = image.fromarray(np.dstack([photo, alpha]))
+    stored.save(file, suffix[1:].upper(), lossless=True, exact=True, exif=exif.tobytes())
+    upright = np.array(ops.exif_transpose(image.open(io.BytesIO(file.getvalue()))).convert("RGBA"))
+    loaded = load_image(file.getvalue())
+    seen = upright[:, :, 3] == 255
+    assert (loaded[seen] == upright[seen][:, :3]).all()
+    assert (loaded[~seen] == 127).all()
+    assert (load_image(np.dstack([photo, alpha]))[40:200, 130:320] == 127).all()
+    assert (load_image(stored)[40:200, 130:320] == 127).all()
+
+
+@pytest.mark.parametrize("options", [(), (cv2.IMWRITE_JPEG_PROGRESSIVE, 1), (cv2.IMWRITE_JPEG_OPTIMIZE, 1)])
+@pytest.mark.parametrize("lost", [0x00, 0xFF])
+def test_a_jpeg_with_a_hole_is_refused(photo, options, lost):
+    """libjpeg warns on stderr, decodes noise and goes on."""
+    data = bytearray(encode(photo, ".jpg", cv2.IMWRITE_JPEG_QUALITY, 92, *options))
+    load_image(bytes(data))
+    # Not among the bits with which a progressive file refines what is there: any may be zero.
+    begin = len(data) // 8
+    data[begin : begin + 4000] = bytes([lost]) * 4000
+    with pytest.raises(ImageError, match="lost"):
+        load_image(bytes(data))
+
+
+@pytest.mark.parametrize("options", [(), (cv2.IMWRITE_JPEG_PROGRESSIVE, 1), (cv2.IMWRITE_JPEG_OPTIMIZE, 1)])
+@pytest.mark.parametrize("grey", [0, 127, 255])
+def test_a_smooth_jpeg_has_no_hole(options, grey):
+    """With tables made for it, a smooth picture is nothing but zeros."""
+    smooth = np.full((1600, 1600, 3), grey, np.uint8)
+    assert np.abs(load_image(encode(smooth, ".jpg", *options)).astype(int) - grey).max() <= 1
+
+
+def test_a_large_jpeg_is_decoded_at_a_reduced_size(monkeypatch, photo):
+    pixels, scale = load_scaled(encode(photo, ".jpg"))
+    assert (pixels.shape, scale) == ((512, 512, 3), 1)
+    monkeypatch.setattr(imaging, "MAX_PIXELS", 200 * 200)
+    pixels, scale = load_scaled(encode(photo[:, :510], ".jpg"))
+    assert (pixels.shape, scale) == ((128, 128, 3), 4)
+    half = cv2.resize(photo, (128, 128), interpolation=cv2.INTER_AREA)
+    assert np.abs(load_image(encode(photo, ".jpg")).astype(int) - half).mean() < 6
+    for refused in (encode(photo, ".png"), encode(photo, ".jpg", cv2.IMWRITE_JPEG_PROGRESSIVE, 1)):
+        with pytest.raises(ImageError, match="baseline JPEG"):
+            load_image(refused)
+
+
+def test_arrays_of_floats_and_of_bgr(photo):
+    assert (load_image(photo / 255) == photo).all()
+    assert (load_image(photo.astype(np.float32)) == photo).all()
+    assert (load_image(photo[:, :, ::-1], bgr=True) == photo).all()
+    bgra = np.dstack([photo[:, :, ::-1], np.full(photo.shape[:2], 255, np.uint8)])
+    assert (load_image(bgra, bgr=True) == photo).all()
+    with pytest.raises(ImageError, match="it is for arrays"):
+        load_image(PHOTO, bgr=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import struct
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -12,33 +11,40 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from .align import BORDER
 from .errors import ImageError, ImageNotFoundError
+from .image_header import Header, read_header
 
+#: Of what is decoded. A larger JPEG is decoded at half, a quarter or an eighth of its width.
 MAX_PIXELS = 16_000_000
-MAX_BYTES = 64_000_000
-#: A progressive JPEG costs one pass over all pixels per scan; real files have about ten.
-MAX_SCANS = 64
-#: A JPEG marker; inside of a scan, FF 00 is a byte and FF D0 to FF D7 are no segments.
-_MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]", re.DOTALL)
-#: Brands in the first box of files of the ISO base media format.
-_BRANDS = {
-    b"heic": "HEIC, as iPhones save it", b"heix": "HEIC, as iPhones save it", b"mif1": "HEIF", b"msf1": "HEIF",
-    b"avif": "AVIF", b"avis": "AVIF",
+MAX_BYTES = 128_000_000
+#: What OpenCV is told, by how much libjpeg reduces a picture's width and height on the way.
+_FLAGS = {
+    1: cv2.IMREAD_COLOR, 2: cv2.IMREAD_REDUCED_COLOR_2, 4: cv2.IMREAD_REDUCED_COLOR_4, 8: cv2.IMREAD_REDUCED_COLOR_8,
 }  # fmt: skip
 
 #: Also a file that is open for reading bytes, and what lends its pixels as Pillow's images do.
 ImageSource = str | os.PathLike[str] | bytes | bytearray | memoryview | NDArray[np.uint8] | BinaryIO
 
 
-def load_image(source: ImageSource | Any) -> NDArray[np.uint8]:
+def load_image(source: ImageSource | Any, *, bgr: bool = False) -> NDArray[np.uint8]:
     """A path, the bytes of a JPEG, PNG or WebP, an open file, an array or Pillow's image -> RGB (H,W,3) uint8.
 
-    Upright: EXIF is applied to what is decoded here. Arrays are taken as RGB (H,W,3), RGBA (H,W,4; alpha is dropped) or
-    grey (H,W).
+    Upright: EXIF is applied to what is decoded here. What is transparent becomes grey, so that nothing is seen that a
+    person would not see. A JPEG of more than 16 megapixels is decoded at half, a quarter or an eighth of its width.
+    Arrays are RGB (H,W,3), RGBA (H,W,4) or grey (H,W); of uint8, or of floats from 0 to 1 or from 0 to 255.
+    bgr: an array's channels are BGR or BGRA, as cv2.VideoCapture and cv2.imread give them.
     Raises ImageError (ImageNotFoundError for a missing file) with what was found and what is expected.
     """
+    return load_scaled(source, bgr=bgr)[0]
+
+
+def load_scaled(source: ImageSource | Any, *, bgr: bool = False) -> tuple[NDArray[np.uint8], int]:
+    """As load_image, and how many times as wide the photo itself is: 1, or 2, 4, 8 for a JPEG that is so large."""
     if isinstance(source, np.ndarray):
-        return _from_array(source)
+        return _from_array(source, bgr=bgr), 1
+    if bgr:
+        raise ImageError(f"bgr=True with {type(source).__name__}; it is for arrays; a file says what it holds")
     if isinstance(source, (bytes, bytearray, memoryview)):
         return _decode(bytes(source), "image bytes")
     if isinstance(source, (str, os.PathLike)):
@@ -46,7 +52,8 @@ def load_image(source: ImageSource | Any) -> NDArray[np.uint8]:
     if hasattr(source, "read"):
         return _decode(_read_open(source), str(getattr(source, "name", "open file")))
     if hasattr(source, "__array_interface__") and hasattr(source, "convert"):
-        return _from_array(np.asarray(source.convert("RGB")))
+        seen_through = "transparency" in getattr(source, "info", ()) or "A" in getattr(source, "mode", "")
+        return _from_array(np.asarray(source.convert("RGBA" if seen_through else "RGB"))), 1
     raise ImageError(f"cannot read an image from {type(source).__name__}; expected a path, bytes or a uint8 array")
 
 
@@ -81,37 +88,90 @@ def _read(source: str | os.PathLike[str]) -> bytes:
         raise ImageError(f"{path} cannot be read: {e}") from e
 
 
-def _from_array(array: NDArray[Any]) -> NDArray[np.uint8]:
+def _from_array(array: NDArray[Any], *, bgr: bool = False) -> NDArray[np.uint8]:
     if isinstance(array, np.matrix):
         raise ImageError("np.matrix; expected a plain array: np.asarray() makes one of it")
-    if array.dtype != np.uint8:
-        raise ImageError(f"array of {array.dtype}; expected uint8, RGB, 0..255")
+    array = np.asarray(array)
     if array.ndim == 2:
         array = np.repeat(array[:, :, None], 3, 2)
     if array.ndim != 3 or array.shape[2] not in (3, 4):
         raise ImageError(f"array of shape {array.shape}; expected (H,W,3) RGB, (H,W,4) RGBA or (H,W) grey")
     _check_size(array.shape[1], array.shape[0], "array")
-    return np.ascontiguousarray(array[:, :, :3])
+    if array.dtype.kind == "f":
+        array = _from_floats(array)
+    if array.dtype != np.uint8:
+        raise ImageError(f"array of {array.dtype}; expected uint8 from 0 to 255, or floats from 0 to 1 or 0 to 255")
+    colour = np.ascontiguousarray(array[:, :, 2::-1] if bgr else array[:, :, :3])
+    return colour if array.shape[2] == 3 else _seen(colour, array[:, :, 3], "array")
 
 
-def _decode(data: bytes, name: str) -> NDArray[np.uint8]:
+def _from_floats(array: NDArray[Any]) -> NDArray[np.uint8]:
+    """0 to 1, or 0 to 255 where anything is above 1."""
+    low, high = float(array.min()), float(array.max())
+    if not (low >= 0 and high <= 255):
+        raise ImageError(
+            f"array of {array.dtype} from {low:g} to {high:g}; expected 0 to 1 or 0 to 255: undo its normalisation"
+        )
+    return np.asarray(np.rint(array * (255 if high <= 1 else 1)), np.uint8)
+
+
+def _seen(colour: NDArray[np.uint8], alpha: NDArray[np.uint8], name: str) -> NDArray[np.uint8]:
+    """Colours (H,W,3) over grey, as far as they can be seen: alpha (H,W) from 0 to 255."""
+    if (alpha == 255).all():
+        return colour
+    if not alpha.any():
+        raise ImageError(f"{name} is transparent all over: nothing can be seen in it; drop its alpha if that is wrong")
+    share = alpha[:, :, None] / np.float32(255)
+    return np.asarray(np.rint(colour * share + np.array(BORDER, np.float32) * (1 - share)), np.uint8)
+
+
+def _decode(data: bytes, name: str) -> tuple[NDArray[np.uint8], int]:
     if len(data) > MAX_BYTES:
         raise ImageError(f"{name}: {len(data):,} bytes; at most {MAX_BYTES:,}")
-    try:
-        width, height = _dimensions(data, name)
-    except (struct.error, IndexError):
-        raise ImageError(f"{name}: the header is cut off") from None
+    header = read_header(data, name)
+    scale = _scale(header)
+    width, height = -(-header.width // scale), -(-header.height // scale)
     _check_size(width, height, name)
+    bgr = _pixels(data, _FLAGS[scale], name)
+    if bgr.shape[0] * bgr.shape[1] != width * height:
+        raise ImageError(f"{name}: expected {width}x{height} by its header, decoded {bgr.shape[1]}x{bgr.shape[0]}")
+    rgb = np.asarray(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB), np.uint8)
+    return (_seen(rgb, _alpha(data, bgr, name), name) if header.alpha else rgb), scale
+
+
+def _alpha(data: bytes, bgr: NDArray[np.uint8], name: str) -> NDArray[np.uint8]:
+    """0 to 255 (H,W), upright as the decoded colours (H,W,3) are."""
+    layers = _pixels(data, cv2.IMREAD_UNCHANGED, name)
+    if layers.ndim != 3 or layers.shape[2] != 4:
+        return np.full(bgr.shape[:2], 255, np.uint8)
+    alpha = np.asarray(layers[:, :, 3] >> 8 * (layers.itemsize - 1), np.uint8)
+    if (alpha == 255).all():
+        return np.full(bgr.shape[:2], 255, np.uint8)
+    # OpenCV turns colours as EXIF says, but not alpha: the turn is the one that the colours made.
+    lying = _pixels(data, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION, name)
+    for turns in range(4):
+        for pair in ((lying, alpha), (lying.swapaxes(0, 1), alpha.T)):
+            colours, veil = (np.rot90(x, turns) for x in pair)
+            if np.array_equal(colours, bgr):
+                return veil
+    raise ImageError(f"{name}: its alpha does not fit its colours; save it without")
+
+
+def _pixels(data: bytes, flags: int, name: str) -> NDArray[Any]:
     try:
-        bgr = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+        decoded: Any = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     except cv2.error as e:
         raise ImageError(f"{name} does not decode: {e.err}") from None
-    if bgr is None:
+    if decoded is None:
         raise ImageError(f"{name} does not decode: the data is damaged")
-    if bgr.shape[0] * bgr.shape[1] != width * height:
-        raise ImageError(f"{name}: the header says {width}x{height}, decoded {bgr.shape[1]}x{bgr.shape[0]}")
-    rgb: Any = cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)
-    return rgb  # type: ignore[no-any-return]
+    return decoded  # type: ignore[no-any-return]
+
+
+def _scale(header: Header) -> int:
+    """By how much a JPEG is reduced so that at most MAX_PIXELS are left, if that can be."""
+    pixels = header.width * header.height
+    fits = [s for s in _FLAGS if pixels <= MAX_PIXELS * s * s]
+    return fits[0] if fits and header.reducible else 1
 
 
 def _check_size(width: int, height: int, name: str) -> None:
@@ -119,80 +179,6 @@ def _check_size(width: int, height: int, name: str) -> None:
         raise ImageError(f"{name}: {width}x{height} pixels; the image is empty")
     if width * height > MAX_PIXELS:
         raise ImageError(
-            f"{name}: {width}x{height} is {width * height / 1e6:.1f} megapixels; at most {MAX_PIXELS / 1e6:.0f}"
+            f"{name}: {width}x{height} is {width * height / 1e6:.1f} megapixels; at most {MAX_PIXELS / 1e6:.0f}: "
+            "make it smaller, or save it as a baseline JPEG, which is decoded at a reduced size"
         )
-
-
-def _dimensions(data: bytes, name: str) -> tuple[int, int]:
-    """Width and height from the header, by the file's own magic bytes."""
-    if data.startswith(b"\x89PNG\r\n\x1a\n"):
-        return _png(data, name)
-    if data.startswith(b"\xff\xd8\xff"):
-        return _jpeg(data, name)
-    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
-        return _webp(data, name)
-    if data[4:8] == b"ftyp" and (kind := _BRANDS.get(data[8:12])):
-        raise ImageError(f"{name} is {kind}; expected JPEG, PNG or WebP: convert it to one of them")
-    found = data[:8].hex(" ") or "nothing"
-    raise ImageError(f"{name} is not a JPEG, PNG or WebP (it begins with {found}); convert it to one of them")
-
-
-def _png(data: bytes, name: str) -> tuple[int, int]:
-    """Walk the chunks: a length beyond the file makes libpng allocate gigabytes before it notices."""
-    at, width, height, ended = 8, 0, 0, False
-    while at < len(data) and not ended:
-        length, kind = struct.unpack_from(">I4s", data, at)
-        if length > len(data) - at - 12:
-            raise ImageError(
-                f"{name}: PNG chunk {kind!r} claims {length:,} bytes, {max(0, len(data) - at - 12):,} remain"
-            )
-        if at == 8:
-            if kind != b"IHDR" or length != 13:
-                raise ImageError(f"{name}: the first PNG chunk is {kind!r} of {length} bytes, expected IHDR of 13")
-            width, height = struct.unpack_from(">II", data, at + 8)
-        if kind == b"acTL":
-            raise ImageError(f"{name} is an animated PNG; give one still picture")
-        ended = kind == b"IEND"
-        at += 12 + length
-    if not ended:
-        raise ImageError(f"{name}: the PNG is cut off (no IEND)")
-    return width, height
-
-
-def _jpeg(data: bytes, name: str) -> tuple[int, int]:
-    """Walk the segments to the end of the picture; a phone may have put a video behind it."""
-    at, scans, size = 2, 0, None
-    while found := _MARKER.search(data, at):
-        at, marker = found.end(), data[found.end() - 1]
-        if marker == 0xD9:
-            break
-        if marker in (0x01, 0xD8):
-            continue
-        if marker == 0xDA:
-            scans += 1
-        if scans > MAX_SCANS:
-            raise ImageError(f"{name}: more than {MAX_SCANS} JPEG scans")
-        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
-            height, width = struct.unpack_from(">HH", data, at + 3)
-            size = width, height
-        at += int.from_bytes(data[at : at + 2], "big")
-    if size is None:
-        raise ImageError(f"{name}: no JPEG frame header")
-    return size
-
-
-def _webp(data: bytes, name: str) -> tuple[int, int]:
-    kind = data[12:16]
-    if int.from_bytes(data[4:8], "little") + 8 > len(data):
-        raise ImageError(f"{name}: the WebP is cut off ({len(data):,} bytes)")
-    if kind == b"VP8X":
-        if data[20] & 0x02:
-            raise ImageError(f"{name} is an animated WebP; give one still picture")
-        return int.from_bytes(data[24:27], "little") + 1, int.from_bytes(data[27:30], "little") + 1
-    if kind == b"VP8 ":
-        width, height = struct.unpack_from("<HH", data, 26)
-        return width & 0x3FFF, height & 0x3FFF
-    if kind == b"VP8L":
-        bits = int.from_bytes(data[21:25], "little")
-        return (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
-    raise ImageError(f"{name}: unknown WebP chunk {kind!r}")

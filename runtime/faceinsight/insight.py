@@ -23,13 +23,13 @@ from .errors import PolicyError
 from .forks import OwnLock, awaited
 from .graph import Graph
 from .guard import Guard
-from .imaging import ImageSource, load_image
+from .imaging import ImageSource, load_scaled
 from .labels import Label
 from .language import Language
 from .llm import Llm
 from .manifest import Manifest
 from .memory import shortage_named
-from .perception import Perception
+from .perception import Perception, enlarged
 from .relevance import COUNT, OFF, Asked, Relevance
 from .types import Answer, Choice, Face, Piece, Report, Timings
 from .vision import Vision
@@ -126,17 +126,20 @@ class FaceInsight:
         return (*self.perception.graphs, self.relevance.graph, *((self.vision.graph,) if self.vision else ()))
 
     @shortage_named()
-    def perceive(self, image: ImageSource) -> tuple[Face, ...]:
+    def perceive(self, image: ImageSource, *, bgr: bool = False) -> tuple[Face, ...]:
         """The faces in a photo (a path, the bytes of a JPEG, PNG or WebP, or RGB uint8 (H,W,3)), the largest first.
 
-        Empty where there is none. Raises ImageError.
+        bgr: the array's channels are BGR, as cv2.VideoCapture and cv2.imread give them.
+        Empty where there is none. Boxes are in the photo's own pixels, also of a JPEG that is decoded at a reduced size
+        because it has more than 16 megapixels. Raises ImageError.
         """
         looking = self._looking()
         self.language.llm.require_open()
         with awaited():
-            pixels = load_image(image)
+            pixels, scale = load_scaled(image, bgr=bgr)
         with looking:
-            return self.perception(pixels)
+            faces = self.perception(pixels)
+        return faces if scale == 1 else tuple(enlarged(face, scale) for face in faces)
 
     def report(self, face: Face) -> Report:
         """Every enabled characteristic with probability, state, region and the rule that decided it. No LLM."""

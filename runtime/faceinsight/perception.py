@@ -62,6 +62,34 @@ def enabled(manifest: Manifest, allow: Sequence[str], deny: Sequence[str] = ()) 
     return tuple(c for c in manifest.characteristics if c.group == "" or c.group in on)
 
 
+#: Width in pixels below which nothing can be read of a face, whatever the graphs say of so few.
+READABLE = 12
+#: Probability from which a face counts as upright; below it turned photos are tried: it may lie askew.
+UPRIGHT = 0.95
+
+
+def _turns(seen: Encoded) -> NDArray[np.float32]:
+    """(B,4): probabilities of the quarter turns by which the photo must be turned for each face to stand upright."""
+    if seen.closeup is None:
+        return np.eye(1, 4, dtype=np.float32).repeat(len(seen.logits), 0)
+    return seen.closeup.turns
+
+
+def _unread(judged: Judged) -> Judged:
+    """Of a face that is too small: what was claimed is not sure."""
+    labels = tuple(replace(x, state="unsure") if x.state in ("yes", "no") else x for x in judged.labels)
+    covered = judged.quality.covered if judged.quality else ()
+    return replace(judged, labels=labels, quality=Quality(0.0, "too small", covered))
+
+
+def enlarged(face: Face, scale: int) -> Face:
+    """A face in the pixels of a photo that is `scale` times as wide as the one in which it was found."""
+    x, y, w, h = face.box
+    matrix = face.matrix / np.array([scale, scale, 1], np.float32)
+    box = (scale * x, scale * y, scale * w, scale * h)
+    return replace(face, box=box, landmarks=face.landmarks * scale, matrix=matrix.astype(np.float32))
+
+
 class Perception:
     """The visual half of a bundle, for a fixed choice of characteristics."""
 
@@ -147,11 +175,13 @@ class Perception:
         seen = self.encode(wide, small, self.numbers)
         return [
             self._upright(image, d, turns) or self._face(image, d, seen, i, matrices[i])
-            for i, (d, turns) in enumerate(zip(detections, self._turns(seen), strict=True))
+            for i, (d, turns) in enumerate(zip(detections, _turns(seen), strict=True))
         ]
 
     def _face(self, image: NDArray[np.uint8], d: Detection, seen: Encoded, i: int, matrix: NDArray[np.float32]) -> Face:
         judged = self.judge(seen, i)
+        if judged.quality and d.box[2] < READABLE:
+            judged = _unread(judged)
         present = seen.region_tokens[i][seen.area[i] > 0] if seen.region_tokens.size else seen.region_tokens[i]
         tokens = np.concatenate([seen.image_tokens[i], present]).astype(np.float32)
         picture = surroundings(image, d.box, self._vision) if self._vision else None
@@ -161,21 +191,17 @@ class Perception:
             self.knowledge_tokens(judged.labels), picture, key, judged.quality, judged.age,
         )  # fmt: skip
 
-    def _turns(self, seen: Encoded) -> list[int]:
-        """Quarter turns by which the photo must be turned for each face to stand upright."""
-        closeup = seen.closeup
-        return [0] * len(seen.logits) if closeup is None else closeup.turns.argmax(1).tolist()
+    def _upright(self, image: NDArray[np.uint8], d: Detection, turns: NDArray[np.float32]) -> Face | None:
+        """The face as it is found in the turned photo; None where it stands upright already, or stands better in none.
 
-    def _upright(self, image: NDArray[np.uint8], d: Detection, turns: int) -> Face | None:
-        """The face as it is found in the turned photo; None where it stands upright already, or stands in none.
-
-        The detector's landmarks of a face that lies are wrong, and so is at times what is made of them: the turn that
-        was told is tried first, then the others. Around the face only: the rest of a large photo says nothing about it.
+        turns: probabilities of zero to three quarter turns that make it stand upright.
+        The detector's landmarks of a face that lies are wrong, and so is at times what is made of them: the likeliest
+        turn is tried first, then the others. Around the face only: the rest of a large photo says nothing about it.
         """
-        if not turns:
+        if turns[0] >= UPRIGHT:
             return None
         window, corner = around(image, d.box)
-        for turn in sorted((1, 2, 3), key=lambda t: t != turns):
+        for turn in sorted((1, 2, 3), key=lambda t: -turns[t]):
             turned = np.ascontiguousarray(np.rot90(window, turn))
             back = unturn(window.shape[1], window.shape[0], turn, corner)
             best = nearest(self.detector(turned), back, d.box)
@@ -183,7 +209,7 @@ class Perception:
                 continue
             matrices, wide, small = self.crops(turned, [best])
             seen = self.encode(wide, small, self.numbers)
-            if self._turns(seen)[0]:
+            if _turns(seen)[0, 0] < max(0.5, turns[0]):
                 continue
             # From the photo to the turned window, and on to the crop.
             there = np.linalg.inv(np.vstack([back, [0, 0, 1]]))

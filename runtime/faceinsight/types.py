@@ -27,8 +27,8 @@ class Quality:
 
     Attributes:
         value: 0..1; below the bundle's limit less is claimed of it.
-        reason: what is wrong with the picture ("blurred", "dark", "noisy", "no face", "not upright"); None where
-            nothing is.
+        reason: what is wrong with the picture ("blurred", "dark", "noisy", "no face", "not upright", "too small");
+            None where nothing is.
         covered: parts of the face that something hides ("mouth hidden", "eyes hidden").
     """
 
