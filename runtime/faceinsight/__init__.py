@@ -1,4 +1,13 @@
-"""FaceInsight: face understanding by a multimodal LLM, on the device in front of the person."""
+"""FaceInsight: face understanding by a multimodal LLM, on the device in front of the person.
+
+    with FaceInsight.load("nano") as fi:
+        for face in fi.perceive("photo.jpg"):
+            print(fi.ask(face, "Is she smiling?"), fi.report(face).label("Smiling"))
+
+What this package offers is FaceInsight, the values it hands out (Face, Report, Label, Age, Quality, Answer, Timings,
+Piece, Choice), and FaceInsightError with its children; the modules are internal. Begin with
+help(faceinsight.FaceInsight).
+"""
 
 import sys
 from typing import TYPE_CHECKING, Any
@@ -19,12 +28,13 @@ from .errors import (
     RequestError,
 )
 from .labels import Label
-from .types import Answer, Choice, Face, Piece, Report, Timings
+from .types import Age, Answer, Choice, Face, Piece, Quality, Report, Timings
 
 if TYPE_CHECKING:
     from .insight import FaceInsight
 
 __all__ = [
+    "Age",
     "Answer",
     "BundleError",
     "BundleNotFoundError",
@@ -39,6 +49,7 @@ __all__ = [
     "Label",
     "Piece",
     "PolicyError",
+    "Quality",
     "QuestionError",
     "Report",
     "RequestError",
@@ -59,3 +70,8 @@ def __getattr__(name: str) -> Any:
         raise unavailable("cv2", e) from e
     globals()[name] = FaceInsight
     return FaceInsight
+
+
+def __dir__() -> list[str]:
+    """FaceInsight too, though it is not imported yet: `help` and completion go by this."""
+    return [*__all__]

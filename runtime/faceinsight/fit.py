@@ -15,7 +15,6 @@ tests/test_fit.py holds the sum against VmHWM.
 
 from __future__ import annotations
 
-import dataclasses
 import re
 import subprocess
 import sys
@@ -31,6 +30,7 @@ from .errors import RequestError
 from .gguf_header import GgufHeader
 from .llm import CHUNK
 from .onnx_file import BITS, FLOAT, FLOAT16, INT8, UINT8, OnnxFile
+from .plain import Plain
 from .probes import child_environment
 
 #: While it loads, ONNX Runtime holds a weight as it is stored, as read and as its kernel wants it; one stored as int8
@@ -66,7 +66,7 @@ class Part:
 
 
 @dataclass(frozen=True, slots=True)
-class Fit:
+class Fit(Plain):
     """The answer.
 
     Attributes:
@@ -91,8 +91,8 @@ class Fit:
         return self.total <= self.memory
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-serialisable."""
-        return dataclasses.asdict(self) | {"fits": self.fits}
+        """JSON-serialisable, as `faceinsight schema fit` describes it."""
+        return Plain.to_dict(self) | {"fits": self.fits}
 
 
 def estimate(bundle: Bundle, *, memory: int | None = None, floor: int | None = None) -> Fit:

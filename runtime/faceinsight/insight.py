@@ -58,6 +58,7 @@ class FaceInsight:
         forget_after: float | None = None,
     ) -> None:
         """forget_after: seconds after which what is kept of a face is wiped; None: never."""
+        self.manifest = manifest
         self.perception = perception
         self.relevance = relevance
         self.language = language
@@ -132,7 +133,12 @@ class FaceInsight:
             return self.perception(pixels)
 
     def report(self, face: Face) -> Report:
-        """Every enabled characteristic with probability, state, region and the rule that decided it. No LLM."""
+        """Every enabled characteristic with probability, state, region and the rule that decided it. No LLM.
+
+        Raises RequestError for anything but one face.
+        """
+        if not isinstance(face, Face):
+            raise RequestError(f"expected one Face from perceive(), found {type(face).__name__}")
         return Report(face.box, face.score, face.labels, face.areas, face.quality, face.age)
 
     def prepare(self, face: Face | Sequence[Face]) -> None:
