@@ -44,8 +44,10 @@ def main(argv: list[str] | None = None) -> int:
         print(f"faceinsight: {e}", file=sys.stderr)
         return 1
     except OSError as e:
-        # What goes wrong with a file is a FaceInsightError; this is standard output: full, or its reader went away
-        # (a pipe into head), where nothing is wrong with us.
+        if e.filename is not None:
+            print(f"faceinsight: {e.filename}: {e.strerror}", file=sys.stderr)
+            return 1
+        # Standard output: full, or its reader went away (a pipe into head), where nothing is wrong with us.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         if not isinstance(e, BrokenPipeError):
             print(f"faceinsight: the output cannot be written: {e.strerror}", file=sys.stderr)

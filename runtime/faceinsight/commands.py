@@ -144,11 +144,11 @@ def draw(args: argparse.Namespace) -> int:
 
     if args.out.suffix.lower() not in pictures.FORMATS:
         raise RequestError(f"{args.out}: expected a name that ends in .png, .jpg or .webp")
-    if args.image != "-" and args.out.exists() and args.out.samefile(args.image):
-        raise RequestError(f"{args.out} is the photo itself; name another file")
     if len(args.face) != 1:
         raise RequestError("--face: the questions in a picture are about one face; name one")
     image = read(args.image)
+    if args.image != "-" and args.out.exists() and args.out.samefile(args.image):
+        raise RequestError(f"{args.out} is the photo itself; name another file")
     with _load(args) as insight:
         faces = insight.perceive(image)
         about = _choose(faces, args.face, args.image) if faces else ()

@@ -6,7 +6,6 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .errors import RequestError
@@ -38,7 +37,12 @@ class Asked(Plain):
 
 def several(names: Sequence[str]) -> bool:
     """More than one photo, or a folder?"""
-    return len(names) > 1 or any(Path(n).is_dir() for n in names)
+    return len(names) > 1 or any(map(_is_folder, names))
+
+
+def _is_folder(name: str) -> bool:
+    # Path.is_dir raises for a name that is too long, or that one may not look at.
+    return os.path.isdir(name)  # noqa: PTH112
 
 
 def expand(names: Sequence[str]) -> Iterator[str]:
@@ -64,6 +68,6 @@ def read(name: str) -> NDArray[np.uint8]:
 
     if name == "-":
         return load_image(sys.stdin.buffer)
-    if Path(name).is_dir():
+    if _is_folder(name):
         raise RequestError(f"{name} holds no photo: expected files that end in {', '.join(SUFFIXES)}")
     return load_image(name)
