@@ -133,12 +133,7 @@ class FaceInsight:
             return self.perception(pixels)
 
     def report(self, face: Face) -> Report:
-        """Every enabled characteristic with probability, state, region and the rule that decided it. No LLM.
-
-        Raises RequestError for anything but one face.
-        """
-        if not isinstance(face, Face):
-            raise RequestError(f"expected one Face from perceive(), found {type(face).__name__}")
+        """Every enabled characteristic with probability, state, region and the rule that decided it. No LLM."""
         return Report(face.box, face.score, face.labels, face.areas, face.quality, face.age)
 
     def prepare(self, face: Face | Sequence[Face]) -> None:
