@@ -20,7 +20,8 @@ from ablation import ATTRIBUTES, filled
 from numpy.typing import NDArray
 from torch.nn import functional as F
 
-from faceinsight_models.data import SETS, read_rows
+from faceinsight_models.data import SETS
+from faceinsight_models.files import read_rows
 from faceinsight_models.vocabulary import COVERED_BY, NAMES
 
 Floats = NDArray[np.floating]

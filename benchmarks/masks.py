@@ -20,7 +20,7 @@ from readings import Picture
 from tqdm import tqdm
 
 from faceinsight.imaging import load_image
-from faceinsight_models.data import read_image, read_mask, read_rows
+from faceinsight_models.files import read_image, read_mask, read_rows
 from faceinsight_models.vocabulary import MASK_CLASSES
 
 Figures = dict[str, Any]

@@ -19,7 +19,8 @@ from readings import Reader, Reading
 from tqdm import tqdm
 
 from faceinsight.labels import NO, YES
-from faceinsight_models.data import AGE_YEARS, read_image, read_rows
+from faceinsight_models.data import AGE_YEARS
+from faceinsight_models.files import read_image, read_rows
 from faceinsight_models.vocabulary import CHOICES
 
 HAIR = dict(zip("kbng", COLOURS, strict=True))

@@ -39,8 +39,8 @@ from faceinsight.bench.state import (
 )
 from faceinsight.bench.stats import Summary, median_ranks, summarise
 from faceinsight.bench.steps import DECODE, PREFILL, PREFIX, Stopwatch, Tokens, one_round, rates
-from faceinsight.bench.sustained import sustain
-from faceinsight.bench.text import markdown, number
+from faceinsight.bench.sustained import left, sustain
+from faceinsight.bench.text import markdown, memory_rows, number
 from faceinsight.bundle import Bundle
 from faceinsight.cli import main
 from faceinsight.device import Device
@@ -413,6 +413,49 @@ def test_noise_is_not_a_regression():
     assert verdict(around(24, 0.2), around(20, 0.2)) == UNCLEAR
 
 
+def test_what_is_unclear_is_no_all_clear(tmp_path: Path, capsys):
+    """+299 % within the noise: said with what the noise is, and an exit code of its own."""
+    slow = Summary(6, 80, 79.8, low=18, high=200)
+    a = saved(tmp_path / "a.json", result({"load": Summary(6, 20, 20, low=16, high=19.5), "parse": around(9)}))
+    b = saved(tmp_path / "b.json", result({"load": slow, "parse": around(9)}))
+    assert main(["bench", "compare", a, b]) == 3
+    out = capsys.readouterr().out
+    assert "nothing is worse" not in out
+    assert "unclear: load +299.0%, the medians' intervals overlap: 16 to 19.5 ms (N = 6) and 18 to 200 ms" in out
+    assert "noise hides it; measure more rounds" in out.splitlines()[-1]
+    assert main(["bench", "compare", a, b, "--json"]) == 3
+    assert json.loads(capsys.readouterr().out)["unclear"] == ["load"]
+    # What may be faster is nobody's worry, and what is slower outweighs what is unclear.
+    assert main(["bench", "compare", b, a]) == 0
+    worse = saved(tmp_path / "c.json", result({"load": slow, "parse": around(19)}))
+    assert main(["bench", "compare", a, worse]) == 1
+
+
+def test_folders_compare_as_their_results(tmp_path: Path, capsys):
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        saved(tmp_path / name / "bench.json", result({"encode": around(20)}))
+    assert main(["bench", "compare", str(tmp_path / "a"), str(tmp_path / "b" / "bench.json")]) == 0
+    assert main(["bench", "compare", str(tmp_path / "a"), str(tmp_path)]) == 2
+    assert "holds no bench.json: expected a folder that `faceinsight bench --out` made" in capsys.readouterr().err
+
+
+def test_memory_that_others_gave_back_is_no_negative_drop():
+    def shown(drop: float | None) -> str:
+        memory = Memory(200.0, 100.0, drop)
+        return dict(memory_rows(dataclasses.replace(result({}), memory=memory)))["MemAvailable, drop while loaded"]
+
+    assert shown(120.0) == "120 MB"
+    assert shown(None) == "-"
+    assert shown(-3551.0) == "none: it rose by 3,551 MB, which others gave back meanwhile"
+
+
+def test_time_left_in_words():
+    seconds = (-1, 0.2, 7, 43, 89, 91, 5000, 5400, 36_000)
+    words = ("1 s", "1 s", "7 s", "45 s", "90 s", "2 min", "83 min", "1 h 30 min", "10 h 0 min")
+    assert tuple(map(left, seconds)) == tuple(f"about {w} left" for w in words)
+
+
 def test_memory_and_energy_count_too():
     a, b = result({"encode": around(20)}), result({"encode": around(20)}, peak=300.0)
     assert [c.name for c in compare(a, b).regressions] == ["peak memory"]
@@ -563,6 +606,17 @@ def test_the_command_measures_every_step(measured: Path):
     assert found.sustained.ms.n >= 1
     assert 0 <= found.others <= 1
     assert "planted note" in found.notes
+
+
+def test_progress_says_how_long_it_takes_and_that_others_are_busy(monkeypatch):
+    monkeypatch.setattr(run, "others_share", lambda before, after: 0.5)
+    lines: list[str] = []
+    run.bench(PHOTO, device="cpu", threads=1, rounds=2, minutes=0.01, progress=lines.append)
+    warned = next(i for i, line in enumerate(lines) if line.startswith("warning: others took 50% of the CPU time"))
+    rounds = next(i for i, line in enumerate(lines) if line.startswith("round 1 of 2, about "))
+    assert warned < rounds
+    for begin in ("round 2 of 2", "sustained run: window 1 of 10", "start 2 of 2", "start 1 of 2 in a process"):
+        assert any(line.startswith(begin) and line.endswith(" left") for line in lines), begin
 
 
 class Recorder(Stopwatch):

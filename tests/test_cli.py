@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -47,13 +48,130 @@ def test_ask_follow_ups_and_comparison(tmp_path: Path, capsys):
 def test_report(capsys):
     assert main(["report", str(PHOTO)]) == 0
     out = capsys.readouterr().out
-    assert "Smiling" in out
-    assert "Male" not in out
+    assert "is smiling" in out
+    assert "man" not in out.replace("woman", "man").split()
     assert main(["report", str(PHOTO), "--json", "--allow", "gender,age"]) == 0
     (report,) = json.loads(capsys.readouterr().out)
     assert {"Male", "Young", "Age_40_49", "Happiness"} <= {x["name"] for x in report["labels"]}
-    assert main(["report", str(PHOTO), "--deny", "expression"]) == 0
+    assert main(["report", str(PHOTO), "--deny", "expression", "--all"]) == 0
     assert "Happiness" not in capsys.readouterr().out
+
+
+def test_report_can_be_read_without_knowing_the_bands(capsys):
+    """What is so comes first, with a percentage; what is unsure or absent has no number that could be taken for one."""
+    assert main(["report", str(PHOTO), "--allow", "gender"]) == 0
+    text = capsys.readouterr().out
+    order = [text.index(f"\n  {state} ") for state in ("yes", "unsure", "no")]
+    assert order == sorted(order)
+    yes, rest = text[order[0] : order[1]], text[order[1] :]
+    assert "100%  is smiling" in yes
+    assert "%" not in rest
+    # Absent, in whichever direction the name points: the beard is not among what is so.
+    assert "has no beard" in rest
+    assert main(["report", str(PHOTO), "--all"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [x.split()[0] for x in lines[2:]] == sorted((x.split()[0] for x in lines[2:]), key="yes unsure no".index)
+    assert any(x.split()[:3] == ["no", "0.00", "Bald:"] for x in lines)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Two photos, one of them of two people, a damaged one between them, and others that are passed over."""
+    photo, at = cv2.imread(str(PHOTO)), tmp_path / "photos"
+    (at / "more").mkdir(parents=True)
+    (at / ".hidden").mkdir()
+    cv2.imwrite(str(at / "a.PNG.png"), photo)
+    (at / "b.jpg").write_bytes(b"no photo")
+    cv2.imwrite(str(at / "more" / "two.jpg"), cv2.hconcat([photo, photo]))
+    (at / ".hidden" / "c.png").write_bytes(b"")
+    (at / "._a.png").write_bytes(b"")
+    (at / "notes.txt").write_text("")
+    return at
+
+
+def test_a_damaged_photo_does_not_end_the_run(folder: Path, capsys):
+    """One load, one line of JSON a photo, and an exit code that says that not all is well."""
+    assert main(["report", str(folder), str(PHOTO), "--json"]) == 1
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    names = [str(folder / "a.PNG.png"), str(folder / "b.jpg"), str(folder / "more" / "two.jpg"), str(PHOTO)]
+    assert [x["photo"] for x in lines] == names
+    assert [len(x.get("faces", ())) for x in lines] == [1, 0, 2, 1]
+    assert "is not a JPEG, PNG or WebP" in lines[1]["error"]
+    assert main(["report", str(folder)]) == 1
+    captured = capsys.readouterr()
+    assert f"{names[0]}: 1 face\n" in captured.out
+    assert f"{names[2]}: 2 faces\n" in captured.out
+    assert len(captured.err.splitlines()) == 1
+
+
+def test_json_lines_for_one_photo_and_a_folder_without_one(tmp_path: Path, capsys):
+    assert main(["report", str(PHOTO), "--jsonl"]) == 0
+    (line,) = capsys.readouterr().out.splitlines()
+    assert json.loads(line)["photo"] == str(PHOTO)
+    assert main(["report", str(tmp_path), str(PHOTO)]) == 1
+    captured = capsys.readouterr()
+    assert "holds no photo" in captured.err
+    assert "is smiling" in captured.out
+
+
+def test_describe(folder: Path, capsys):
+    assert main(["describe", str(PHOTO)]) == 0
+    assert capsys.readouterr().out.startswith("The person ")
+    two = str(folder / "more" / "two.jpg")
+    assert main(["describe", two]) == 0
+    first, second = capsys.readouterr().out.splitlines()
+    assert first.startswith("face 1, on the ")
+    assert second.startswith("face 2, on the ")
+    assert main(["describe", two, "--face", "2", "--json"]) == 0
+    (answer,) = json.loads(capsys.readouterr().out)
+    assert (answer["faces"], answer["faces_found"]) == ([2], 2)
+    assert main(["describe", two, "--face", "3"]) == 1
+    assert "has 2 faces" in capsys.readouterr().err
+
+
+def test_ask_says_which_of_several_faces_it_is_about(folder: Path, capsys):
+    two = str(folder / "more" / "two.jpg")
+    assert main(["ask", two, "Is she smiling?"]) == 0
+    captured = capsys.readouterr()
+    assert captured.out == "Yes, the person is smiling.\n"
+    assert "2 faces, asked about face 1, the largest" in captured.err
+    assert {x.split(", ")[-1] for x in captured.err.splitlines()[1:]} == {"on the left", "on the right"}
+    assert main(["ask", two, "Is she smiling?", "--face", "2"]) == 0
+    assert capsys.readouterr().err == ""
+    assert main(["ask", two, "Is she smiling?", "--face", "all"]) == 0
+    assert capsys.readouterr().out.count("Yes, the person is smiling.") == 2
+    assert main(["ask", two, "Is she smiling?", "Is she bald?", "--face", "all", "--json"]) == 0
+    assert [x["faces"] for x in json.loads(capsys.readouterr().out)] == [[1], [1], [2], [2]]
+
+
+def test_output_that_cannot_be_written_is_one_line():
+    if not Path("/dev/full").exists():
+        pytest.skip("no /dev/full here")
+    with open("/dev/full", "w") as full:
+        command = [sys.executable, "-m", "faceinsight.cli", "report", str(PHOTO)]
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr == "faceinsight: the output cannot be written: No space left on device\n"
+
+
+def test_a_console_of_few_characters_gets_the_others_escaped():
+    for extra in ([], ["--json"]):
+        done = subprocess.run(
+            [sys.executable, "-m", "faceinsight.cli", "ask", str(PHOTO), "Lächelt sie?", "Is she smiling?", *extra],
+            capture_output=True, text=True, check=True, env=os.environ | {"PYTHONIOENCODING": "ascii"},
+        )  # fmt: skip
+        asked = json.loads(done.stdout)[0]["question"] if extra else done.stdout.splitlines()[0]
+        assert asked == ("Lächelt sie?" if extra else "> L\\xe4chelt sie?")
+
+
+def test_exit_codes_are_documented(capsys):
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    described = capsys.readouterr().out
+    readme = (Path(__file__).parent.parent / "README.md").read_text()
+    for code in ("0", "1", "2", "3", "130"):
+        assert f"\n  {code} " in described
+        assert f"| {code} |" in readme
 
 
 def test_draw(tmp_path: Path, capsys):
@@ -88,6 +206,11 @@ def test_info(capsys):
         (["info", "--threads", "0"], 1, "threads 0"),
         (["ask", str(PHOTO)], 2, "required: question"),
         (["report", str(PHOTO), "--device", "npu"], 2, "invalid choice"),
+        (["draw", str(PHOTO), "Is she smiling?", "--face", "all", "-o", "x.png"], 1, "name one"),
+        (["draw", "nowhere.jpg", "-o", __file__.replace(".py", ".png")], 1, "nowhere.jpg: no such file"),
+        (["draw", str(PHOTO), "-o", f"{'x' * 5000}.png"], 1, "File name too long"),
+        (["report", "x" * 5000], 1, "File name too long"),
+        (["schema", "poem"], 1, "no schema of 'poem'"),
     ],
 )
 def test_wrong_usage_is_one_clear_line(args, code, message):

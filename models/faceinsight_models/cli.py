@@ -64,6 +64,11 @@ def _run(args: argparse.Namespace) -> int:
         return 0
     from .recipe import LlavaRecipe, Recipe
 
+    if args.command != "assets":
+        from .data import require
+
+        learned = all((args.out / name).is_file() for name in ("parser.pt", "encoder.pt"))
+        require(args.data, masks=args.command in ("parser", "encoder", "all") and not learned)
     if args.command == "attach":
         from .train.attach import attach
 

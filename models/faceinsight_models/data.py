@@ -6,7 +6,6 @@ landmarks are cached: pictures are read from their archives when they are wanted
 
 from __future__ import annotations
 
-import csv
 import json
 import logging
 import threading
@@ -23,6 +22,7 @@ from tqdm import tqdm
 from faceinsight.align import crop_matrix, warp
 from faceinsight.detect import FaceDetector
 
+from .files import COLUMNS, WHERE, open_pictures, read_image, read_mask, read_rows
 from .vocabulary import AGES, CELEBA, EXPRESSIONS, NAMES, RACES
 
 log = logging.getLogger(__name__)
@@ -101,28 +101,6 @@ class Mixture:
         """`count` rows, with replacement."""
         which = rng.choice(len(self.rows), count, p=self.share)
         return np.array([rng.choice(self.rows[i]) for i in which])
-
-
-def read_rows(path: Path) -> list[dict[str, str]]:
-    """A CSV with a header."""
-    with open(path, newline="") as f:
-        return list(csv.DictReader(f))
-
-
-def read_image(archive: zipfile.ZipFile, name: str) -> NDArray[np.uint8]:
-    """RGB (H,W,3) of one archive member."""
-    bgr = cv2.imdecode(np.frombuffer(archive.read(name), np.uint8), cv2.IMREAD_COLOR)
-    if bgr is None:
-        raise ValueError(f"{archive.filename}: {name} does not decode")
-    return np.ascontiguousarray(bgr[:, :, ::-1])
-
-
-def read_mask(archive: zipfile.ZipFile, name: str) -> NDArray[np.uint8]:
-    """Class numbers (H,W) of one archive member, a grey picture."""
-    mask = cv2.imdecode(np.frombuffer(archive.read(name), np.uint8), cv2.IMREAD_GRAYSCALE)
-    if mask is None:
-        raise ValueError(f"{archive.filename}: {name} does not decode")
-    return np.asarray(mask, np.uint8)
 
 
 def _blank(count: int) -> NDArray[np.float32]:
@@ -209,7 +187,30 @@ TERMS = {
 
 def set_rows(data: Path, name: str) -> list[dict[str, str]]:
     """The usable rows of a set's CSV: of FER+ those on whose expression a strict majority agrees."""
-    return [r for r in read_rows(data / f"{name}.csv") if r.get("ferplus_usable", "1") == "1"]
+    rows = read_rows(data / f"{name}.csv", COLUMNS[name])
+    return [r for r in rows if r.get("ferplus_usable", "1") == "1"]
+
+
+def require(data: Path, *, masks: bool = False) -> None:
+    """What training needs is there, and in its form; said before hours of it. masks: CelebAMask-HQ's pairs too.
+
+    Raises FileNotFoundError or ValueError with what is missing.
+    """
+    if not data.is_dir():
+        raise FileNotFoundError(f"--data {data}: no such folder; expected one of labelled faces, {WHERE}")
+    faces = load_pictures(data)
+    for name, count in faces.counts().items():
+        if not count:
+            raise ValueError(f"{data / name}.csv: fewer than two rows have the split train; {WHERE}")
+    if not masks:
+        return
+    if not (data / "celebamask.csv").is_file():
+        raise FileNotFoundError(
+            f"{data} holds no celebamask.csv: parser and encoder learn from CelebAMask-HQ's pairs of picture and mask, "
+            f"whatever sets of faces there are; {WHERE}"
+        )
+    read_rows(data / "celebamask.csv", COLUMNS["celebamask"])
+    open_pictures(data, "celebamask").close()
 
 
 def load_faces(data: Path, cache: Path, detector: FaceDetector, template: NDArray[np.float32]) -> Faces:
@@ -223,19 +224,36 @@ def load_pictures(data: Path) -> Faces:
     """All sets of the data folder, without looking where in a picture the face is: landmarks and template are empty."""
     found = [n for n in SETS if (data / f"{n}.csv").is_file()]
     if not found:
-        raise FileNotFoundError(f"{data} holds none of {', '.join(f'{n}.csv' for n in SETS)}: see docs/training.md")
+        raise FileNotFoundError(f"{data} holds none of {', '.join(f'{n}.csv' for n in SETS)}: {WHERE}")
     rows = [set_rows(data, n) for n in found]
+    for n in found:
+        open_pictures(data, n).close()
     part = [_parts([r["split"] for r in own]) for own in rows]
     return Faces(
         tuple(data / f"{n}.zip" for n in found),
         np.repeat(np.arange(len(found)), [len(r) for r in rows]),
         tuple(r["file"] for own in rows for r in own),
         np.empty((0, 5, 2), np.float32),
-        np.concatenate([SETS[n](own) for n, own in zip(found, rows, strict=True)]),
+        np.concatenate([_labels(n, own) for n, own in zip(found, rows, strict=True)]),
         np.array([_years(r) for own in rows for r in own], np.float32),
         np.concatenate(part),
         np.empty((0, 2), np.float32),
     )
+
+
+def _labels(name: str, rows: Sequence[dict[str, str]]) -> NDArray[np.float32]:
+    """Raises ValueError for a value that the set does not use, with the row's file."""
+    try:
+        return SETS[name](rows)
+    except (KeyError, ValueError) as e:
+        if len(rows) == 1:
+            values = {c: rows[0][c] for c in COLUMNS[name] if c not in (*CELEBA, "file")}
+            raise ValueError(
+                f"{name}.csv, {rows[0]['file']}: a value is not in the set's words: {values}; {WHERE}"
+            ) from e
+        for row in rows:
+            _labels(name, [row])
+        raise
 
 
 def _years(row: dict[str, str]) -> float:
@@ -261,7 +279,7 @@ def _landmarks(
         if len(known) == len(rows):
             return known
     out = np.full((len(rows), 5, 2), np.nan, np.float32)
-    with zipfile.ZipFile(data / f"{name}.zip") as archive:
+    with open_pictures(data, name) as archive:
         for i, row in enumerate(tqdm(rows, desc=f"finding faces: {name}", unit="face", mininterval=5)):
             faces = detector(read_image(archive, row["file"]))
             if faces:
@@ -276,7 +294,7 @@ def _landmarks(
 
 def load_masks(data: Path, cache: Path, detector: FaceDetector, template: NDArray[np.float32], size: int) -> Masks:
     """CelebAMask-HQ pairs; image and mask go through the same transform (mask: nearest)."""
-    rows = read_rows(data / "celebamask.csv")
+    rows = read_rows(data / "celebamask.csv", COLUMNS["celebamask"])
     target = cache / f"celebamask_{size}.npy"
     _build(
         target,
@@ -310,7 +328,7 @@ def _write_masks(
     out: Path, data: Path, rows: list[dict[str, str]], detector: FaceDetector, template: NDArray[np.float32], size: int
 ) -> None:
     both = np.lib.format.open_memmap(out, "w+", np.uint8, (len(rows), size, size, 4))
-    with zipfile.ZipFile(data / "celebamask.zip") as archive:
+    with open_pictures(data, "celebamask") as archive:
         for i, row in enumerate(tqdm(rows, desc="aligning CelebAMask-HQ", unit="pair")):
             image = read_image(archive, row["file"])
             mask = read_mask(archive, row["mask"])

@@ -1,4 +1,13 @@
-"""FaceInsight: face understanding by a multimodal LLM, on the device in front of the person."""
+"""FaceInsight: face understanding by a multimodal LLM, on the device in front of the person.
+
+    with FaceInsight.load("nano") as fi:
+        for face in fi.perceive("photo.jpg"):
+            print(fi.ask(face, "Is she smiling?"), fi.report(face).label("Smiling"))
+
+What this package offers is FaceInsight, the values it hands out (Face, Report, Label, Age, Quality, Answer, Timings,
+Piece, Choice), and FaceInsightError with its children; the modules are internal. Begin with
+help(faceinsight.FaceInsight).
+"""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -22,9 +31,10 @@ from .errors import (
 if TYPE_CHECKING:
     from .insight import FaceInsight
     from .labels import Label
-    from .types import Answer, Choice, Face, Piece, Report, Timings
+    from .types import Age, Answer, Choice, Face, Piece, Quality, Report, Timings
 
 __all__ = [
+    "Age",
     "Answer",
     "BundleError",
     "BundleNotFoundError",
@@ -40,6 +50,7 @@ __all__ = [
     "MemoryShortError",
     "Piece",
     "PolicyError",
+    "Quality",
     "QuestionError",
     "Report",
     "RequestError",
@@ -49,7 +60,7 @@ __all__ = [
 
 
 _LATER = {"FaceInsight": "insight", "Label": "labels"} | dict.fromkeys(
-    ("Answer", "Choice", "Face", "Piece", "Report", "Timings"), "types"
+    ("Age", "Answer", "Choice", "Face", "Piece", "Quality", "Report", "Timings"), "types"
 )
 
 
@@ -66,3 +77,8 @@ def __getattr__(name: str) -> Any:
         load("cv2")
     found = globals()[name] = getattr(import_module(f".{_LATER[name]}", __name__), name)
     return found
+
+
+def __dir__() -> list[str]:
+    """What is not imported yet too: `help` and completion go by this."""
+    return [*__all__]

@@ -1,32 +1,30 @@
-"""faceinsight: ask, report, draw, info, doctor, fit, bench."""
+"""faceinsight: ask, describe, report, draw, info, doctor, fit, bench, schema."""
 
 from __future__ import annotations
 
 import argparse
-import json
 import logging
-import platform
 import sys
-from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
+from . import commands
 from ._version import __version__
 from .bench.cli import COMPARE, add_bench
-from .bundle import Bundle
-from .console import end, utf8
-from .dependencies import load
-from .device import DEVICES, Device, import_onnxruntime, llama_version
-from .errors import RequestError
-from .types import Answer, Face, Piece, Report
+from .commands import print_json
+from .console import end
+from .device import DEVICES
 
-if TYPE_CHECKING:
-    from .imaging import ImageSource
-    from .insight import FaceInsight
+EXIT_CODES = """exit codes:
+  0    done
+  1    bad input, with one line on stderr; of several photos, one could not be read (the others were);
+       fit: it does not fit; doctor: something fails; bench compare: something is worse
+  2    wrong usage; bench compare: the two cannot be compared
+  3    bench compare: something may be worse, but the difference is within the noise
+  130  interrupted"""
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Entry point. Exit code 0; 1 with one line on stderr for bad input; 2 for wrong usage."""
+    """Entry point. Returns an exit code, as EXIT_CODES has them."""
     argv = sys.argv[1:] if argv is None else argv
     if argv[:2] == COMPARE.split():
         argv = [COMPARE, *argv[2:]]
@@ -37,48 +35,61 @@ def main(argv: list[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="faceinsight", description="Ask questions about the faces in a photo, offline."
-    )
+        prog="faceinsight", description="Ask questions about the faces in photos, offline.", epilog=EXIT_CODES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
     parser.add_argument("--version", action="version", version=f"faceinsight {__version__}")
-    commands = parser.add_subparsers(dest="command", required=True)
+    add = parser.add_subparsers(dest="command", required=True)
+    photo, photos = "a JPEG, PNG or WebP; - is standard input", "photos and folders; - is standard input"
 
-    ask = commands.add_parser("ask", help="ask one or more questions about a face")
-    ask.add_argument("image")
+    ask = add.add_parser("ask", help="ask one or more questions about a face")
+    ask.add_argument("image", help=photo)
     ask.add_argument("question", nargs="+", help="each in its own quotes")
     ask.add_argument(
-        "--face", type=_numbers, default=(1,), metavar="N[,N]", help="which face, 1 is the largest; two to compare them"
+        "--face", type=_faces, metavar="N", help="1 is the largest (default); N,M compares two, all asks about each"
     )
     ask.add_argument("--follow", action="store_true", help="each question follows the one before")
-    ask.set_defaults(run=_ask)
+    ask.set_defaults(run=commands.ask)
 
-    report = commands.add_parser("report", help="all enabled characteristics of every face")
-    report.add_argument("image")
-    report.set_defaults(run=_report)
+    describe = add.add_parser("describe", help="each face in a few sentences")
+    describe.add_argument("image", nargs="+", help=photos)
+    describe.add_argument("--face", type=_faces, default=(), metavar="N", help="one face only, 1 is the largest")
+    describe.set_defaults(run=commands.describe)
 
-    draw = commands.add_parser("draw", help="a picture of boxes, parsing and labels")
-    draw.add_argument("image")
-    draw.add_argument("question", nargs="*", help="asked about the largest face, answered in the picture")
-    draw.add_argument("-o", "--out", type=Path, required=True, metavar="OUT.png")
-    draw.set_defaults(run=_draw)
+    report = add.add_parser("report", help="all enabled characteristics of every face")
+    report.add_argument("image", nargs="+", help=photos)
+    report.add_argument("--all", action="store_true", help="every label with state, probability and rule, a line each")
+    report.set_defaults(run=commands.report)
 
-    info = commands.add_parser("info", help="versions, devices, active providers, bundle, sizes")
+    draw = add.add_parser("draw", help="a picture of boxes, parsing and labels")
+    draw.add_argument("image", help=photo)
+    draw.add_argument("question", nargs="*", help="asked about one face, answered in the picture")
+    draw.add_argument("-o", "--out", type=Path, required=True, metavar="OUT.png", help="or .jpg, .webp")
+    draw.add_argument("--face", type=_faces, default=(1,), metavar="N", help="which face the questions are about (1)")
+    draw.set_defaults(run=commands.draw)
+
+    info = add.add_parser("info", help="versions, devices, active providers, bundle, sizes")
     info.set_defaults(run=_info)
 
-    doctor = commands.add_parser("doctor", help="what is wrong with this machine's set-up, and what to do")
+    doctor = add.add_parser("doctor", help="what is wrong with this machine's set-up, and what to do")
     doctor.add_argument("--bundle", default="nano", metavar="B", help="a shipped bundle or a folder (default: nano)")
     doctor.set_defaults(run=_doctor)
 
-    fit = commands.add_parser("fit", help="will a bundle fit into memory? Before it is loaded")
+    fit = add.add_parser("fit", help="will a bundle fit into memory? Before it is loaded")
     fit.add_argument("bundle", nargs="?", default="nano", help="a shipped bundle or a folder (default: nano)")
     fit.add_argument("--memory", metavar="8GB", help="what it may use (default: what is available here now)")
     fit.set_defaults(run=_fit)
 
-    bench, compare = add_bench(commands)
+    schema = add.add_parser("schema", help="the JSON schema of what --json and to_dict() write")
+    schema.add_argument("document", nargs="?", help="of one document only, such as report or ask")
+    schema.set_defaults(run=_schema, verbose=False)
+
+    bench, compare = add_bench(add)
 
     for command in (doctor, fit, compare):
         command.add_argument("--json", action="store_true", help="machine-readable output")
         command.add_argument("-v", "--verbose", action="store_true", help="log more")
-    for command in (ask, report, draw, info, bench):
+    for command in (ask, describe, report, draw, info, bench):
         command.add_argument(
             "--bundle", default="nano", metavar="B", help="a shipped bundle or a folder (default: nano)"
         )
@@ -89,150 +100,33 @@ def _parser() -> argparse.ArgumentParser:
             on, off = "groups to switch on: gender,age,race,subjective", "groups to switch off: expression"
             command.add_argument("--allow", action="append", default=[], metavar="G,...", help=f"{on}; may be repeated")
             command.add_argument("--deny", action="append", default=[], metavar="G,...", help=f"{off}; may be repeated")
-        if command is not draw:
+        if command in (describe, report):
+            lines = "a list for one photo; JSON Lines, one object a photo, for several or a folder"
+            command.add_argument("--json", action="store_true", help=f"machine-readable output: {lines}")
+            command.add_argument("--jsonl", action="store_true", help="JSON Lines, also for one photo")
+        elif command is not draw:
             command.add_argument("--json", action="store_true", help="machine-readable output")
     return parser
 
 
-def _load(args: argparse.Namespace) -> FaceInsight:
-    allow, deny = (
-        list(dict.fromkeys(g.strip() for text in given for g in text.split(",") if g.strip()))
-        for given in (args.allow, args.deny)
-    )
-    from . import FaceInsight
-
-    return FaceInsight.load(args.bundle, device=args.device, allow=allow, deny=deny, threads=args.threads)
-
-
-def _photo(args: argparse.Namespace) -> ImageSource:
-    """The photo's path, or standard input."""
-    return sys.stdin.buffer if args.image == "-" else str(args.image)
-
-
-def _ask(args: argparse.Namespace) -> int:
-    with _load(args) as insight:
-        faces = _choose(insight.perceive(_photo(args)), args.face, args.image)
-        answers = []
-        for question, before in zip(args.question, (None, *args.question), strict=False):
-            after = before if args.follow else None
-            if args.json:
-                answers.append(insight.ask(faces, question, after=after))
-                continue
-            if len(args.question) > 1:
-                print(f"> {question}")
-            _print_stream(insight.stream(faces, question, after=after))
-        if args.json:
-            _print_json([_answer(q, a) for q, a in zip(args.question, answers, strict=True)])
-    return 0
-
-
-def _print_stream(pieces: Iterator[Piece]) -> None:
-    for piece in pieces:
-        print(piece.text, end="", flush=True)
-    print()
-
-
-def _numbers(text: str) -> tuple[int, ...]:
+def _faces(text: str) -> tuple[int, ...]:
+    """Numbers of one face or two; () for all of them."""
     numbers = text.split(",")
+    if text == "all":
+        return ()
     if len(numbers) > 2 or not all(n.strip().isdigit() for n in numbers):
-        raise argparse.ArgumentTypeError(f"expected a face's number, or two with a comma, found {text!r}")
+        raise argparse.ArgumentTypeError(f"expected a face's number, two with a comma, or all, found {text!r}")
     return tuple(map(int, numbers))
 
 
-def _choose(faces: tuple[Face, ...], numbers: Sequence[int], image: str) -> tuple[Face, ...]:
-    if not faces:
-        raise RequestError(f"{image}: no face found")
-    for number in numbers:
-        if not 1 <= number <= len(faces):
-            raise RequestError(f"--face {number}: {image} has {len(faces)} face{'s' if len(faces) > 1 else ''}")
-    return tuple(faces[n - 1] for n in numbers)
-
-
-def _report(args: argparse.Namespace) -> int:
-    with _load(args) as insight:
-        reports = [insight.report(face) for face in insight.perceive(_photo(args))]
-    if args.json:
-        _print_json([r.to_dict() for r in reports])
-        return 0
-    for number, report in enumerate(reports, 1):
-        _print_report(number, report)
-    if not reports:
-        print(f"{args.image}: no face found")
-    return 0
-
-
-def _print_report(number: int, report: Report) -> None:
-    x, y, w, h = report.box
-    print(f"face {number}  {w:.0f}x{h:.0f} px at {x:.0f},{y:.0f}  detector {report.score:.2f}")
-    if report.quality:
-        reasons = [x for x in (report.quality.reason, *report.quality.covered) if x]
-        print(f"  quality     {report.quality.value:5.2f}  {', '.join(reasons) or 'can be read'}")
-    if report.age:
-        print(f"  age         {report.age.years:5.0f}  years, most likely {report.age.low} to {report.age.high}")
-    for label in sorted(report.labels, key=lambda x: (x.state != "yes", x.state != "unsure", -(x.probability or 0))):
-        chance = "    -" if label.probability is None else f"{label.probability:5.2f}"
-        rule = f"   (rule: {label.rule})" if label.rule else ""
-        print(f"  {label.state:<12}{chance}  {label.name}{rule}")
-
-
-def _draw(args: argparse.Namespace) -> int:
-    cv2 = load("cv2")
-    from .draw import draw
-    from .imaging import load_image
-
-    if args.out.suffix.lower() not in (".png", ".jpg", ".jpeg", ".webp"):
-        raise RequestError(f"{args.out}: expected a name that ends in .png, .jpg or .webp")
-    if args.image != "-" and args.out.exists() and args.out.samefile(args.image):
-        raise RequestError(f"{args.out} is the photo itself; name another file")
-    image = load_image(_photo(args))
-    with _load(args) as insight:
-        faces = insight.perceive(image)
-        talk = [(q, insight.ask(_choose(faces, (1,), args.image), q).text) for q in args.question]
-        picture = draw(image, faces, talk=talk)
-    data = cv2.imencode(args.out.suffix, picture[:, :, ::-1])[1]
-    try:
-        args.out.write_bytes(data.tobytes())
-    except OSError as e:
-        raise RequestError(f"{args.out} cannot be written: {e.strerror}") from e
-    print(f"{args.out}: {picture.shape[1]}x{picture.shape[0]}")
-    return 0
-
-
 def _info(args: argparse.Namespace) -> int:
-    import numpy
+    from .info import info, table
 
-    cv2 = load("cv2")
-    bundle = Bundle.open(args.bundle)
-    device = Device.resolve(args.device, threads=args.threads)
-    session = device.session(bundle.file(bundle.manifest.parser.file))
-    ort = import_onnxruntime()
-    facts: dict[str, Any] = {
-        "faceinsight": __version__,
-        "python": platform.python_version(),
-        "machine": f"{platform.system()} {platform.machine()}",
-        "threads": device.threads,
-        "numpy": numpy.__version__,
-        "opencv": cv2.__version__,
-        "onnxruntime": ort.__version__,
-        "providers available": ort.get_available_providers(),
-        "providers active": session.get_providers(),
-        "llama-cpp-python": llama_version(),
-        "llm on gpu": device.llm_on_gpu,
-        "bundle": f"{bundle.manifest.name} ({bundle.path})",
-        "bundle sha256": bundle.sha256,
-        "bundle size MB": round(bundle.bytes / 1e6, 1),
-        "files MB": {name: round(f.bytes / 1e6, 2) for name, f in bundle.manifest.files.items()},
-        "characteristics": len(bundle.manifest.characteristics),
-        "switches": bundle.manifest.switches,
-        "licences": {x.component: x.licence for x in bundle.manifest.licences},
-    }
+    facts = info(args.bundle, device=args.device, threads=args.threads)
     if args.json:
-        _print_json(facts)
-        return 0
-    for key, value in facts.items():
-        if isinstance(value, dict):
-            value = "\n".join(f"{k}: {v}" if i == 0 else f"{'':<22}{k}: {v}" for i, (k, v) in enumerate(value.items()))
-        print(f"{key:<22}{', '.join(map(str, value)) if isinstance(value, list) else value}")
+        print_json(facts)
+    else:
+        print(table(facts))
     return 0
 
 
@@ -241,7 +135,7 @@ def _doctor(args: argparse.Namespace) -> int:
 
     checks = diagnose(gather(args.bundle))
     if args.json:
-        _print_json(to_dict(checks))
+        print_json(to_dict(checks))
     else:
         for c in checks:
             print(f"{c.status:<5} {c.name:<16}{c.found}")
@@ -252,11 +146,12 @@ def _doctor(args: argparse.Namespace) -> int:
 
 
 def _fit(args: argparse.Namespace) -> int:
+    from .bundle import Bundle
     from .fit import estimate, parse_memory
 
     fit = estimate(Bundle.open(args.bundle), memory=parse_memory(args.memory) if args.memory else None)
     if args.json:
-        _print_json(fit.to_dict())
+        print_json(fit.to_dict())
         return int(not fit.fits)
     for part in fit.parts:
         print(f"{part.name:<24}{part.bytes / 1e6:>10,.1f} MB  {part.how}")
@@ -269,12 +164,11 @@ def _fit(args: argparse.Namespace) -> int:
     return int(not fit.fits)
 
 
-def _answer(question: str, answer: Answer) -> dict[str, Any]:
-    return {"question": question} | answer.to_dict()
+def _schema(args: argparse.Namespace) -> int:
+    from .schema import read as read_schema
 
-
-def _print_json(data: Any) -> None:
-    print(json.dumps(data, indent=1, ensure_ascii=not utf8()))
+    print_json(read_schema(args.document))
+    return 0
 
 
 if __name__ == "__main__":

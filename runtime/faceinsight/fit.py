@@ -15,7 +15,6 @@ tests/test_fit.py holds the sum against VmHWM.
 
 from __future__ import annotations
 
-import dataclasses
 import re
 import subprocess
 from collections import defaultdict
@@ -30,6 +29,7 @@ from .errors import RequestError
 from .gguf_header import GgufHeader
 from .llm import CHUNK
 from .onnx_file import BITS, FLOAT, FLOAT16, INT8, UINT8, OnnxFile
+from .plain import Plain
 from .probes import child_environment, interpreter
 
 #: While it loads, ONNX Runtime holds a weight as it is stored, as read and as its kernel wants it; one stored as int8
@@ -65,7 +65,7 @@ class Part:
 
 
 @dataclass(frozen=True, slots=True)
-class Fit:
+class Fit(Plain):
     """The answer.
 
     Attributes:
@@ -90,8 +90,8 @@ class Fit:
         return self.total <= self.memory
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-serialisable."""
-        return dataclasses.asdict(self) | {"fits": self.fits}
+        """JSON-serialisable, as `faceinsight schema fit` describes it."""
+        return Plain.to_dict(self) | {"fits": self.fits}
 
 
 def estimate(bundle: Bundle, *, memory: int | None = None, floor: int | None = None) -> Fit:

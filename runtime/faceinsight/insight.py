@@ -61,6 +61,7 @@ class FaceInsight:
         forget_after: float | None = None,
     ) -> None:
         """forget_after: seconds after which what is kept of a face is wiped; None: never."""
+        self.manifest = manifest
         self.perception = perception
         self.relevance = relevance
         self.language = language

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .manifest import STATES, CharacteristicSpec, RuleSpec
+from .plain import Plain
 from .rules import RuleSet
 
 NO, YES, UNSURE, HIDDEN = range(4)
@@ -17,7 +18,7 @@ NOTHING = (-1.0, 2.0)
 
 
 @dataclass(frozen=True, slots=True)
-class Label:
+class Label(Plain):
     """What is known of one characteristic.
 
     Attributes:

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import dataclasses
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .labels import Label
+from .plain import INTERNAL, Plain
 
 
 @dataclass(frozen=True, slots=True)
-class Age:
+class Age(Plain):
     """How old a face looks: the expected age in years, and bounds between which it lies in four cases of five."""
 
     years: float
@@ -22,7 +22,7 @@ class Age:
 
 
 @dataclass(frozen=True, slots=True)
-class Quality:
+class Quality(Plain):
     """How well a face can be read.
 
     Attributes:
@@ -38,8 +38,10 @@ class Quality:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Face:
+class Face(Plain):
     """One perceived face: asked many times, encoded once.
+
+    Its `to_dict` has what is known of the face, without what only the LLM and a drawing need (label_map to key).
 
     Attributes:
         box: x, y, width, height in photo pixels.
@@ -65,19 +67,19 @@ class Face:
     score: float
     labels: tuple[Label, ...]
     areas: dict[str, float]
-    label_map: NDArray[np.uint8]
-    matrix: NDArray[np.float32]
-    tokens: NDArray[np.float32]
-    knowledge: NDArray[np.float32]
-    picture: NDArray[np.uint8] | None
-    key: str
+    label_map: NDArray[np.uint8] = field(metadata=INTERNAL)
+    matrix: NDArray[np.float32] = field(metadata=INTERNAL)
+    tokens: NDArray[np.float32] = field(metadata=INTERNAL)
+    knowledge: NDArray[np.float32] = field(metadata=INTERNAL)
+    picture: NDArray[np.uint8] | None = field(metadata=INTERNAL)
+    key: str = field(metadata=INTERNAL)
     quality: Quality | None = None
     age: Age | None = None
     people: int | None = None
 
     def label(self, name: str) -> Label | None:
         """The label of one characteristic; None where it is switched off or unknown."""
-        return next((x for x in self.labels if x.name == name), None)
+        return _named(self.labels, name)
 
     def __repr__(self) -> str:
         x, y, w, h = self.box
@@ -85,7 +87,7 @@ class Face:
 
 
 @dataclass(frozen=True, slots=True)
-class Piece:
+class Piece(Plain):
     """A piece of a streamed answer. `finish` is None until the last one, then as in `Answer`."""
 
     text: str
@@ -99,7 +101,7 @@ class Piece:
 
 
 @dataclass(frozen=True, slots=True)
-class Timings:
+class Timings(Plain):
     """Milliseconds from the call; tokens generated."""
 
     first_token_ms: float
@@ -108,7 +110,7 @@ class Timings:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(Plain):
     """The LLM's answer about one face, or two.
 
     Attributes:
@@ -134,13 +136,12 @@ class Answer:
     outcome: str = "answered"
     reason: str | None = None
 
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-serialisable."""
-        return dataclasses.asdict(self)
+    def __str__(self) -> str:
+        return self.text
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
+class Choice(Plain):
     """How the LLM chooses between given answers.
 
     Attributes:
@@ -161,13 +162,9 @@ class Choice:
         """The likeliest one."""
         return max(self.probabilities, key=self.probabilities.__getitem__)
 
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-serialisable."""
-        return dataclasses.asdict(self)
-
 
 @dataclass(frozen=True, slots=True)
-class Report:
+class Report(Plain):
     """All enabled characteristics of one face, how well it can be read, and its age if that is switched on; no LLM."""
 
     box: tuple[float, float, float, float]
@@ -177,6 +174,10 @@ class Report:
     quality: Quality | None = None
     age: Age | None = None
 
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-serialisable."""
-        return dataclasses.asdict(self)
+    def label(self, name: str) -> Label | None:
+        """The label of one characteristic; None where it is switched off or unknown."""
+        return _named(self.labels, name)
+
+
+def _named(labels: Sequence[Label], name: str) -> Label | None:
+    return next((x for x in labels if x.name == name), None)

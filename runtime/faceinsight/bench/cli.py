@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import RequestError
+from ..plain import to_json
 
 if TYPE_CHECKING:
     # At run time argparse's own class takes no type.
@@ -27,10 +27,13 @@ def add_bench(commands: Commands) -> tuple[argparse.ArgumentParser, argparse.Arg
     bench.add_argument("--out", type=Path, metavar="OUT", help="a folder, or a name that ends in .json")
     bench.set_defaults(run=_bench)
     compare = commands.add_parser(
-        COMPARE, help="what got slower from A to B", description="Exit code 1: something did; 2: not comparable."
+        COMPARE,
+        help="what got slower from A to B",
+        description="Exit code 0: nothing did; 1: something did; 2: not comparable; 3: something may have, but the "
+        "difference is within the noise.",
     )
-    compare.add_argument("a", type=Path, metavar="A.json")
-    compare.add_argument("b", type=Path, metavar="B.json")
+    for run in ("a", "b"):
+        compare.add_argument(run, type=Path, metavar=run.upper(), help="a .json file, or a folder, as --out makes it")
     compare.add_argument("--threshold", type=float, default=0.1, metavar="T", help="0.1 is 10 %% (default)")
     compare.add_argument("--anyway", action="store_true", help="also runs of different machines or settings")
     compare.set_defaults(run=_compare)
@@ -59,14 +62,16 @@ def _bench(args: argparse.Namespace) -> int:
 
 def _compare(args: argparse.Namespace) -> int:
     from .compare import compare
+    from .files import result_file
     from .result import Result
     from .text import changes
 
     try:
-        found = compare(Result.read(args.a), Result.read(args.b), threshold=args.threshold, anyway=args.anyway)
+        a, b = (Result.read(result_file(path)) for path in (args.a, args.b))
+        found = compare(a, b, threshold=args.threshold, anyway=args.anyway)
     except RequestError as e:
         # 1 says that something got slower: scripts rely on it.
         print(f"faceinsight: {e}", file=sys.stderr)
         return 2
-    print(json.dumps(found.to_dict(), indent=1) if args.json else changes(found))
-    return int(bool(found.regressions))
+    print(to_json(found.to_dict()) if args.json else changes(found))
+    return 1 if found.regressions else 3 if found.unclear else 0

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from ..errors import RequestError
+from ..plain import Plain
 from .result import Conditions, Result
 from .stats import Summary
 
@@ -26,7 +26,7 @@ class Change:
     """One figure of both runs; less is better in all of them.
 
     unit: "ms", "MB" or "J". change: b over a, less 1. verdict: SLOWER (or more) beyond the threshold, FASTER, SAME
-    within it, or UNCLEAR: beyond it, but the intervals of both medians overlap.
+    within it, or UNCLEAR: beyond it, but the intervals of both medians overlap; why: then, how they lie.
     """
 
     name: str
@@ -35,10 +35,11 @@ class Change:
     b: float
     change: float
     verdict: str
+    why: str = ""
 
 
 @dataclass(frozen=True, slots=True)
-class Comparison:
+class Comparison(Plain):
     """Of run A with a later run B.
 
     changes: of what both have. only: what one of them has, and which. warnings: what else is not the same.
@@ -54,9 +55,15 @@ class Comparison:
         """What got worse by more than the threshold."""
         return tuple(c for c in self.changes if c.verdict == SLOWER)
 
+    @property
+    def unclear(self) -> tuple[Change, ...]:
+        """What may have got worse by more than the threshold, but lies within the noise."""
+        return tuple(c for c in self.changes if c.verdict == UNCLEAR and c.change > 0)
+
     def to_dict(self) -> dict[str, Any]:
-        """JSON-serialisable."""
-        return dataclasses.asdict(self) | {"regressions": [c.name for c in self.regressions]}
+        """JSON-serialisable, as `faceinsight schema bench-compare` describes it."""
+        names = {"regressions": [c.name for c in self.regressions], "unclear": [c.name for c in self.unclear]}
+        return Plain.to_dict(self) | names
 
 
 def compare(a: Result, b: Result, *, threshold: float = 0.10, anyway: bool = False) -> Comparison:
@@ -105,9 +112,10 @@ def _change(name: str, unit: str, a: Summary, b: Summary, threshold: float) -> C
     change = b.p50 / a.p50 - 1
     verdict = SLOWER if change > threshold else FASTER if change < -threshold else SAME
     # Without intervals the threshold alone decides.
-    if verdict != SAME and None not in (a.low, a.high, b.low, b.high) and _overlap(a, b):
-        verdict = UNCLEAR
-    return Change(name, unit, a.p50, b.p50, round(change, 4), verdict)
+    if verdict == SAME or None in (a.low, a.high, b.low, b.high) or not _overlap(a, b):
+        return Change(name, unit, a.p50, b.p50, round(change, 4), verdict)
+    lie = " and ".join(f"{x.low:.4g} to {x.high:.4g} {unit} (N = {x.n})" for x in (a, b))
+    return Change(name, unit, a.p50, b.p50, round(change, 4), UNCLEAR, f"the medians' intervals overlap: {lie}")
 
 
 def _overlap(a: Summary, b: Summary) -> bool:

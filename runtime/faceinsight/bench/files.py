@@ -10,13 +10,25 @@ from .chart import chart
 from .result import Result
 from .text import markdown
 
+#: What the files in a folder are called.
+NAME = "bench"
+
+
+def result_file(path: Path) -> Path:
+    """The JSON file of a result, given itself or the folder that it is in. Raises RequestError."""
+    if not path.is_dir():
+        return path
+    if not (file := path / f"{NAME}.json").is_file():
+        raise RequestError(f"{path} holds no {file.name}: expected a folder that `faceinsight bench --out` made")
+    return file
+
 
 def targets(out: Path) -> tuple[Path, Path, Path]:
     """The JSON, markdown and PNG files of `out`, a folder or a name that ends in .json.
 
     Raises RequestError now, not after an hour of measuring, where they could not be written.
     """
-    base = out.with_suffix("") if out.suffix == ".json" else out / "bench"
+    base = out.with_suffix("") if out.suffix == ".json" else out / NAME
     if out.is_file() and out.suffix != ".json":
         raise RequestError(f"{out} is a file; expected a folder, or a name that ends in .json")
     above = next((p for p in base.absolute().parents if p.exists()), base)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from ..decode_json import FieldError, decode
 from ..errors import RequestError
+from ..plain import Plain, to_json
 from .state import MachineState, throttling
 from .stats import Summary
 
@@ -20,6 +19,13 @@ VERSION = 1
 IDLE_ENOUGH = 0.05
 #: What a step belongs to: starting, one part of the way, what a user waits for.
 START, STAGE, ANSWER = "start", "stage", "answer"
+
+
+def disturbance(others: float | None) -> str | None:
+    """What a share of the CPU time that others took (0..1; None: not known) means, in words, where it matters."""
+    if others is None or others <= IDLE_ENOUGH:
+        return None
+    return f"others took {others:.0%} of the CPU time: figures of a machine that is not idle mean little"
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +153,7 @@ class Conditions:
 
 
 @dataclass(frozen=True, slots=True)
-class Result:
+class Result(Plain):
     """A whole run.
 
     before, after: the machine before anything was loaded, and after the last round.
@@ -170,9 +176,7 @@ class Result:
     @property
     def disturbed(self) -> str | None:
         """That the machine was not idle otherwise, in words."""
-        if self.others is None or self.others <= IDLE_ENOUGH:
-            return None
-        return f"others took {self.others:.0%} of the CPU time: figures of a machine that is not idle mean little"
+        return disturbance(self.others)
 
     @property
     def throttled(self) -> tuple[str, ...] | None:
@@ -185,13 +189,9 @@ class Result:
         """By name; None where it was not measured."""
         return next((s for s in self.steps if s.name == name), None)
 
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-serialisable."""
-        return dataclasses.asdict(self)
-
     def to_json(self) -> str:
         """As it is saved."""
-        return json.dumps(self.to_dict(), indent=1, ensure_ascii=False) + "\n"
+        return to_json(self) + "\n"
 
     @classmethod
     def read(cls, path: Path) -> Result:

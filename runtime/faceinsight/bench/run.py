@@ -18,11 +18,11 @@ from ..insight import FaceInsight
 from ..probes import child_environment, death, interpreter
 from .conditions import conditions, require_active
 from .nvml import open_nvml
-from .result import FORMAT, START, VERSION, Energy, Memory, Result
+from .result import FORMAT, START, VERSION, Energy, Memory, Result, disturbance
 from .sensors import EnergySensor, Meter, find_sensors
 from .state import MachineState, cpu_time, others_share, peak_mb, read_state
 from .steps import COLD, LOAD, QUESTION, WHOLE_KNOWN, WHOLE_NEW, Stopwatch, one_round, rates, start
-from .sustained import Progress, energy, sustain
+from .sustained import Progress, energy, left, sustain
 
 log = logging.getLogger(__name__)
 
@@ -70,16 +70,25 @@ def bench(
             return FaceInsight.load(bundle, device=device, threads=threads, forget_after=None)
 
     progress(f"loading {opened.manifest.name} on {where.name}")
+    starts, clock = min(rounds, max(STARTS, rounds // ROUNDS_A_START)), time.monotonic()
     with load() as insight:
         faces = start(watch, insight, photo)
+        # Each start again, and a process of its own, which imports the libraries first.
+        a_start = time.monotonic() - clock
+        behind = starts * a_start * 3 + IDLE * 3 * bool(sensors)
         _settle(insight, photo, progress)
         require_active(where, _active(insight))
-        for _ in range(min(WARM_UP, rounds)):
+        began, clock = cpu_time(root), time.monotonic()
+        for _ in range(warm := min(WARM_UP, rounds)):
             one_round(Stopwatch(), insight, photo)
-        began = cpu_time(root)
+        a_round = (time.monotonic() - clock) / warm
+        if busy := disturbance(others_share(began, cpu_time(root))):
+            progress(f"warning: {busy}")
+        began, clock = cpu_time(root), time.monotonic()
         for i in range(rounds):
             if i % max(1, rounds // 10) == 0:
-                progress(f"round {i + 1} of {rounds}")
+                a_round = (time.monotonic() - clock) / i if i else a_round
+                progress(f"round {i + 1} of {rounds}, {left((rounds - i) * a_round + minutes * 60 + behind)}")
             tokens = one_round(watch, insight, photo)
         others = others_share(began, cpu_time(root))
         after, peak = read_state(root, nvml), peak_mb(root=root)
@@ -90,21 +99,23 @@ def bench(
 
         used = _energy(sensors, rounds, {WHOLE_NEW: answer_new, WHOLE_KNOWN: lambda: insight.ask(faces[0], QUESTION)})
         lasting = (
-            sustain(answer_new, minutes, what=WHOLE_NEW, root=root, nvml=nvml, sensors=sensors, progress=progress)
+            sustain(
+                answer_new, minutes, what=WHOLE_NEW, root=root, nvml=nvml, sensors=sensors, behind=behind,
+                progress=progress,
+            )
             if minutes
             else None
-        )
+        )  # fmt: skip
         # Once more: a plan that was to come may have failed on the way.
         providers = _active(insight)
         require_active(where, providers)
         layers = insight.language.llm.gpu_layers
 
-    starts = min(rounds, max(STARTS, rounds // ROUNDS_A_START))
-    progress(f"{starts} times: load, first report, first answer; then in a process of its own")
-    for _ in range(starts - 1):
+    for i in range(1, starts):
+        progress(f"start {i + 1} of {starts}, {left((starts - i) * a_start + starts * a_start * 2)}")
         with load() as again:
             start(watch, again, photo)
-    fresh = _cold(watch, starts, photo, os.fspath(bundle), device, where.threads, root)
+    fresh = _cold(watch, starts, photo, os.fspath(bundle), device, where.threads, root, progress)
     steps = watch.steps()
     if where.name != "cpu" and not where.llm_on_gpu:
         notes = (*notes, "the LLM ran on the CPU: this llama-cpp-python is a CPU build")
@@ -161,8 +172,9 @@ def _energy(
 
 
 def _cold(
-    watch: Stopwatch, starts: int, photo: Path, bundle: str, device: str, threads: int, root: Path
-) -> float | None:
+    watch: Stopwatch, starts: int, photo: Path, bundle: str, device: str, threads: int, root: Path,
+    progress: Progress = log.info,
+) -> float | None:  # fmt: skip
     """A new process from its start to its first answer; returns its peak memory. One goes before, uncounted: it brings
     the files into Linux's cache."""
     python = interpreter()
@@ -171,8 +183,11 @@ def _cold(
     command = [python, "-m", "faceinsight.cli", "ask", str(photo), QUESTION, "--bundle", bundle]
     command += ["--device", device, "--threads", str(threads)]
     env = child_environment() | {"PYTHONUNBUFFERED": "1"}
-    peaks = []
+    peaks, clock = [], time.monotonic()
     for i in range(starts + 1):
+        if i:
+            remaining = left((starts + 1 - i) * (time.monotonic() - clock) / i)
+            progress(f"start {i} of {starts} in a process of its own, {remaining}")
         with tempfile.TemporaryFile("w+") as stderr:
             began = time.perf_counter()
             with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=stderr, text=True, env=env) as child:

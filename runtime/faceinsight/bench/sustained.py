@@ -30,8 +30,12 @@ def sustain(
     nvml: Nvml | None,
     sensors: tuple[EnergySensor, ...],
     progress: Progress,
+    behind: float = 0.0,
 ) -> Sustained:
-    """Work for so many minutes, without a pause. what: the work in words. root: where /proc and /sys are."""
+    """Work for so many minutes, without a pause. what: the work in words. root: where /proc and /sys are.
+
+    behind: seconds that are still to come then, for the time left.
+    """
     count = PARTS * max(1, math.ceil(minutes / PARTS))
     length = minutes * 60 / count
     spans: list[tuple[float, float]] = []
@@ -45,7 +49,8 @@ def sustain(
             # As many states as windows have ended.
             while len(states) <= min(count, (now - origin) // length):
                 states.append(read_state(root, nvml))
-                progress(f"sustained run: window {len(states) - 1} of {count}")
+                remaining = left(minutes * 60 - (now - origin) + behind)
+                progress(f"sustained run: window {len(states) - 1} of {count}, {remaining}")
                 now = time.perf_counter()
     # The last window's end may be missed by a rounding error.
     states += [read_state(root, nvml) for _ in range(count + 1 - len(states))]
@@ -62,6 +67,15 @@ def sustain(
         throttled=throttling(states),
         energy=energy(what, len(spans), meter) if sensors else None,
     )
+
+
+def left(seconds: float) -> str:
+    """How long something still takes, as exactly as one can know: "about 40 s left"."""
+    seconds = max(0.0, seconds)
+    if seconds < 90:
+        return f"about {max(1, round(seconds / 5) * 5) if seconds > 10 else max(1, round(seconds))} s left"
+    minutes = round(seconds / 60)
+    return f"about {minutes} min left" if minutes < 90 else f"about {minutes // 60} h {minutes % 60} min left"
 
 
 def _window(number: int, length: float, ms: Sequence[float], state: MachineState) -> Window:

@@ -49,11 +49,14 @@ def changes(comparison: Comparison) -> str:
     lines = [f"warning: {w}" for w in comparison.warnings]
     lines += _columns([("", "A", "B", "change", ""), *rows])
     lines += [f"note: {text}" for text in comparison.only]
-    worse = [f"{c.name} {c.change:+.1%}" for c in comparison.regressions]
-    verdict = f"worse by more than {comparison.threshold:.0%}: {', '.join(worse)}" if worse else (
-        f"nothing is worse by more than {comparison.threshold:.0%}"
-    )  # fmt: skip
-    return "\n".join([*lines, verdict])
+    beyond = f"by more than {comparison.threshold:.0%}"
+    lines += [f"unclear: {c.name} {c.change:+.1%}, {c.why}" for c in comparison.unclear]
+    if worse := [f"{c.name} {c.change:+.1%}" for c in comparison.regressions]:
+        return "\n".join([*lines, f"worse {beyond}: {', '.join(worse)}"])
+    if comparison.unclear:
+        noise = f"nothing is shown to be worse {beyond}, but what is unclear may be: noise hides it"
+        return "\n".join([*lines, f"{noise}; measure more rounds on an idle machine"])
+    return "\n".join([*lines, f"nothing is worse {beyond}"])
 
 
 _COLUMNS = ("N", "p50 ms", "95 %", "p90", "p95", "p99", "mean")
@@ -81,10 +84,15 @@ def rate_rows(result: Result) -> list[Row]:
 def memory_rows(result: Result) -> list[Row]:
     """Peaks, and what MemAvailable lost."""
     m = result.memory
+    drop = m.available_drop_mb
+    if drop is not None and drop < 0:
+        lost = f"none: it rose by {number(-drop)} MB, which others gave back meanwhile"
+    else:
+        lost = _with(drop, "MB")
     return [
         ("peak memory of a process that answers once", _with(m.fresh_peak_mb, "MB")),
         ("peak memory of this process, all rounds", _with(m.peak_mb, "MB")),
-        ("MemAvailable, drop while loaded", _with(m.available_drop_mb, "MB")),
+        ("MemAvailable, drop while loaded", lost),
     ]
 
 
