@@ -13,6 +13,8 @@ import gguf
 from .checkpoint import CheckpointError, read_json
 
 log = logging.getLogger(__name__)
+# It advises about chat templates and pairs of texts, of which nothing is taken.
+logging.getLogger("gguf.vocab").setLevel(logging.ERROR)
 
 _TYPE = gguf.TokenType
 _WORDS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|%s| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
