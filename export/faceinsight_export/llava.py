@@ -90,8 +90,8 @@ def export_llava(
     parts = Bundle.open(face)
     attached = open_attached(attach, parts, folder, choice.lora)
     vision = vision_spec(checkpoint, tokens=choice.tokens, margin=rules.margin)
+    half = llm_bytes(checkpoint, "f16")
     words = read_vocabulary(folder, checkpoint.text_config)
-    half = llm_bytes(checkpoint, "f16", words)
     reference = open_reference(folder, choice.lora)
     require_recipe(rules, reference, recipe)
     settings = {

@@ -20,9 +20,9 @@ CHECKED = ("llava", "clip_vision_model", "llama", "mistral", "qwen2", "qwen3", "
 #: Keys that no longer, or not yet, belong to a class of transformers, and change nothing that is computed here: where a
 #: model comes from, how it was trained, how text is drawn from it.
 INERT = {
-    "architectures", "auto_map", "dtype", "ignore_index", "initializer_factor", "initializer_range", "model_type",
-    "pretraining_tp", "quantization_config", "text_config", "tokenizer_class", "torch_dtype", "transformers_version",
-    "unsloth_fixed", "unsloth_version", "use_bfloat16", "use_cache", "vision_config",
+    "architectures", "auto_map", "dropout", "dtype", "ignore_index", "initializer_factor", "initializer_range",
+    "model_type", "pretraining_tp", "quantization_config", "text_config", "tokenizer_class", "torch_dtype", "transformers_version",
+    "unsloth_fixed", "unsloth_version", "use_bfloat16", "use_cache", "vision_config", "vocab_size",
     "bad_words_ids", "begin_suppress_tokens", "decoder_start_token_id", "diversity_penalty", "do_sample",
     "early_stopping", "encoder_no_repeat_ngram_size", "exponential_decay_length_penalty", "finetuning_task",
     "forced_bos_token_id", "forced_eos_token_id", "length_penalty", "max_length", "min_length",
@@ -67,7 +67,7 @@ def require_known(config: Mapping[str, Any], path: Path) -> None:
     """Raises CheckpointError for a key of config.json (`path`) that nobody here knows, or a value of a wrong type."""
     if any(key.startswith("mm_") for key in config):
         raise CheckpointError(
-            f"{path} is of LLaVA's original layout (mm_vision_tower), which transformers does not read: take the folder "
+            f"{path} is of LLaVA's original layout (mm_...), which transformers does not read: take the folder "
             "that was converted (llava-hf/llava-1.5-7b-hf is liuhaotian/llava-v1.5-7b), or convert yours with "
             "src/transformers/models/llava/convert_llava_weights_to_hf.py of transformers' repository"
         )
