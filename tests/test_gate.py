@@ -164,6 +164,7 @@ def test_configurations_that_people_have_are_known(folder: Path):
         ("text_config.rope_parameters", {"rope_theta": 3e4}, r"says rope_theta 10000.0 and, in rope_parameters, 30000"),
         ("text_config.pad_token_id", 99999, "pad_token_id is 99999; the vocabulary has 443 tokens"),
         ("text_config.pad_token_id", -1, "pad_token_id is -1"),
+        ("quantization_config", None, "quantization_config is null, which transformers does not take: remove it"),
         ("vision_config.patch_size", None, "vision_config.patch_size is null"),
         ("vision_config", "clip", 'vision_config is "clip"; expected an object'),
         ("vision_feature_layer", None, "vision_feature_layer is null"),

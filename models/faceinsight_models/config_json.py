@@ -21,8 +21,9 @@ CHECKED = ("llava", "clip_vision_model", "llama", "mistral", "qwen2", "qwen3", "
 #: model comes from, how it was trained, how text is drawn from it.
 INERT = {
     "architectures", "auto_map", "dropout", "dtype", "ignore_index", "initializer_factor", "initializer_range",
-    "model_type", "pretraining_tp", "quantization_config", "text_config", "tokenizer_class", "torch_dtype", "transformers_version",
-    "unsloth_fixed", "unsloth_version", "use_bfloat16", "use_cache", "vision_config", "vocab_size",
+    "model_type", "pretraining_tp", "quantization_config", "text_config", "tokenizer_class", "torch_dtype",
+    "transformers_version", "unsloth_fixed", "unsloth_version", "use_bfloat16", "use_cache", "vision_config",
+    "vocab_size",
     "bad_words_ids", "begin_suppress_tokens", "decoder_start_token_id", "diversity_penalty", "do_sample",
     "early_stopping", "encoder_no_repeat_ngram_size", "exponential_decay_length_penalty", "finetuning_task",
     "forced_bos_token_id", "forced_eos_token_id", "length_penalty", "max_length", "min_length",
@@ -75,6 +76,8 @@ def require_known(config: Mapping[str, Any], path: Path) -> None:
         if kind not in CHECKED:
             continue
         known, where = _defaults(kind), f"{path}: {part}"
+        if keys.get("quantization_config", True) is None:
+            raise CheckpointError(f"{where}quantization_config is null, which transformers does not take: remove it")
         for key, value in keys.items():
             if key in known:
                 _require_type(where + key, value, known[key], key)
@@ -105,10 +108,9 @@ def configured(config: Mapping[str, Any]) -> Any:
     kind = config.get("model_type")
     if kind not in transformers.CONFIG_MAPPING:
         raise CheckpointError(f"{CONFIG}: model_type {kind!r} is unknown to transformers {transformers.__version__}")
-    # A copy: the configuration classes write into what they are given. A null quantization_config trips transformers.
-    own = {k: v for k, v in copy.deepcopy(dict(config)).items() if (k, v) != ("quantization_config", None)}
     try:
-        return transformers.CONFIG_MAPPING[kind](**own)
+        # A copy: the configuration classes write into what they are given.
+        return transformers.CONFIG_MAPPING[kind](**copy.deepcopy(dict(config)))
     except Exception as e:
         raise CheckpointError(f"{CONFIG} is none that transformers' {kind} takes: {' '.join(str(e).split())}") from e
 
