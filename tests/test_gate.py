@@ -282,6 +282,13 @@ def test_a_recipe_of_another_family_is_refused(folder: Path):
     require_recipe(LlavaRecipe.load("llava-mistral"), Reference.open(folder), "llava-mistral")
 
 
+@pytest.mark.parametrize("tokens", [7, 0, -4])
+def test_a_number_of_tokens_that_no_grid_has_is_refused_first(tokens: int, folder: Path):
+    with pytest.raises(ValueError, match=f"{tokens} tokens; expected one of 16, 8"):
+        export_llava(folder, folder.parent / "out", recipe=RECIPE, choice=Choice("fp32", "f16", tokens=tokens))
+    assert [p.name for p in folder.parent.iterdir()] == [folder.name]
+
+
 def test_a_tokenizer_is_tried_first(folder: Path):
     edit(folder / "tokenizer_config.json", tokenizer_class="MyTok", auto_map={"AutoTokenizer": ["tok.MyTok", None]})
     refused(folder, r"does not read the tokenizer in .* \(tokenizer_class MyTok\)")

@@ -38,6 +38,7 @@ from .lora import Adapter, Merged
 from .parity import Stage
 from .reference import Reference
 from .steps import Steps, require_space
+from .token_budget import Budget
 from .tokenizer_gguf import read_vocabulary
 from .vision import PRECISIONS, write_vision
 from .vision_tower import VisionShape
@@ -89,7 +90,7 @@ def export_llava(
     checkpoint = open_checkpoint(folder, choice.lora)
     parts = Bundle.open(face)
     attached = open_attached(attach, parts, folder, choice.lora)
-    vision = vision_spec(checkpoint, tokens=choice.tokens, margin=rules.margin)
+    vision = vision_spec(checkpoint, tokens=choice.tokens, method=choice.method, margin=rules.margin)
     half = llm_bytes(checkpoint, "f16")
     words = read_vocabulary(folder, checkpoint.text_config)
     reference = open_reference(folder, choice.lora)
@@ -214,11 +215,14 @@ def verify_bundle(
     )  # fmt: skip
 
 
-def vision_spec(checkpoint: Checkpoint, *, tokens: int | None, margin: float = 2.0) -> VisionSpec:
-    """What the checkpoint says of its vision encoder. Raises ValueError for a preprocessing that is not CLIP's."""
+def vision_spec(
+    checkpoint: Checkpoint, *, tokens: int | None, method: str = "merge", margin: float = 2.0
+) -> VisionSpec:
+    """What the checkpoint says of its vision encoder. Raises ValueError for a preprocessing that is not CLIP's, and for
+    a number of tokens that its grid does not have."""
     shape = VisionShape.read(checkpoint.config)
     mean, std = preprocessing(checkpoint.folder, shape.size)
-    count = tokens or shape.side**2 + (not shape.drop_class)
+    count = shape.side**2 + (not shape.drop_class) if tokens is None else Budget(shape.side, tokens, method).tokens
     width = checkpoint.shape("multi_modal_projector.linear_2.weight")[0]
     return VisionSpec(
         "vision.onnx", shape.size, (mean[0], mean[1], mean[2]), (std[0], std[1], std[2]), "mean", count, width, margin
