@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -132,3 +132,48 @@ def llava(folder: Path, *, new: bool, image_size: int = 28, **text: Any) -> Any:
             state = {b + n.removeprefix(a) if n.startswith(a) else n: v for n, v in state.items()}
         save_file(state, folder / "model.safetensors", {"format": "pt"})
     return model
+
+
+def edit(path: Path, **changes: Any) -> None:
+    """Change keys of a JSON file, or make it; "part.key" is a key within an object, ... removes one."""
+    value = json.loads(path.read_text()) if path.is_file() else {}
+    for name, new in changes.items():
+        *parts, key = name.split(".")
+        at = value
+        for part in parts:
+            at = at[part]
+        if new is ...:
+            at.pop(key, None)
+        else:
+            at[key] = new
+    path.write_text(json.dumps(value))
+
+
+def rename(folder: Path, change: Callable[[str], str]) -> None:
+    """Change the tensors' names."""
+    file = folder / "model.safetensors"
+    save_file({change(name): value for name, value in load_file(file).items()}, file, {"format": "pt"})
+
+
+def as_transformers_5(folder: Path, **rope: Any) -> None:
+    """A LLaVA folder of `llava` as transformers 5.24 saves it: the same model, were it made with this RoPE."""
+    size = json.loads((folder / "config.json").read_text())["vision_config"]["image_size"]
+    changes = {"rope_parameters": rope, "rope_theta": ..., "rope_scaling": ..., "torch_dtype": ...}
+    edit(
+        folder / "config.json",
+        transformers_version="5.24.0",
+        dtype="float32",
+        **{f"text_config.{key}": value for key, value in changes.items()},
+    )
+    rename(folder, lambda name: name.replace("vision_tower.vision_model.", "vision_tower."))
+    square = {"height": size, "width": size}
+    pixels = {
+        "image_processor_type": "CLIPImageProcessor", "do_resize": True, "do_center_crop": True, "do_rescale": True,
+        "do_normalize": True, "do_convert_rgb": True, "resample": 3, "rescale_factor": 1 / 255, "crop_size": square,
+        "size": {"shortest_edge": size}, "image_mean": [0.5, 0.4, 0.3], "image_std": [0.2, 0.3, 0.4],
+    }  # fmt: skip
+    edit(folder / "processor_config.json", image_processor=pixels, processor_class="LlavaProcessor", patch_size=14)
+    edit(
+        folder / "tokenizer_config.json", tokenizer_class="TokenizersBackend", backend="tokenizers",
+        extra_special_tokens=["<image>"],
+    )  # fmt: skip

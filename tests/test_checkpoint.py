@@ -172,7 +172,7 @@ def test_a_configuration_that_does_not_fit(folder: Path, tmp_path: Path, changes
 def test_families_llama_cpp_computes_otherwise():
     yarn = {"rope_type": "yarn", "factor": 4.0, "attention_factor": 2.0}
     for config, message in (
-        (tf.Qwen2Config(**small(9, rope_scaling=yarn)), r"YaRN options \['attention_factor'\]"),
+        (tf.Qwen2Config(**small(9, rope_scaling=yarn)), r"options of RoPE scaling 'yarn' \['attention_factor'\]"),
         (tf.Gemma2Config(**small(9, head_dim=32, query_pre_attn_scalar=99)), "query_pre_attn_scalar 99"),
         (tf.Qwen2Config(**small(9), head_dim=32), "heads x head width 128; llama.cpp computes 64"),
     ):

@@ -25,7 +25,7 @@ from faceinsight_export.gguf_file import QUANTISATIONS, quantise
 from faceinsight_export.llm_gguf import llm_bytes, write_llm
 from faceinsight_export.lora import Adapter, Merged, write_adapter
 from faceinsight_export.parity import ProbedLanguage, compare
-from faceinsight_export.reference import logits, streamed
+from faceinsight_export.reference import Reference, logits, stream
 from faceinsight_export.tokenizer_gguf import read_vocabulary
 from faceinsight_models.train.llm import PROMPT
 
@@ -221,27 +221,31 @@ def test_conversion_holds_one_tensor_at_a_time(tmp_path: Path):
     write_llm(checkpoint, tmp_path / "a.gguf", precision="f32")
     assert len(Counting.alive) > 36
     assert Counting.most <= 2
-    Counting.most = 0
-    Counting.alive.clear()
-    streamed(checkpoint)(input_ids=torch.tensor([[3, 4]]), use_cache=False)
-    assert len(Counting.alive) > 36
-    assert Counting.most <= 10
 
 
 @pytest.mark.parametrize("name", ["llama-3", "phi3", "gemma2"])
-def test_the_streamed_reference_is_the_whole_model(name: str, tmp_path: Path):
+def test_the_streamed_reference_is_the_whole_model_one_layer_at_a_time(name: str, tmp_path: Path):
     model, _ = make(name, tmp_path / "in")
-    reference, tokens = streamed(Checkpoint.open(tmp_path / "in")), ids(model.config.vocab_size)
-    assert all(p.is_meta for p in reference.parameters())
+    save(model.to(torch.bfloat16), tmp_path / "in")
+    load, tokens = getattr(tf, f"{MODELS[name][1]}ForCausalLM").from_pretrained, ids(model.config.vocab_size)
+    model, half = (
+        load(tmp_path / "in", torch_dtype=kind, attn_implementation="eager") for kind in (torch.float32, torch.bfloat16)
+    )
+    reference = stream(half)
+    wide: list[int] = []
+    for layer in reference.model.layers:
+        count = lambda *_: wide.append(sum(p.dtype == torch.float32 for p in reference.parameters()))  # noqa: E731
+        layer.mlp.register_forward_hook(count)
     assert np.array_equal(logits(reference, tokens, rows()), logits(model, tokens, rows()))
     assert np.array_equal(logits(reference, tokens), logits(model, tokens))
-    assert all(p.is_meta for p in reference.parameters())
+    assert max(wide) == len(list(reference.model.layers[0].parameters()))
+    assert all(p.dtype == torch.bfloat16 for p in reference.parameters())
 
 
-def test_the_streamed_reference_of_a_llava(tmp_path: Path):
+def test_the_reference_of_a_llava_maps_its_weights(tmp_path: Path):
     model = llava(tmp_path / "in", new=False)
-    reference, tokens = streamed(Checkpoint.open(tmp_path / "in")), ids(300)
-    np.testing.assert_allclose(logits(reference, tokens, rows()), logits(model, tokens, rows()), atol=1e-4)
+    reference, tokens = Reference.open(tmp_path / "in"), ids(300)
+    np.testing.assert_allclose(logits(reference.model, tokens, rows()), logits(model, tokens, rows()), atol=1e-4)
 
 
 def adapter(folder: Path, model: Any, prefix: str, **more: Any) -> dict[str, torch.Tensor]:
@@ -307,7 +311,8 @@ def test_a_lora_of_a_llava_changes_its_projector_too(new: bool, tmp_path: Path):
         model.model.language_model.get_submodule(module).weight.data += change
     with opened(tmp_path / "merged.gguf") as language:
         assert worst(model, language) <= 1e-3
-    np.testing.assert_allclose(logits(streamed(merged), ids(300)), logits(model, ids(300)), atol=1e-4)
+    reference = Reference.open(tmp_path / "in", Adapter.open(tmp_path / "lora"))
+    np.testing.assert_allclose(logits(reference.model, ids(300)), logits(model, ids(300)), atol=1e-4)
     with pytest.raises(CheckpointError, match="merge the adapter instead"):
         write_adapter(checkpoint, Adapter.open(tmp_path / "lora"), tmp_path / "lora.gguf")
 

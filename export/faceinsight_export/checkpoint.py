@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import copy
-import json
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,9 +14,24 @@ import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
-CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
-#: LLaVA folders come in two layouts, before and after transformers 4.52; both are read under one set of names, in
-#: which the LLM's are those of a folder that holds the LLM alone.
+from faceinsight_models.config_json import CONFIG, CheckpointError, configured, read_json, require_known
+
+__all__ = [
+    "CONFIG",
+    "Checkpoint",
+    "CheckpointError",
+    "Weights",
+    "canonical",
+    "read_json",
+    "read_tensor",
+    "tensor_shapes",
+]
+
+WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
+#: LLaVA folders come in three layouts: before transformers 4.52, since, and with transformers 5's vision tower. All
+#: are read under one set of names, in which the LLM's are those of a folder that holds the LLM alone; what DDP,
+#: torch.compile and PEFT put before a name is taken off first.
+WRAPPERS = re.compile(r"^(?:module\.|_orig_mod\.|base_model\.model\.)+")
 PREFIXES = (
     ("model.language_model.", "model."),
     ("language_model.model.", "model."),
@@ -25,10 +39,6 @@ PREFIXES = (
     ("model.vision_tower.", "vision_tower."),
     ("model.multi_modal_projector.", "multi_modal_projector."),
 )
-
-
-class CheckpointError(ValueError):
-    """A checkpoint that cannot be used: the message says what was found, what was expected and what to do."""
 
 
 class Weights(Protocol):
@@ -54,27 +64,17 @@ class Weights(Protocol):
 
 def canonical(name: str) -> str:
     """The one name of a tensor, from that of any layout."""
+    name = WRAPPERS.sub("", name)
     for theirs, ours in PREFIXES:
         if name.startswith(theirs):
-            return ours + name.removeprefix(theirs)
-    return name
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object. Raises FileNotFoundError, or CheckpointError for anything else."""
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} is missing: expected a folder as transformers' save_pretrained writes it")
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as e:
-        raise CheckpointError(f"{path} is not JSON: {e}") from e
-    if not isinstance(value, dict):
-        raise CheckpointError(f"{path} holds a {type(value).__name__}; expected an object")
-    return value
+            name = ours + name.removeprefix(theirs)
+            break
+    return re.sub(r"^vision_tower\.(?!vision_model\.)", "vision_tower.vision_model.", name)
 
 
 def tensor_shapes(path: Path) -> dict[str, tuple[int, ...]]:
     """Names and shapes in a safetensors file; its header alone is read."""
+    path.open("rb").close()  # safe_open says "no such file" of one that may not be read
     try:
         with safe_open(path, framework="pt") as file:
             return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
@@ -117,13 +117,20 @@ class Checkpoint:
         if not folder.is_dir():
             raise FileNotFoundError(f"{folder} is not a folder: expected a checkpoint in the Hugging Face layout")
         config = read_json(folder / CONFIG)
-        if "quantization_config" in config:
+        if any((part or {}).get("quantization_config") for part in (config, config.get("text_config"))):
             raise CheckpointError(
                 f"{folder / CONFIG} describes a quantised checkpoint: export from the unquantised one it was made from"
             )
+        require_known(config, folder / CONFIG)
         places: dict[str, _Place] = {}
         for shard in _shards(folder):
             for name, shape in tensor_shapes(shard).items():
+                if ".base_layer." in name or ".lora_A." in name:
+                    raise CheckpointError(
+                        f"{shard} holds {name}: the model was saved with its PEFT adapter unmerged. Load it with "
+                        "PEFT, then model.merge_and_unload().save_pretrained(FOLDER); or give the base model, and the "
+                        "adapter with --lora"
+                    )
                 known = places.setdefault(canonical(name), _Place(shard, name, shape))
                 if known.name != name or known.shard != shard:
                     raise CheckpointError(
@@ -143,15 +150,8 @@ class Checkpoint:
 
         Raises CheckpointError for a model type that transformers does not know; no code of the folder is run.
         """
-        import transformers
-
-        kind = self.config.get("model_type")
-        if kind not in transformers.CONFIG_MAPPING:
-            raise CheckpointError(
-                f"{self.folder / CONFIG}: model_type {kind!r} is unknown to transformers {transformers.__version__}"
-            )
-        # A copy: the configuration classes write into what they are given.
-        config = transformers.CONFIG_MAPPING[kind](**copy.deepcopy(self.config))
+        # Keys that a class lacks become attributes too: rope.py reads rope_parameters whatever the version.
+        config = configured(self.config)
         return getattr(config, "text_config", config)
 
     def has(self, name: str) -> bool:

@@ -13,7 +13,7 @@ LLM = ("f16", "q8_0", "q6_k", "q5_k_m", "q5_0", "q4_k_m", "q4_0")
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Entry point. Exit code 0, or 1 with the reason on stderr."""
+    """Entry point. Exit code 0, 1 with the reason on stderr, or 130 when it is interrupted."""
     parser = argparse.ArgumentParser(prog="faceinsight-export", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     _bundle_options(commands.add_parser("bundle", help="a training run, or a LLaVA checkpoint, to a verified bundle"))
@@ -45,6 +45,9 @@ def main(argv: list[str] | None = None) -> int:
     except (ValueError, OSError, RuntimeError, ImportError) as e:
         print(f"faceinsight-export: {e}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("faceinsight-export: interrupted; the same command goes on with the step it was in", file=sys.stderr)
+        return 130
 
 
 def _vision_options(parser: argparse.ArgumentParser) -> None:
@@ -57,7 +60,7 @@ def _vision_options(parser: argparse.ArgumentParser) -> None:
 
 def _bundle_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("source", type=Path, help="run folder of faceinsight-train, or a LLaVA checkpoint folder")
-    parser.add_argument("--recipe", default="nano", help="a shipped recipe or a .toml file (default: nano)")
+    parser.add_argument("--recipe", help="a shipped recipe or a .toml file; nano for a training run without one")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="the bundle's folder; must not exist")
     run = parser.add_argument_group("of a training run")
     run.add_argument("--assets", type=Path, metavar="DIR", help="folder made by faceinsight-train assets")
@@ -80,6 +83,11 @@ def _bundle(args: argparse.Namespace) -> int:
     from faceinsight_models.recipe import llava_recipes
 
     llava = args.recipe in llava_recipes() or (args.source / "config.json").is_file()
+    if llava and args.recipe in (None, "nano"):
+        raise ValueError(
+            f"{args.source} is a LLaVA checkpoint: give --recipe the prompt that it was trained with, one of "
+            f"{', '.join(llava_recipes())}, or a .toml file"
+        )
     stages = (_llava_bundle if llava else _run_bundle)(args)
     print("\n".join(map(str, stages)))
     size = sum(p.stat().st_size for p in args.out.iterdir())
@@ -100,7 +108,7 @@ def _run_bundle(args: argparse.Namespace) -> list[Any]:
 
     if not args.assets:
         raise ValueError("--assets is missing: the folder made by faceinsight-train assets")
-    recipe = Recipe.load(args.recipe)
+    recipe = Recipe.load(args.recipe or "nano")
     if args.training_free:
         trained = training_free(Pipeline(recipe, data=args.training_free, run=args.source, asset_folder=args.assets))
     else:

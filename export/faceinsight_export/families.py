@@ -10,16 +10,13 @@ from typing import Any
 
 import gguf
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import nn
 
 from faceinsight_models.llm import interleave_rope
 
 from .checkpoint import CheckpointError
-
-#: Options of YaRN that llama.cpp takes from its own defaults.
-_YARN = {"rope_type", "type", "factor", "original_max_position_embeddings"}
+from .rope import Rope
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,13 +80,13 @@ def family_of(config: Any) -> Family:
         raise CheckpointError(f"architecture {name} is not supported; these are: {', '.join(FAMILIES)}")
     family = FAMILIES[name]
     _expect(name, "hidden_act", activation(config), family.activations)
-    _expect(name, "rope_scaling", rope_scaling(config), family.scalings)
+    rope = Rope.read(config)
+    _expect(name, "rope_scaling", rope.kind, family.scalings)
+    rope.require_options(name)
     if not family.free_heads:
         _expect(name, "heads x head width", config.num_attention_heads * head_width(config), (config.hidden_size,))
     if family.scalings != ("default", "longrope"):
-        _expect(name, "partial_rotary_factor", getattr(config, "partial_rotary_factor", None) or 1.0, (1.0,))
-    if rope_scaling(config) == "yarn":
-        _expect(name, "further YaRN options", sorted(config.rope_scaling.keys() - _YARN), ([],))
+        _expect(name, "partial_rotary_factor", rope.share, (1.0,))
     if family.arch == _ARCH.GEMMA2:
         # llama.cpp tells the 27B by its layers, and scales its scores by another width.
         wide = config.num_hidden_layers == 46
@@ -121,18 +118,6 @@ def head_width(config: Any) -> int:
     return int(getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads)
 
 
-def rope_scaling(config: Any) -> str:
-    """Kind of RoPE scaling, "default" for none."""
-    scaling = getattr(config, "rope_scaling", None) or {}
-    return str(scaling.get("rope_type", scaling.get("type", "default")))
-
-
-def rope_theta(config: Any) -> float:
-    """RoPE's base. Transformers 4 keeps it on the configuration, later ones inside rope_parameters."""
-    parameters = getattr(config, "rope_parameters", None) or {}
-    return float(getattr(config, "rope_theta", None) or parameters["rope_theta"])
-
-
 def tied(config: Any) -> bool:
     """Is the output layer the embedding table?"""
     return bool(config.tie_word_embeddings)
@@ -147,7 +132,7 @@ def context_length(family: Family, config: Any) -> int:
 
 def add_hyperparameters(writer: Any, family: Family, config: Any) -> None:
     """Write the architecture's numbers under llama.cpp's keys."""
-    width = head_width(config)
+    width, rope = head_width(config), Rope.read(config)
     writer.add_vocab_size(config.vocab_size)
     writer.add_context_length(context_length(family, config))
     writer.add_embedding_length(config.hidden_size)
@@ -157,8 +142,7 @@ def add_hyperparameters(writer: Any, family: Family, config: Any) -> None:
     writer.add_head_count_kv(config.num_key_value_heads)
     writer.add_key_length(width)
     writer.add_value_length(width)
-    writer.add_rope_dimension_count(int(width * (getattr(config, "partial_rotary_factor", None) or 1.0)))
-    writer.add_rope_freq_base(rope_theta(config))
+    rope.add_to(writer, width)
     writer.add_layer_norm_rms_eps(config.rms_norm_eps)
     if getattr(config, "sliding_window", None):
         writer.add_sliding_window(config.sliding_window)
@@ -166,44 +150,11 @@ def add_hyperparameters(writer: Any, family: Family, config: Any) -> None:
         # llama.cpp caps always: a cap far beyond any logit is none.
         writer.add_attn_logit_softcapping(config.attn_logit_softcapping or 1e9)
         writer.add_final_logit_softcapping(config.final_logit_softcapping or 1e9)
-    scaling = rope_scaling(config)
-    if scaling in ("linear", "yarn"):
-        writer.add_rope_scaling_type(gguf.RopeScalingType(scaling))
-        writer.add_rope_scaling_factor(float(config.rope_scaling["factor"]))
-    if scaling == "yarn":
-        original = config.rope_scaling.get("original_max_position_embeddings") or config.max_position_embeddings
-        writer.add_rope_scaling_orig_ctx_len(original)
-    if scaling == "longrope":
-        writer.add_rope_scaling_orig_ctx_len(config.original_max_position_embeddings)
-        writer.add_rope_scaling_attn_factors(_scaled_rope(config)[1])
 
 
 def rope_factors(config: Any) -> dict[str, NDArray[np.float32]]:
-    """GGUF tensors by which RoPE's frequencies are divided; none for a scaling that is a number.
-
-    Longrope's long factors serve contexts beyond the original length: llama.cpp chooses by the context it was opened
-    with, transformers by the text, so the two agree where the runtime's context is at most that length.
-    """
-    scaling, names = rope_scaling(config), gguf.TENSOR_NAMES
-    if scaling == "longrope":
-        return {
-            f"{names[gguf.MODEL_TENSOR.ROPE_FACTORS_LONG]}.weight": np.float32(config.rope_scaling["long_factor"]),
-            f"{names[gguf.MODEL_TENSOR.ROPE_FACTORS_SHORT]}.weight": np.float32(config.rope_scaling["short_factor"]),
-        }
-    if scaling == "llama3":
-        width = head_width(config)
-        plain = 1.0 / rope_theta(config) ** (np.arange(0, width, 2, dtype=np.float64) / width)
-        factors = plain / _scaled_rope(config)[0].double().numpy()
-        return {f"{names[gguf.MODEL_TENSOR.ROPE_FREQS]}.weight": factors.astype(np.float32)}
-    return {}
-
-
-def _scaled_rope(config: Any) -> tuple[torch.Tensor, float]:
-    """Frequencies and the attention factor, by transformers' own formulas."""
-    from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
-
-    frequencies, factor = ROPE_INIT_FUNCTIONS[rope_scaling(config)](config, torch.device("cpu"))
-    return frequencies, float(factor)
+    """GGUF tensors by which RoPE's frequencies are divided (Rope.factors)."""
+    return Rope.read(config).factors(head_width(config))
 
 
 def skeleton(config: Any) -> Any:

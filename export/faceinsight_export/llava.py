@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,8 +23,8 @@ from faceinsight.manifest import (
     VisionSpec,
 )
 from faceinsight.pixels import to_pixels
-from faceinsight_models.llava import preprocessing
-from faceinsight_models.recipe import LlavaRecipe
+from faceinsight_models.llava_pixels import preprocessing
+from faceinsight_models.recipe import LlavaRecipe, llava_recipes
 
 from .attach import Attached
 from .card import terms, training_data
@@ -34,7 +35,9 @@ from .llava_parity import pictures, verify_llava
 from .llm_gguf import llm_bytes, write_gguf
 from .lora import Adapter, Merged
 from .parity import Stage
+from .reference import Reference
 from .steps import Steps, require_space
+from .token_budget import Budget
 from .tokenizer_gguf import read_vocabulary
 from .vision import PRECISIONS, write_vision
 from .vision_tower import VisionShape
@@ -46,6 +49,8 @@ FINDINGS = " (Measured on this face: {findings})"
 NOT_VISIBLE = "It is not visible whether {who} {phrase}."
 #: Reasons to decline that hold for an LLM which only knows the report.
 OPEN = ("scope", "unclear", "language")
+#: What looks like a control token in a recipe.
+_MARK = re.compile(r"<[^<>\s]+>")
 
 
 @dataclass(frozen=True)
@@ -86,8 +91,11 @@ def export_llava(
     checkpoint = open_checkpoint(folder, choice.lora)
     parts = Bundle.open(face)
     attached = open_attached(attach, parts, folder, choice.lora)
-    vision = vision_spec(checkpoint, tokens=choice.tokens, margin=rules.margin)
+    vision = vision_spec(checkpoint, tokens=choice.tokens, method=choice.method, margin=rules.margin)
     half = llm_bytes(checkpoint, "f16")
+    words = read_vocabulary(folder, checkpoint.text_config)
+    reference = open_reference(folder, choice.lora)
+    require_recipe(rules, reference, recipe)
     settings = {
         "checkpoint": str(folder.resolve()), "recipe": repr(rules), "choice": repr(choice), "face": parts.sha256,
         "exporter": __version__,
@@ -109,7 +117,6 @@ def export_llava(
         ["vision.onnx"],
     )
     converted = "llm.gguf" if choice.llm == "f16" else "llm-f16.gguf"
-    words = read_vocabulary(folder, checkpoint.text_config)
     steps.run(
         "llm (f16)",
         lambda: write_gguf(
@@ -129,7 +136,7 @@ def export_llava(
         rules.max_answer,
     )  # fmt: skip
     stages = verify_llava(
-        checkpoint, work, vision, llm, precisions=(choice.vision, choice.llm), method=choice.method,
+        reference, work, vision, llm, precisions=(choice.vision, choice.llm), method=choice.method,
         attached=attached, progress=progress,
     )  # fmt: skip
     manifest = _manifest(parts.manifest, work, out.name, vision, llm, checkpoint, choice, recipe, stages)
@@ -145,6 +152,28 @@ def open_checkpoint(folder: Path, lora: Path | None = None) -> Checkpoint:
     """A checkpoint folder, with an adapter merged in as it is read. Raises CheckpointError or FileNotFoundError."""
     checkpoint = Checkpoint.open(folder)
     return Merged(checkpoint, Adapter.open(lora)) if lora else checkpoint
+
+
+def open_reference(folder: Path, lora: Path | None = None) -> Reference:
+    """transformers' own model of a folder, with an adapter added. Raises CheckpointError or FileNotFoundError."""
+    return Reference.open(folder, Adapter.open(lora) if lora else None)
+
+
+def require_recipe(rules: LlavaRecipe, reference: Reference, recipe: str) -> None:
+    """Raises ValueError unless what ends an answer, and each `<mark>` of the prompt, is one token of this checkpoint.
+
+    The runtime stops at the first token of `stop`; a mark that is text here is a control token of another family's.
+    """
+    texts = (rules.before_face, rules.after_face, rules.before_answer, rules.between, rules.follow)
+    for mark in (rules.stop, *sorted({m for text in texts for m in _MARK.findall(text)})):
+        count = len(reference.tokens(mark))
+        if count != 1:
+            what = "stops at" if mark == rules.stop else "has"
+            raise ValueError(
+                f"recipe {recipe} {what} {mark!r}, which must be one token and is {count} in {reference.folder}: it is "
+                f"of another family of LLMs; --recipe {', '.join(llava_recipes())}, or a .toml file with the prompt "
+                "that this checkpoint was trained with"
+            )
 
 
 def convert_vision(checkpoint: Checkpoint, path: Path, *, precision: str, tokens: int | None, method: str) -> None:
@@ -182,16 +211,19 @@ def verify_bundle(
     attached = open_attached(attach, Bundle.open(face), folder, lora)
     precisions = m.provenance["vision precision"], m.provenance["llm precision"]
     return verify_llava(
-        open_checkpoint(folder, lora), bundle.path, m.vision, m.llm, precisions=precisions,
+        open_reference(folder, lora), bundle.path, m.vision, m.llm, precisions=precisions,
         method=m.provenance["image tokens by"], attached=attached, progress=progress,
     )  # fmt: skip
 
 
-def vision_spec(checkpoint: Checkpoint, *, tokens: int | None, margin: float = 2.0) -> VisionSpec:
-    """What the checkpoint says of its vision encoder. Raises ValueError for a preprocessing that is not CLIP's."""
+def vision_spec(
+    checkpoint: Checkpoint, *, tokens: int | None, method: str = "merge", margin: float = 2.0
+) -> VisionSpec:
+    """What the checkpoint says of its vision encoder. Raises ValueError for a preprocessing that is not CLIP's, and for
+    a number of tokens that its grid does not have."""
     shape = VisionShape.read(checkpoint.config)
-    mean, std = preprocessing(checkpoint.folder)
-    count = tokens or shape.side**2 + (not shape.drop_class)
+    mean, std = preprocessing(checkpoint.folder, shape.size)
+    count = shape.side**2 + (not shape.drop_class) if tokens is None else Budget(shape.side, tokens, method).tokens
     width = checkpoint.shape("multi_modal_projector.linear_2.weight")[0]
     return VisionSpec(
         "vision.onnx", shape.size, (mean[0], mean[1], mean[2]), (std[0], std[1], std[2]), "mean", count, width, margin

@@ -1,6 +1,7 @@
 """Is the bundle what the checkpoint is? Stage by stage, transformers against the runtime, on the same inputs.
 
-Each stage is given the reference's output of the stage before, so that a fault is named where it is.
+The reference is transformers' own model of the folder (reference.py), which shares no reading with the exporter. Each
+stage is given the reference's output of the stage before, so that a fault is named where it is.
 """
 
 from __future__ import annotations
@@ -8,11 +9,9 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
-import torch
 from numpy.typing import NDArray
 
 from faceinsight.device import Device, cores
@@ -21,15 +20,20 @@ from faceinsight.manifest import LlmSpec, PromptSpec, VisionSpec
 from faceinsight.pixels import to_pixels
 
 from .attach import Attached, Spoken, attached_stages
-from .checkpoint import Checkpoint
 from .onnx_file import FLOAT, HALF
 from .parity import LLM_TOLERANCES, ParityError, ProbedLanguage, Stage, compare
-from .reference import logits, streamed
+from .reference import Reference, logits
 from .token_budget import Budget, reduce
 
 #: Largest relative error of the image tokens, by the vision encoder's precision; root mean square for the reduced ones.
 VISION_TOLERANCES = {"fp32": 1e-4, "fp16": 0.02, "int8": 0.08, "int8-static": 0.08}
 QUESTION = "Is the person in the picture smiling, or not?"
+#: What people type, whose tokens are compared too.
+TYPED = (
+    "Is she wearing glasses?",
+    "  two  spaces,\n\nnew lines \t tabs and a trailing space ",
+    "Ünïcode 123 4567, 漢字, 😀; don't, they'LL, I'd",
+)
 #: Tokens of an answer that are compared.
 ANSWER = 24
 
@@ -52,7 +56,7 @@ def pictures(count: int = 4, *, seed: int = 0) -> list[NDArray[np.uint8]]:
 
 
 def verify_llava(
-    checkpoint: Checkpoint,
+    reference: Reference,
     folder: Path,
     vision: VisionSpec,
     llm: LlmSpec,
@@ -63,7 +67,7 @@ def verify_llava(
     images: Sequence[NDArray[np.uint8]] | None = None,
     progress: Callable[[str], None] = lambda text: None,
 ) -> list[Stage]:
-    """Compare the files in `folder` with a checkpoint (an adapter merged in, if there is one).
+    """Compare the files in `folder` with transformers' own model of the checkpoint.
 
     precisions: the vision encoder's and the LLM's. attached: what FaceInsight's own tokens were made of, if it has any.
     Raises ParityError with the whole table if a stage is beyond its tolerance.
@@ -71,75 +75,27 @@ def verify_llava(
     shown = list(images or pictures())
     device = Device("cpu", False, cores())
     progress("verify: pixels")
-    reference = _processor(checkpoint, vision)(shown)
-    stages = [compare("pixels", reference, to_pixels(shown, vision), 1e-6)]
+    pixels = reference.pixels(shown)
+    stages = [compare("pixels", pixels, to_pixels(shown, vision), 1e-6)]
     progress("verify: vision")
-    features, tokens = _see(checkpoint, reference[:2], vision, method)
-    stages += _vision_stages(folder / vision.file, reference[:2], features, tokens, precisions[0], device)
+    features, tokens = reference.see(pixels[:2], lambda x: _reduced(x, vision.image_tokens, method))
+    stages += _vision_stages(folder / vision.file, pixels[:2], features, tokens, precisions[0], device)
     spoken = None
     if attached:
         progress("verify: region and knowledge tokens")
         own, spoken = attached_stages(attached, folder, device)
         stages += own
     progress(f"verify: llm ({precisions[1]})")
-    stages += _llm_stages(checkpoint, folder / llm.file, llm, tokens[0], precisions[1], device, spoken)
+    stages += _llm_stages(reference, folder / llm.file, llm, tokens[0], precisions[1], device, spoken)
     if not all(s.passed for s in stages):
         raise ParityError("parity failed:\n" + "\n".join(map(str, stages)))
     return stages
 
 
-def _processor(checkpoint: Checkpoint, spec: VisionSpec) -> Callable[[list[NDArray[np.uint8]]], NDArray[np.float32]]:
-    """LLaVA-1.5's preprocessing, by Pillow and transformers: a square in the mean colour, then CLIP's."""
-    from PIL import Image
-    from transformers import CLIPImageProcessor
-
-    known = checkpoint.folder / "preprocessor_config.json"
-    clip = CLIPImageProcessor.from_pretrained(checkpoint.folder) if known.is_file() else CLIPImageProcessor(
-        size={"shortest_edge": spec.size}, crop_size={"height": spec.size, "width": spec.size}
-    )  # fmt: skip
-    colour = tuple(int(m * 255) for m in clip.image_mean)
-
-    def square(image: NDArray[np.uint8]) -> Any:
-        side = max(image.shape[:2])
-        canvas = Image.new("RGB", (side, side), colour)
-        canvas.paste(Image.fromarray(image), ((side - image.shape[1]) // 2, (side - image.shape[0]) // 2))
-        return canvas
-
-    return lambda images: np.asarray(clip([square(i) for i in images], return_tensors="np")["pixel_values"], np.float32)
-
-
-def _see(
-    checkpoint: Checkpoint, pixels: NDArray[np.float32], spec: VisionSpec, method: str
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """transformers' vision features (B,P,C) and image tokens (B,N,width)."""
-    from transformers import CONFIG_MAPPING, CLIPVisionModel
-    from transformers.models.llava.modeling_llava import LlavaMultiModalProjector
-
-    config = CONFIG_MAPPING["llava"](**checkpoint.config)
-    tower, projector = CLIPVisionModel(config.vision_config).eval(), LlavaMultiModalProjector(config).eval()
-    _fill(tower, checkpoint, "vision_tower.")
-    _fill(projector, checkpoint, "multi_modal_projector.")
-    with torch.no_grad():
-        states = tower(torch.from_numpy(pixels), output_hidden_states=True).hidden_states
-    layers = config.vision_feature_layer
-    chosen = [states[n] for n in (layers if isinstance(layers, (list, tuple)) else [layers])]
-    if config.vision_feature_select_strategy == "default":
-        chosen = [x[:, 1:] for x in chosen]
-    features = torch.cat(chosen, 2)
-    kept = features.numpy()
-    if spec.image_tokens != kept.shape[1]:
-        kept = reduce(kept, Budget(round(kept.shape[1] ** 0.5), spec.image_tokens, method))
-    with torch.no_grad():
-        return features.numpy(), projector(torch.from_numpy(kept)).numpy()
-
-
-def _fill(module: Any, checkpoint: Checkpoint, prefix: str) -> None:
-    """Load a module of transformers; what its version made a buffer (position ids) stays as it is."""
-    state = {k: torch.from_numpy(checkpoint.get(prefix + k)) for k in module.state_dict() if checkpoint.has(prefix + k)}
-    missing = [k for k, _ in module.named_parameters() if k not in state]
-    if missing:
-        raise ParityError(f"{checkpoint.folder} has no {prefix}{missing[0]}, which transformers' model needs")
-    module.load_state_dict(state, strict=False)
+def _reduced(features: NDArray[np.float32], count: int, method: str) -> NDArray[np.float32]:
+    if features.shape[1] == count:
+        return features
+    return reduce(features, Budget(round(features.shape[1] ** 0.5), count, method))
 
 
 def _vision_stages(
@@ -177,7 +133,7 @@ def _features_of(path: Path) -> str:
 
 
 def _llm_stages(
-    checkpoint: Checkpoint,
+    reference: Reference,
     path: Path,
     spec: LlmSpec,
     image_tokens: NDArray[np.float32],
@@ -194,31 +150,28 @@ def _llm_stages(
             *language.vocabulary.tokens(QUESTION),
         ]
         ready = language.vocabulary.tokens(prompt.before_answer, special=True)
-        words = checkpoint.get("model.embed_tokens.weight")
-        parts, after = [words[before], image_tokens], [*asked, *ready]
+        parts, after = [reference.embed(before), image_tokens], [*asked, *ready]
         if spoken:
-            parts, after = [*parts, spoken.regions, words[asked], spoken.knowledge], ready
+            parts, after = [*parts, spoken.regions, reference.embed(asked), spoken.knowledge], ready
         rows = np.concatenate(parts).astype(np.float32)
         answer = language.greedy(after, ANSWER, rows)
         found = language.logits([*after, *answer], rows)
+        typed = [language.vocabulary.tokens(text, first=True) for text in TYPED]
     tolerance = LLM_TOLERANCES[precision]
-    expected = logits(streamed(checkpoint), [*after, *answer], rows)
+    expected = logits(reference.model, [*after, *answer], rows)
     at = range(len(after) - 1, len(after) - 1 + len(answer))
     # Where two words are as good as equally likely, rounding may choose between them.
     slack = tolerance * np.abs(expected).max()
     other = [bool(expected[p].max() - expected[p, t] > slack) for p, t in zip(at, answer, strict=True)]
     return [
-        _prompt_stage(checkpoint, [before, [*asked, *ready]], prompt),
+        _token_stage(reference, [before, [*asked, *ready], *typed], prompt),
         compare("llm logits", expected, found, tolerance, mean=precision not in ("f32", "f16")),
         Stage("greedy text", 1 - float(np.mean(other)), float(np.mean(other)), 0.0),
     ]
 
 
-def _prompt_stage(checkpoint: Checkpoint, found: list[list[int]], prompt: PromptSpec) -> Stage:
-    """Tokens of the prompt before and behind the image: transformers' tokenizer against the runtime's."""
-    from transformers import AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(checkpoint.folder, trust_remote_code=False)
-    texts = prompt.before_face, prompt.after_face + QUESTION + prompt.before_answer
-    wrong = [tokenizer(t, add_special_tokens=False)["input_ids"] != f for t, f in zip(texts, found, strict=True)]
+def _token_stage(reference: Reference, found: list[list[int]], prompt: PromptSpec) -> Stage:
+    """Tokens before and behind the image, and of typed text: transformers' tokenizer against the runtime's."""
+    texts = prompt.before_face, prompt.after_face + QUESTION + prompt.before_answer, *TYPED
+    wrong = [reference.tokens(t) != f for t, f in zip(texts, found, strict=True)]
     return Stage("prompt tokens", 1 - float(np.mean(wrong)), float(np.mean(wrong)), 0.0)

@@ -82,6 +82,15 @@ class Adapter:
         """A tensor of the adapter's file."""
         return read_tensor(self.folder / WEIGHTS, key)
 
+    def applied(self, name: str, value: NDArray[Any]) -> NDArray[Any]:
+        """A tensor of the base model, under its `canonical` name, with the adapter's change."""
+        if name in self.replaced:
+            return self.get(self.replaced[name])
+        pair = self.pairs.get(name)
+        if pair is None:
+            return value
+        return np.asarray(value + np.float32(pair.scale) * (self.get(pair.b) @ self.get(pair.a)))
+
     def require_fit(self, checkpoint: Checkpoint) -> None:
         """Raises CheckpointError unless each target is in the checkpoint and has its shape."""
         file = self.folder / WEIGHTS
@@ -131,13 +140,7 @@ class Merged(Checkpoint):
 
     def get(self, name: str) -> NDArray[Any]:
         """The tensor with the adapter's change, in float32."""
-        if name in self._adapter.replaced:
-            return self._adapter.get(self._adapter.replaced[name])
-        value, pair = self._base.get(name), self._adapter.pairs.get(name)
-        if pair is None:
-            return value
-        a, b = self._adapter.get(pair.a), self._adapter.get(pair.b)
-        return np.asarray(value + np.float32(pair.scale) * (b @ a))
+        return self._adapter.applied(name, self._base.get(name))
 
 
 def write_adapter(checkpoint: Checkpoint, adapter: Adapter, path: Path) -> None:

@@ -13,6 +13,8 @@ import gguf
 from .checkpoint import CheckpointError, read_json
 
 log = logging.getLogger(__name__)
+# It advises about chat templates and pairs of texts, of which nothing is taken.
+logging.getLogger("gguf.vocab").setLevel(logging.ERROR)
 
 _TYPE = gguf.TokenType
 _WORDS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|%s| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -87,11 +89,11 @@ def read_vocabulary(folder: Path, config: Any) -> Vocabulary:
     if (folder / "tokenizer.json").is_file():
         data = read_json(folder / "tokenizer.json")
         build: _Reader = _sentencepiece_json if data.get("model", {}).get("byte_fallback") else _byte_level
-        special = gguf.SpecialVocab(folder, n_vocab=size)
+        special = _special(folder, size)
         added = data.get("added_tokens") or []
     elif (folder / "tokenizer.model").is_file():
         data, build = {}, _sentencepiece_model
-        special = gguf.SpecialVocab(folder, n_vocab=size)
+        special = _special(folder, size)
         added = _added_tokens(folder)
     else:
         raise FileNotFoundError(f"{folder} has neither tokenizer.json nor tokenizer.model: copy the tokenizer's files")
@@ -128,6 +130,15 @@ def read_vocabulary(folder: Path, config: Any) -> Vocabulary:
         space_prefix=prefix,
         strips=_strips(folder, added),
     )
+
+
+def _special(folder: Path, size: int) -> Any:
+    """The gguf package's reading of special tokens. It trusts the folder's files, so what they make it raise is put in
+    words."""
+    try:
+        return gguf.SpecialVocab(folder, n_vocab=size)
+    except (AttributeError, KeyError, TypeError, ValueError) as e:
+        raise CheckpointError(f"{folder}: the special tokens of config.json or tokenizer_config.json: {e}") from e
 
 
 def _byte_level(folder: Path, data: dict[str, Any]) -> tuple[_Table, list[str], str, bool]:

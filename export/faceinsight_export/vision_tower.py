@@ -5,7 +5,6 @@ Sources: transformers' CLIPVisionModel and LlavaModel.get_image_features, which 
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -14,6 +13,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch.nn import functional as F
+
+from faceinsight_models.config_json import configured
 
 from .token_budget import Budget, reduce
 
@@ -69,13 +70,10 @@ class VisionShape:
     @classmethod
     def read(cls, config: Mapping[str, Any]) -> VisionShape:
         """From config.json, transformers' defaults where it is silent. Raises ValueError for what is not LLaVA-1.5."""
-        from transformers import LlavaConfig
-
         kinds = config.get("model_type"), (config.get("vision_config") or {}).get("model_type", "clip_vision_model")
         if kinds != ("llava", "clip_vision_model"):
             raise ValueError(f"a model of type {kinds[0]!r} with vision of type {kinds[1]!r}; expected llava with CLIP")
-        # A copy: the configuration classes write into what they are given.
-        llava = LlavaConfig(**copy.deepcopy(dict(config)))
+        llava = configured(config)
         vision, layers = llava.vision_config, llava.vision_config.num_hidden_layers
         chosen = llava.vision_feature_layer
         chosen = [chosen] if isinstance(chosen, int) else list(chosen)

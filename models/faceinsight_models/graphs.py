@@ -83,7 +83,9 @@ def _write(
     length: bool = False,
 ) -> None:
     dims = {name: torch.export.Dim("batch") for name in batch} | {name: torch.export.Dim("count") for name in count}
-    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    # Advice about the trace, and (onnx_ir) one line for each constant that is stored once instead of twice.
+    for noisy in ("torch.onnx", "onnx_ir.passes.common.initializer_deduplication"):
+        logging.getLogger(noisy).setLevel(logging.ERROR)
     torch.onnx.export(
         module.to(memory_format=torch.contiguous_format),
         kwargs=inputs,

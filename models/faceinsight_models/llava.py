@@ -6,7 +6,6 @@ Nothing is downloaded and nothing of the folder is changed.
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,19 +21,12 @@ from faceinsight.manifest import VisionSpec
 from faceinsight.pixels import to_pixels
 from faceinsight.vision import surroundings
 
-#: CLIP's preprocessing, where a checkpoint brings no preprocessor_config.json.
-CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+from .config_json import CONFIG, read_json
+from .hf_folder import load_model, load_tokenizer
+from .llava_pixels import preprocessing
+
 #: What no tokenizer joins with what follows: as the runtime's Vocabulary has it.
 _ANCHOR = "\n"
-
-
-def preprocessing(folder: Path) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation of a checkpoint's pixels. Raises ValueError for a preprocessing other than CLIP's."""
-    known = folder / "preprocessor_config.json"
-    settings = json.loads(known.read_text(encoding="utf-8")) if known.is_file() else {}
-    if settings.get("resample", 3) != 3:
-        raise ValueError(f"{known}: resample {settings['resample']}; LLaVA-1.5 resizes with 3 (bicubic)")
-    return tuple(settings.get("image_mean", CLIP_MEAN)), tuple(settings.get("image_std", CLIP_STD))
 
 
 def fingerprint(folder: Path) -> str:
@@ -67,20 +59,18 @@ class FrozenLlava:
     @classmethod
     def open(cls, folder: Path, *, margin: float, device: torch.device) -> FrozenLlava:
         """Load a checkpoint: float32 on a CPU, bfloat16 on a GPU. Raises FileNotFoundError or ValueError."""
-        from transformers import AutoTokenizer, LlavaForConditionalGeneration
-
-        _require_llava(folder)
-        kind = torch.float32 if device.type == "cpu" else torch.bfloat16
-        model = LlavaForConditionalGeneration.from_pretrained(
-            folder, torch_dtype=kind, local_files_only=True, use_safetensors=True
-        )
-        model.eval().requires_grad_(False).to(device)
+        if read_json(folder / CONFIG).get("quantization_config"):
+            raise ValueError(
+                f"{folder / CONFIG}: a quantised checkpoint; no gradient goes through it. Use the 16-bit weights"
+            )
+        model = load_model(folder, torch.float32 if device.type == "cpu" else torch.bfloat16)
+        model.requires_grad_(False).to(device)
         config = model.config
         size, patch = config.vision_config.image_size, config.vision_config.patch_size
         count = (size // patch) ** 2 + (config.vision_feature_select_strategy != "default")
-        (m, s), width = preprocessing(folder), model.get_input_embeddings().weight.shape[1]
+        (m, s), width = preprocessing(folder, size), model.get_input_embeddings().weight.shape[1]
         spec = VisionSpec("", size, (m[0], m[1], m[2]), (s[0], s[1], s[2]), "mean", count, width, margin)
-        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+        tokenizer = load_tokenizer(folder)
         body, output, projector = model.get_decoder(), model.get_output_embeddings(), model.multi_modal_projector
         return cls(body, output, model.vision_tower, projector, config, tokenizer, spec)
 
@@ -119,14 +109,3 @@ class FrozenLlava:
         logits = self.output(hidden)
         cap = getattr(self.config.text_config, "final_logit_softcapping", None)
         return logits if cap is None else torch.tanh(logits / cap) * cap
-
-
-def _require_llava(folder: Path) -> None:
-    path = folder / "config.json"
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} is missing: expected a LLaVA checkpoint in the Hugging Face layout")
-    config = json.loads(path.read_text(encoding="utf-8"))
-    if config.get("model_type") != "llava":
-        raise ValueError(f"{path}: model_type {config.get('model_type')!r}; expected 'llava' (LLaVA-1.5 with CLIP)")
-    if "quantization_config" in config:
-        raise ValueError(f"{path}: a quantised checkpoint; no gradient goes through it. Use the 16-bit weights")
