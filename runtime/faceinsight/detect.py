@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,18 +45,13 @@ class FaceDetector:
     def __init__(
         self, model: Path, *, score_threshold: float = 0.7, nms_threshold: float = 0.3, sides: tuple[int, ...] = (640,)
     ) -> None:
-        # OpenCV 5 warns on stderr about a target nobody chose; errors still come as exceptions.
-        log = cv2.utils.logging
-        level = log.getLogLevel()
-        log.setLogLevel(log.LOG_LEVEL_ERROR)
         try:
-            self._net: Any = cv2.FaceDetectorYN.create(
-                str(model), "", (320, 320), score_threshold, nms_threshold, BOXES
-            )
+            with _no_warnings():
+                self._net: Any = cv2.FaceDetectorYN.create(
+                    str(model), "", (320, 320), score_threshold, nms_threshold, BOXES
+                )
         except cv2.error as e:
             raise BundleError(f"{model} is not a detector OpenCV {cv2.__version__} can load: {e.err}") from e
-        finally:
-            log.setLogLevel(level)
         self._sides = sides
 
     def __call__(self, image: NDArray[np.uint8]) -> tuple[Detection, ...]:
@@ -95,6 +92,22 @@ class FaceDetector:
         h, w = photo.shape[:2]
         faces = [_detection(r, w / size[0], h / size[1]) for r in rows]
         return tuple(sorted((f for f in faces if _touches(f.box, w, h)), key=lambda d: -d.box[2] * d.box[3]))
+
+
+@contextmanager
+def _no_warnings() -> Iterator[None]:
+    """OpenCV 5 warns on stderr about a target nobody chose; errors still come as exceptions. Before 4.13 there is no
+    such warning, and no such module."""
+    log = getattr(cv2.utils, "logging", None)
+    if log is None:
+        yield
+        return
+    level = log.getLogLevel()
+    log.setLogLevel(log.LOG_LEVEL_ERROR)
+    try:
+        yield
+    finally:
+        log.setLogLevel(level)
 
 
 def _scaled(image: NDArray[np.uint8], factor: float) -> tuple[int, int]:

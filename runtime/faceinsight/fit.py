@@ -17,8 +17,6 @@ from __future__ import annotations
 
 import dataclasses
 import re
-import subprocess
-import sys
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,7 +29,7 @@ from .errors import RequestError
 from .gguf_header import GgufHeader
 from .llm import CHUNK
 from .onnx_file import BITS, FLOAT, FLOAT16, INT8, UINT8, OnnxFile
-from .probes import child_environment
+from .probes import probe
 
 #: While it loads, ONNX Runtime holds a weight as it is stored, as read and as its kernel wants it; one stored as int8
 #: also before it is scaled. Beyond the float32 weight itself that was, in its sizes, by how it is stored: matrices
@@ -179,15 +177,7 @@ def activations(graph: OnnxFile, axes: dict[str, int]) -> int:
 
 def measure_floor() -> int:
     """Bytes that Python and the libraries take, in a child process that imports them; FLOOR where that says nothing."""
-    code = (
-        "import cv2, onnxruntime, faceinsight.insight\n"
-        "from faceinsight.device import import_llama\n"
-        "import_llama().llama_backend_init()\n"
-        "print(next(l for l in open('/proc/self/status') if l.startswith('VmHWM')).split()[1])"
-    )
-    env = child_environment()
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, env=env)
-    return int(done.stdout) * 1024 if done.returncode == 0 and done.stdout.strip().isdigit() else FLOOR
+    return int((probe("memory").found or {}).get("peak", FLOOR))
 
 
 def available_memory(root: Path = Path("/")) -> int:

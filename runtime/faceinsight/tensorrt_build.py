@@ -19,7 +19,7 @@ from typing import Any
 
 from .errors import DeviceError
 from .onnx_rewrite import for_tensorrt
-from .probes import MARK, child_environment, death
+from .probes import MARK, as_here, death
 
 #: Scratch memory that a kernel may ask for: enough for encoders, and a Jetson keeps the rest.
 WORKSPACE = 1 << 30
@@ -52,10 +52,8 @@ def build(
         "out": str(out),
         "timings": str(timings),
     }
-    command = [sys.executable, "-m", "faceinsight.tensorrt_build", json.dumps(request)]
-    child = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=child_environment()
-    )
+    command = [sys.executable, *as_here("faceinsight.tensorrt_build"), json.dumps(request)]
+    child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     # A build goes on in a thread that no one waits for: it must not outlive us.
     atexit.register(child.kill)
     words: deque[str] = deque(maxlen=40)

@@ -16,7 +16,7 @@ from ..device import Device
 from ..errors import FaceInsightError, RequestError
 from ..imaging import load_image
 from ..insight import FaceInsight
-from ..probes import child_environment, death
+from ..probes import as_here, death
 from .conditions import conditions, require_active
 from .nvml import open_nvml
 from .result import FORMAT, START, VERSION, Energy, Memory, Result
@@ -166,9 +166,9 @@ def _cold(
 ) -> float | None:
     """A new process from its start to its first answer; returns its peak memory. One goes before, uncounted: it brings
     the files into Linux's cache."""
-    command = [sys.executable, "-m", "faceinsight.cli", "ask", str(photo), QUESTION, "--bundle", bundle]
+    command = [sys.executable, *as_here("faceinsight.cli"), "ask", str(photo), QUESTION, "--bundle", bundle]
     command += ["--device", device, "--threads", str(threads)]
-    env = child_environment() | {"PYTHONUNBUFFERED": "1"}
+    env = os.environ | {"PYTHONUNBUFFERED": "1"}
     peaks = []
     for i in range(starts + 1):
         with tempfile.TemporaryFile("w+") as stderr:
