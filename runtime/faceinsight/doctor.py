@@ -168,7 +168,9 @@ def _opencv(f: Facts) -> Check:
     if f.opencv.found is None:
         return Check("OpenCV", FAIL, f.opencv.error or "", wanted, install)
     version = f.opencv.found["version"]
-    return Check("OpenCV", OK if f.opencv.found["detector"] else FAIL, version, wanted, install)
+    return (
+        Check("OpenCV", OK, version) if f.opencv.found["detector"] else Check("OpenCV", FAIL, version, wanted, install)
+    )
 
 
 def _gpu(f: Facts) -> Check:

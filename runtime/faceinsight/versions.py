@@ -49,14 +49,14 @@ RUNTIME = {
 }
 #: Only exporting and training need these.
 EXPORT = {
-    "torch": Package("torch", "2.4", "2.13"),
+    "torch": Package("torch", "2.5", "2.13"),
     "transformers": Package("transformers", "4.44", "4.57"),
     "onnx": Package("onnx", "1.16", "1.23"),
     "onnxscript": Package("onnxscript", "0.3", "0.7"),
-    "gguf": Package("gguf", "0.10", "0.19"),
+    "gguf": Package("gguf", "0.17", "0.19", "older ones do not know all families, or miss sentencepiece"),
     "tokenizers": Package("tokenizers", "0.19", "0.22"),
-    "safetensors": Package("safetensors", "0.4", "0.8"),
-    "protobuf": Package("protobuf", "3.20", "7.36"),
+    "safetensors": Package("safetensors", "0.4.1", "0.8"),
+    "protobuf": Package("protobuf", "3.20.2", "7.36"),
 }
 #: Distributions that bring one and the same module.
 ONNXRUNTIMES = (
