@@ -70,4 +70,6 @@ def test_a_child_starts_where_the_working_directory_is_gone(tmp_path: Path, monk
     gone.mkdir()
     monkeypatch.chdir(gone)
     gone.rmdir()
-    assert (opencv().found or {})["detector"] is True
+    # Not a probe: numpy does not load there on Python 3.13.0.
+    monkeypatch.syspath_prepend(tmp_path)
+    assert path_of_a_child(tmp_path)[0] == str(tmp_path)
