@@ -30,8 +30,9 @@ ROOT = Path(__file__).resolve().parent.parent
 WORK = ROOT / "work" / "versions"
 PHOTO = ROOT / "tests" / "data" / "astronaut.png"
 QUESTIONS = ("Is she smiling?", "Is she wearing glasses?", "What color is the hair?", "Describe this face.")
-#: Largest difference of a probability from the first row's: resizing rounds differently, and so do kernels.
-TOLERANCE = 0.02
+#: Largest difference of a probability from the first row's. OpenCV 4 and 5 round differently when they warp and resize:
+#: up to 0.021; of ONNX Runtime and numpy it was below 0.0001.
+TOLERANCE = 0.03
 #: fit's estimate against the peak that was measured, as in tests/test_fit.py.
 ESTIMATE = 0.15
 RUNTIME_TESTS = ("align", "bundle", "detect", "doctor", "imaging", "probes", "resample", "rules")
@@ -191,7 +192,7 @@ def tested(python: str, names: tuple[str, ...]) -> dict[str, Any]:
         return {"which": []}
     files = [str(path) for n in names if (path := ROOT / "tests" / f"test_{n}.py").is_file()]
     options = ["-m", "not slow and not gpu and not data", "-p", "no:cacheprovider", "--rootdir", str(ROOT)]
-    command = [python, "-I", "-m", "pytest", "-q", "-c", str(ROOT / "pyproject.toml"), *options, "-rfE", *files]
+    command = [python, "-I", "-m", "pytest", "-c", str(ROOT / "pyproject.toml"), *options, "-rfE", *files]
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
     done = subprocess.run(command, capture_output=True, text=True, cwd=WORK, env=environment, check=False)
     counts = {kind: int(n) for n, kind in re.findall(r"(\d+) (passed|failed|skipped|error)", done.stdout[-300:])}

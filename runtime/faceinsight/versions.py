@@ -56,7 +56,7 @@ EXPORT = {
     "gguf": Package("gguf", "0.17", "0.19", "older ones do not know all families, or miss sentencepiece"),
     "tokenizers": Package("tokenizers", "0.19", "0.22"),
     "safetensors": Package("safetensors", "0.4.1", "0.8"),
-    "protobuf": Package("protobuf", "3.20.2", "7.36"),
+    "protobuf": Package("protobuf", "4.25", "7.36", "older ones, written in Python, do not bear onnxscript"),
 }
 #: Distributions that bring one and the same module.
 ONNXRUNTIMES = (
