@@ -32,7 +32,9 @@ def test_pip_is_asked_for_the_oldest_versions():
     wanted = asked(ROOT / "pyproject.toml")
     packages = RUNTIME | EXPORT
     assert f'requires-python = ">={packages.pop("python").oldest}"' in (ROOT / "pyproject.toml").read_text()
-    assert {name: wanted[name] for name in packages} == {name: {p.oldest} for name, p in packages.items()}
+    # Training asks for more than exporting.
+    oldest = {name: min(wanted[name], key=numbers) for name in packages}
+    assert oldest == {name: package.oldest for name, package in packages.items()}
     said = asked(ROOT / "README.md", *(ROOT / "docs").glob("*.md"), *(ROOT / "runtime").rglob("*.py"))
     for name in packages.keys() & said.keys():
         assert said[name] == {packages[name].oldest}, name
@@ -63,17 +65,17 @@ def test_what_differs_is_counted():
     labels = {"Smiling": ["yes", 0.9], "Bald": ["no", 0.1]}
     one = {"a": [{"labels": labels, "answers": ["Yes.", "No."]}], "b": []}
     other = {
-        "a": [{"labels": {"Smiling": ["unsure", 0.87], "Bald": ["no", 0.1]}, "answers": ["Yes.", "I am not sure."]}],
+        "a": [{"labels": {"Smiling": ["unsure", 0.85], "Bald": ["no", 0.1]}, "answers": ["Yes.", "I am not sure."]}],
         "b": [{"labels": labels, "answers": ["Yes.", "No."]}],
     }
     assert versions.differences(one, one) == {"faces": 0, "labels": 2, "states": 0, "answers": 0, "probability": 0}
-    assert versions.differences(one, other) == {"faces": 1, "labels": 2, "states": 1, "answers": 1, "probability": 0.03}
+    assert versions.differences(one, other) == {"faces": 1, "labels": 2, "states": 1, "answers": 1, "probability": 0.05}
     row = {
         "faces": other, "doctor": {"OpenCV": "ok", "versions": "fail"}, "fit": {"estimate": 120, "peak": 100},
         "tests": {"which": ["test_x.py::test_y"]},
     }  # fmt: skip
     assert versions.judged(row, one)["wrong"] == [
-        "doctor: versions", "1 faces differ", "1 states differ", "1 answers differ", "probabilities differ by 0.03",
+        "doctor: versions", "1 faces differ", "1 states differ", "1 answers differ", "probabilities differ by 0.05",
         "fit is off by +20%", "test_x.py::test_y",
     ]  # fmt: skip
     assert versions.judged({"name": "x", "error": "no Python 3.10 here"}, one)["ok"] is False
