@@ -8,7 +8,7 @@ ifneq ($(shell grep -s amx_int8 /proc/cpuinfo),)
 export CMAKE_ARGS ?= -DCMAKE_CXX_FLAGS='-fno-dse -fno-tree-dse'
 endif
 
-.PHONY: setup setup-dev demo test lint types bench model clean
+.PHONY: setup setup-dev demo test test-versions lint types bench model clean
 
 # The runtime alone: enough for the demo.
 setup: $(VENV)/.runtime
@@ -38,6 +38,10 @@ demo: setup
 
 test: setup-dev
 	$(BIN)/python -m pytest
+
+# The wheel with the oldest and newest versions of what it stands on: 40 minutes, 2 GB (7 GB for PyTorch with CUDA).
+test-versions: setup-dev
+	$(BIN)/python benchmarks/versions.py --out docs/versions.json --page docs/versions.md
 
 lint: setup-dev
 	$(BIN)/ruff check .

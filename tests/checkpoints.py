@@ -117,7 +117,8 @@ def llava(folder: Path, *, new: bool, image_size: int = 28, **text: Any) -> Any:
     )  # fmt: skip
     # 64 rows beyond the tokenizer's, as the real one has: for <image>, <pad> and nothing.
     llm = LlamaConfig(**small(tokenizer.get_vocab_size() + 64, **text))
-    model = randomise(LlavaForConditionalGeneration(LlavaConfig(vision, llm, image_token_index=1)))
+    config = LlavaConfig(vision_config=vision, text_config=llm, image_token_index=1)
+    model = randomise(LlavaForConditionalGeneration(config))
     save(model, folder, shard="10GB")
     state = load_file(folder / "model.safetensors")
     old = any(name.startswith("language_model.model.") for name in state)

@@ -5,21 +5,24 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import platform
 import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy
 import pytest
 from conftest import PHOTO
 
-from faceinsight import doctor
+from faceinsight import doctor, versions
 from faceinsight.bundle import locate
 from faceinsight.cli import main
 from faceinsight.doctor import Facts, diagnose, gather
 from faceinsight.jetson import Jetson, read_jetson
 from faceinsight.probes import Probe
+from faceinsight.versions import found_versions
 
 GPU_BUILD = ["TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"]
 ORT = {"version": "1.31.1", "providers": GPU_BUILD, "library": "ok", "run": "ok"}
@@ -36,6 +39,7 @@ DESKTOP = Facts(
     memory=16_000_000_000,
     bundle="nano (/b)",
     need=240_000_000,
+    versions={"python": "3.10.12", "numpy": "1.26.4", "opencv-python-headless": "4.12.0", "onnxruntime": "1.31.1"},
 )
 JETSON = Jetson("36.4.3", "NVIDIA Jetson Orin Nano", 87, "MAXN_SUPER", (1_020_000_000, 1_020_000_000), 1_020_000_000)
 ORIN = dataclasses.replace(
@@ -50,6 +54,11 @@ CPU_ONLY = dataclasses.replace(
     tensorrt=Probe(error="ModuleNotFoundError: No module named 'tensorrt'"),
     driver=None,
 )
+
+
+def of(name: str, version: str, **others: str) -> dict[str, dict[str, str]]:
+    """That package in another version."""
+    return {"versions": {**DESKTOP.versions, name: version, **others}}
 
 
 @pytest.mark.parametrize("facts", [DESKTOP, ORIN, CPU_ONLY])
@@ -138,7 +147,12 @@ CPU_ORT = {"version": "1.32.0", "providers": ["CPUExecutionProvider"]}
         (DESKTOP, {"memory": 200_000_000}, "memory", "fail", "0.2 GB", "faceinsight fit"),
         (DESKTOP, {"memory": 250_000_000}, "memory", "warn", "0.2 GB", "faceinsight fit"),
         (DESKTOP, {"opencv": Probe(error="No module named 'cv2'")}, "OpenCV", "fail", "cv2", "pip install"),
-        (DESKTOP, {"opencv": Probe({"version": "4.5.4", "detector": True})}, "OpenCV", "fail", "4.5.4", "4.8"),
+        (DESKTOP, {"opencv": Probe({"version": "4.5.4", "detector": False})}, "OpenCV", "fail", "4.5.4", "--upgrade"),
+        (DESKTOP, of("opencv-python-headless", "4.7.0"), "versions", "fail", "OpenCV 4.7.0", "headless>=4.8'"),
+        (DESKTOP, of("onnxruntime", "1.17.3"), "versions", "fail", "1.17.3: older", "'onnxruntime-gpu>=1.18'"),
+        (CPU_ONLY, of("onnxruntime", "1.17.3"), "versions", "fail", "1.17.3: older", "'onnxruntime>=1.18'"),
+        (CPU_ONLY, of("onnxruntime", "1.18.1", numpy="2.2.6"), "versions", "fail", "numpy is 2.2.6", "time>=1.19'"),
+        (CPU_ONLY, of("transformers", "4.40.2"), "versions", "warn", "4.40.2", "'transformers>=4.44'"),
         (DESKTOP, {"bundle_error": "llm.gguf: the file is damaged"}, "bundle", "fail", "damaged", "again"),
         (DESKTOP, {"cuda": Probe(error="driver version is insufficient")}, "GPU", "warn", "insufficient", "nvidia-smi"),
         (ORIN, {"jetson": dataclasses.replace(JETSON, l4t="35.4.1")}, "L4T release", "fail", "35.4.1", "JetPack 6.2"),
@@ -179,6 +193,24 @@ def board(tmp_path: Path) -> Path:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text)
     return tmp_path
+
+
+@pytest.mark.parametrize(("version", "newer"), [("5.0.1", False), ("5.1.0", True), ("6.0.0-dev", True)])
+def test_what_is_newer_than_any_that_was_tried_is_said(version: str, newer: bool):
+    facts = dataclasses.replace(DESKTOP, **of("opencv-python-headless", version))
+    (check,) = (c for c in diagnose(facts) if c.name == "versions")
+    assert check.status == "ok"
+    assert (f"newer than any that was tried: OpenCV {version} (tried: 5.0)" in check.found) == newer
+
+
+def test_a_library_that_does_not_load_has_the_version_that_pip_installed(monkeypatch):
+    pip = {"opencv-contrib-python": "4.9.0.80", "onnxruntime-gpu": "1.18.1"}
+    monkeypatch.setattr(versions, "installed", pip.get)
+    probes = {"opencv": Probe(error="x"), "onnxruntime": Probe({"version": "1.31.1"}), "llama": Probe(error="x")}
+    found = found_versions(probes)
+    assert found.pop("numpy") == numpy.__version__
+    assert found.pop("python") == platform.python_version()
+    assert found == {"opencv-python-headless": "4.9.0.80", "onnxruntime": "1.31.1"}
 
 
 def test_a_jetson_is_read_from_its_files(board: Path):

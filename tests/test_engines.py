@@ -51,7 +51,7 @@ def fake(tmp_path: Path, monkeypatch):
     """The fake is `tensorrt` for child processes; plans go to a folder of their own."""
     (tmp_path / "site").mkdir()
     shutil.copyfile(FAKE, tmp_path / "site" / "tensorrt.py")
-    monkeypatch.setenv("PYTHONPATH", f"{tmp_path / 'site'}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
+    monkeypatch.syspath_prepend(tmp_path / "site")
     monkeypatch.setenv("FACEINSIGHT_ENGINES", str(tmp_path / "engines"))
     return monkeypatch
 

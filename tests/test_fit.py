@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import platform
 import shutil
 import struct
 import subprocess
@@ -22,6 +23,7 @@ from faceinsight.bundle import Bundle, locate
 from faceinsight.cli import main
 from faceinsight.gguf_header import GgufHeader
 from faceinsight.onnx_file import OnnxFile
+from faceinsight.versions import onnxruntime_version
 from faceinsight_export.half import store_half
 from faceinsight_export.int8_weights import store_int8
 
@@ -133,11 +135,34 @@ def test_loading_a_graph_takes_what_is_said(tmp_path: Path, op: str, shape: tupl
         f"device = Device('cpu', False, 1); device.session(tiny); before = {PEAK}\n"
         f"session = device.session(Path({str(path)!r})); print({{}} - before)"
     )
-    kept, loading = fit.weights(OnnxFile.read(path))
-    assert kept == sum(len(w.raw_data) for w in weights)
-    assert kept + loading == pytest.approx(run(code.format(PEAK)), rel=0.3)
+    version = onnxruntime_version()
+    kept, loading = fit.weights(OnnxFile.read(path), onnxruntime=version)
+    measured = run(code.format(PEAK))
+    assert measured < 1.3 * (kept + loading)
+    if version >= (1, 24) and platform.machine() == "x86_64":
+        assert measured > 0.7 * (kept + loading)
     # What was only read is given back to the system.
-    assert kept == pytest.approx(run(code.format(PEAK.replace("VmHWM", "VmRSS"))), rel=0.1)
+    assert kept == pytest.approx(run(code.format(PEAK.replace("VmHWM", "VmRSS"))), rel=0.15)
+
+
+@pytest.mark.parametrize(
+    ("op", "shape", "sizes"),
+    [
+        # In sizes of the weights: kept and peak of the versions below, measured; the largest of three kinds of storing.
+        ("MatMul", (64, 64), {(): (2, 2), (1, 22, 1): (2, 2), (1, 23, 2): (1, 1.35), (1, 32, 0): (1, 1.35)}),
+        ("Conv", (8, 8, 3, 3), {(): (1.25, 3.4), (1, 23, 2): (1.25, 3.4), (1, 24, 4): (1, 3.4)}),
+    ],
+)
+def test_old_versions_of_onnx_runtime_keep_more(tmp_path: Path, op: str, shape: tuple[int, ...], sizes: dict):
+    weight = numpy_helper.from_array(np.zeros(shape, np.float32), "w")
+    ends = [helper.make_tensor_value_info(n, TensorProto.FLOAT, ["batch", *shape[1:]]) for n in "xy"]
+    graph = helper.make_graph([helper.make_node(op, ["x", "w"], ["y"])], "g", ends[:1], ends[1:], [weight])
+    onnx.save(helper.make_model(graph), tmp_path / "g.onnx")
+    outline = OnnxFile.read(tmp_path / "g.onnx")
+    size = len(weight.raw_data)
+    for version, (kept, peak) in sizes.items():
+        found = fit.weights(outline, onnxruntime=version)
+        assert (found[0] / size, sum(found) / size) == pytest.approx((kept, peak), rel=0.01)
 
 
 def test_activations_are_the_peak_of_what_is_alive(tmp_path: Path):

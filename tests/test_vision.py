@@ -54,7 +54,9 @@ def build(*, vision: dict | None = None, **options):
         patch_size=14, **(vision or {}),
     )  # fmt: skip
     llm = LlamaConfig(vocab_size=99, hidden_size=64, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2)
-    model = LlavaForConditionalGeneration(LlavaConfig(tower, llm, image_token_index=98, **options)).eval()
+    model = LlavaForConditionalGeneration(
+        LlavaConfig(vision_config=tower, text_config=llm, image_token_index=98, **options)
+    ).eval()
     with torch.no_grad():
         for parameter in model.parameters():
             # Large enough that attention attends and every bias counts.

@@ -84,7 +84,8 @@ class VisionShape:
                 raise ValueError(f"activation {activation!r}; expected one of {', '.join(ACTIVATIONS)}")
         return cls(
             vision.image_size, vision.patch_size, vision.hidden_size, vision.num_attention_heads,
-            vision.layer_norm_eps, vision.hidden_act, llava.projector_hidden_act, llava.multimodal_projector_bias,
+            vision.layer_norm_eps, vision.hidden_act, llava.projector_hidden_act,
+            getattr(llava, "multimodal_projector_bias", True),  # an old transformers always has one
             tuple(n % (layers + 1) for n in chosen), llava.vision_feature_select_strategy == "default",
         )  # fmt: skip
 

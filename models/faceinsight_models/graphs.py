@@ -16,6 +16,8 @@ from .question import QuestionEncoder
 
 #: LayerNormalization is one operator from 17 on: decomposed it overflows in half precision.
 OPSET = 18
+#: The file format that came with this opset: exporters write their newest, which an older ONNX Runtime does not read.
+IR_VERSION = 8
 
 
 def write_parser(parser: FaceParser, path: Path, *, size: int) -> nn.Module:
@@ -104,6 +106,7 @@ def _write(
 def _bare(path: Path) -> None:
     """Drop the exporter's notes: beside each node it writes the files and lines of the machine it ran on."""
     model = onnx.load(path)
+    model.ir_version = IR_VERSION
     graph = model.graph
     for part in (graph, *graph.node, *graph.value_info, *graph.input, *graph.output, *graph.initializer):
         part.ClearField("metadata_props")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -62,18 +63,13 @@ class FaceDetector:
     def __init__(
         self, model: Path, *, score_threshold: float = 0.7, nms_threshold: float = 0.3, sides: tuple[int, ...] = (640,)
     ) -> None:
-        # OpenCV 5 warns on stderr about a target nobody chose; errors still come as exceptions.
-        log = cv2.utils.logging
-        level = log.getLogLevel()
-        log.setLogLevel(log.LOG_LEVEL_ERROR)
         try:
-            self._net: Any = cv2.FaceDetectorYN.create(
-                str(model), "", (320, 320), min(TRACE_SCORE, score_threshold), nms_threshold, BOXES
-            )
+            with _no_warnings():
+                self._net: Any = cv2.FaceDetectorYN.create(
+                    str(model), "", (320, 320), min(TRACE_SCORE, score_threshold), nms_threshold, BOXES
+                )
         except cv2.error as e:
             raise BundleError(f"{model} is not a detector OpenCV {cv2.__version__} can load: {e.err}") from e
-        finally:
-            log.setLogLevel(level)
         self._score, self._sides = score_threshold, sides
 
     def __call__(self, image: Image) -> tuple[Detection, ...]:
@@ -146,6 +142,22 @@ class FaceDetector:
             return _NONE
         # On strips OpenCV 4.13 finds boxes of infinite size.
         return _moved(rows[np.isfinite(rows).all(1)], corner, step)
+
+
+@contextmanager
+def _no_warnings() -> Iterator[None]:
+    """OpenCV 5 warns on stderr about a target nobody chose; errors still come as exceptions. Before 4.13 there is no
+    such warning, and no such module."""
+    log = getattr(cv2.utils, "logging", None)
+    if log is None:
+        yield
+        return
+    level = log.getLogLevel()
+    log.setLogLevel(log.LOG_LEVEL_ERROR)
+    try:
+        yield
+    finally:
+        log.setLogLevel(level)
 
 
 def _size(image: Image, side: int) -> tuple[int, int]:

@@ -9,7 +9,8 @@ from __future__ import annotations
 import dataclasses
 import platform
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,21 +24,12 @@ from .fit import available_memory, estimate
 from .jetson import Jetson, read_jetson
 from .offline import telemetry_off
 from .probes import NO_PYTHON, Probe, interpreter, probe
+from .versions import EXPORT, ONNXRUNTIMES, RUNTIME, found_versions, numbers, too_old, untried
 
 OK, WARN, FAIL = "ok", "warn", "fail"
 
-#: Distributions that all install the module onnxruntime: the last one written wins.
-ONNXRUNTIMES = (
-    "onnxruntime",
-    "onnxruntime-gpu",
-    "onnxruntime-directml",
-    "onnxruntime-openvino",
-    "onnxruntime-training",
-)
 #: Compute capabilities in the aarch64 wheel of onnxruntime-gpu on PyPI: servers, not Jetson Orin (87) or Thor (110).
 WHEEL_AARCH64 = (89, 90, 120, 121)
-#: cv2.FaceDetectorYN reads our detector from this version on.
-OPENCV = (4, 8)
 
 _LLAMA_BUILD = (
     "pip install --force-reinstall --no-cache-dir --no-binary llama-cpp-python 'llama-cpp-python>=0.3.36,<0.4'"
@@ -65,7 +57,8 @@ class Facts:
     """What was seen of a machine: probes of libraries, versions of distributions, memory in bytes.
 
     amx: where llama.cpp was compiled for it; driver: NVIDIA's kernel driver, as it names itself; need: bytes the
-    bundle takes; bundle_error: why it did not open; telemetry_off: ONNX Runtime was told to send nothing.
+    bundle takes; bundle_error: why it did not open; telemetry_off: ONNX Runtime was told to send nothing; versions: by
+    the names in versions.py.
     """
 
     machine: str
@@ -83,6 +76,7 @@ class Facts:
     bundle_error: str = ""
     need: int | None = None
     telemetry_off: bool = True
+    versions: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def gpu(self) -> bool:
@@ -114,7 +108,7 @@ def gather(bundle: str | None = "nano", *, root: Path = Path("/")) -> Facts:
         memory = None
     return Facts(
         platform.machine(), names, **seen, driver=_driver(root), memory=memory, jetson=read_jetson(root), bundle=title,
-        bundle_error=error, need=need, telemetry_off=telemetry_off(),
+        bundle_error=error, need=need, telemetry_off=telemetry_off(), versions=found_versions(seen),
     )  # fmt: skip
 
 
@@ -122,6 +116,7 @@ def diagnose(facts: Facts) -> tuple[Check, ...]:
     """Every check, in the order in which to mend."""
     checks = (
         _bundle(facts),
+        _versions(facts),
         _opencv(facts),
         _gpu(facts),
         _distributions(facts),
@@ -155,15 +150,29 @@ def _bundle(f: Facts) -> Check | None:
     return Check("bundle", OK, f"{f.bundle}: every file's sha256 is right") if f.bundle else None
 
 
+def _versions(f: Facts) -> Check | None:
+    """Each package against the versions that were tried; what only exporting needs does not stop an answer."""
+    if not f.versions:
+        return None
+    if old := too_old(f.versions):
+        pips = {"onnxruntime": next(iter(f.distributions), "onnxruntime")}
+        status = FAIL if old.keys() & RUNTIME else WARN
+        wanted = ", ".join(f"{(RUNTIME | EXPORT)[name].name} {o.wanted} or newer" for name, o in old.items())
+        do = "pip install " + " ".join(f"'{pips.get(name, name)}>={o.wanted}'" for name, o in old.items())
+        return Check("versions", status, "; ".join(o.why for o in old.values()), wanted, do)
+    text = ", ".join(f"{RUNTIME[name].name} {f.versions[name]}" for name in RUNTIME if name in f.versions)
+    newer = untried(f.versions)
+    return Check("versions", OK, text + (f"; newer than any that was tried: {', '.join(newer)}" if newer else ""))
+
+
 def _opencv(f: Facts) -> Check:
-    wanted = f"{OPENCV[0]}.{OPENCV[1]} or newer, with FaceDetectorYN"
-    install = "pip install 'opencv-python-headless>=4.8' (a system copy older than that is shadowed by it)"
+    wanted, install = "OpenCV with FaceDetectorYN", "pip install --upgrade opencv-python-headless"
     if f.opencv.found is None:
         return Check("OpenCV", FAIL, f.opencv.error or "", wanted, install)
     version = f.opencv.found["version"]
-    if numbers(version) < OPENCV or not f.opencv.found["detector"]:
-        return Check("OpenCV", FAIL, version, wanted, install)
-    return Check("OpenCV", OK, version)
+    return (
+        Check("OpenCV", OK, version) if f.opencv.found["detector"] else Check("OpenCV", FAIL, version, wanted, install)
+    )
 
 
 def _gpu(f: Facts) -> Check:
@@ -320,11 +329,6 @@ def _jetson(f: Facts) -> tuple[Check, ...]:
         "held at its maximum while measuring", "" if locked else "sudo jetson_clocks",
     )  # fmt: skip
     return release, power, clocks
-
-
-def numbers(version: str) -> tuple[int, ...]:
-    """ "4.10.0.84" -> (4, 10, 0, 84)"""
-    return tuple(int(n) for n in re.findall(r"\d+", version))
 
 
 def _dotted(cuda: int) -> str:

@@ -9,14 +9,14 @@ The estimate is of the peak resident memory of a process that answers on the CPU
     LLM          tensors, KV cache, what decoding the longest part of a prompt touches
 
 The constants were measured with ONNX Runtime 1.32, OpenCV 5.0 and llama.cpp of llama-cpp-python 0.3.36 on x86-64:
-resident memory around one graph or one model at a time, of 1 to 300 MB, before and after malloc_trim.
-tests/test_fit.py holds the sum against VmHWM.
+resident memory around one graph or one model at a time, of 1 to 300 MB, before and after malloc_trim. What stays was
+measured with twelve versions of ONNX Runtime from 1.18 on. Loading convolutions takes less than is said before 1.24 (a
+quarter less) and on Arm (half). tests/test_fit.py holds the sum against VmHWM.
 """
 
 from __future__ import annotations
 
 import re
-import subprocess
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,7 +30,8 @@ from .gguf_header import GgufHeader
 from .llm import CHUNK
 from .onnx_file import BITS, FLOAT, FLOAT16, INT8, UINT8, OnnxFile
 from .plain import Plain
-from .probes import child_environment, interpreter
+from .probes import probe
+from .versions import onnxruntime_version
 
 #: While it loads, ONNX Runtime holds a weight as it is stored, as read and as its kernel wants it; one stored as int8
 #: also before it is scaled. Beyond the float32 weight itself that was, in its sizes, by how it is stored: matrices
@@ -39,6 +40,9 @@ LOADING_MATRIX = {FLOAT: 0.35, FLOAT16: 0.85, INT8: 1.75}
 LOADING_CONVOLUTION = {FLOAT: 2.4, FLOAT16: 2.4, INT8: 2.8}
 #: The same of 8-bit weights that are computed with, which stay packed (a ViT-L/14 of 303 MB: 547 MB, then 297 MB).
 LOADING_PACKED = 0.83
+#: What ONNX Runtime used to keep beside a weight as its kernel wants it, in its sizes, before a version: a matrix as it
+#: was stored, and up to a quarter of a convolution.
+SECOND_COPY = dict.fromkeys(("MatMul", "Gemm", "MatMulInteger"), ((1, 23), 1.0)) | {"Conv": ((1, 24), 0.25)}
 #: Activations: peak of the live tensors times this, for the arena grows by doubling. 1.5-2.0, the least for 8 faces.
 ARENA = 1.8
 #: The same of OpenCV's network.
@@ -111,8 +115,9 @@ def estimate(bundle: Bundle, *, memory: int | None = None, floor: int | None = N
     looks = [_detector(detector, side) for side in m.detector.sides]
     parts.append(Part(m.detector.file, looks[0], f"first look, {m.detector.sides[0]} px"))
     held = heap = 0
+    onnxruntime = onnxruntime_version()
     for name, graph in graphs.items():
-        kept, loading = weights(graph)
+        kept, loading = weights(graph, onnxruntime=onnxruntime)
         arena = round(ARENA * activations(graph, axes))
         parts.append(Part(name, kept + arena, f"weights {_mb(kept)} as loaded, activations {_mb(arena)}"))
         held += kept
@@ -139,27 +144,33 @@ def estimate(bundle: Bundle, *, memory: int | None = None, floor: int | None = N
     return Fit(m.name, tuple(parts), total, memory, beyond, _advice(bundle, header, total - memory))
 
 
-def weights(graph: OnnxFile) -> tuple[int, int]:
-    """Bytes that a graph's weights take once ONNX Runtime has loaded them, and beyond that while it loads."""
+def weights(graph: OnnxFile, *, onnxruntime: tuple[int, ...] = ()) -> tuple[int, int]:
+    """Bytes that a graph's weights take once ONNX Runtime has loaded them, and beyond that while it loads.
+
+    onnxruntime: its version; not known, it is taken to be an old one, which takes more.
+    """
     users: defaultdict[str, set[str]] = defaultdict(set)
     for node in graph.nodes:
         for name in node.inputs:
             users[name].add(node.op)
     narrow = {n.stored: n for n in graph.narrow()}
     scales = {n.scale for n in narrow.values()}
-    kept, loading = 0, 0.0
+    kept = loading = 0.0
     for name, weight in graph.weights.items():
         if name in scales:
             continue
         wide = narrow.get(name)
         size = weight.bytes({}) * (BITS[FLOAT] // BITS[weight.kind] if wide else 1)
-        kept += size
+        ops = users[wide.name if wide else name]
+        copies = [SECOND_COPY[op] for op in ops & SECOND_COPY.keys()]
+        second = max((share for before, share in copies if onnxruntime < before), default=0.0)
         if weight.kind in (UINT8, INT8) and not wide:
-            loading += size * LOADING_PACKED
-            continue
-        beyond = LOADING_CONVOLUTION if "Conv" in users[wide.name if wide else name] else LOADING_MATRIX
-        loading += size * beyond[weight.kind if wide else FLOAT]
-    return kept, round(loading)
+            beyond = LOADING_PACKED
+        else:
+            beyond = (LOADING_CONVOLUTION if "Conv" in ops else LOADING_MATRIX)[weight.kind if wide else FLOAT]
+        kept += size * (1 + second)
+        loading += size * max(0.0, beyond - second)
+    return round(kept), round(loading)
 
 
 def activations(graph: OnnxFile, axes: dict[str, int]) -> int:
@@ -178,20 +189,7 @@ def activations(graph: OnnxFile, axes: dict[str, int]) -> int:
 
 def measure_floor() -> int:
     """Bytes that Python and the libraries take, in a child process that imports them; FLOOR where that says nothing."""
-    code = (
-        "import cv2, onnxruntime, faceinsight.insight\n"
-        "from faceinsight.device import import_llama\n"
-        "import_llama().llama_backend_init()\n"
-        "print(next(l for l in open('/proc/self/status') if l.startswith('VmHWM')).split()[1])"
-    )
-    python, env = interpreter(), child_environment()
-    if python is None:
-        return FLOOR
-    try:
-        done = subprocess.run([python, "-c", code], capture_output=True, text=True, check=False, env=env)
-    except OSError:
-        return FLOOR
-    return int(done.stdout) * 1024 if done.returncode == 0 and done.stdout.strip().isdigit() else FLOOR
+    return int((probe("memory").found or {}).get("peak", FLOOR))
 
 
 def available_memory(root: Path = Path("/")) -> int:

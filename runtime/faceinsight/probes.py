@@ -1,6 +1,6 @@
 """Looks at native libraries from a child process: one that crashes there is a finding, not our end.
 
-`python -m faceinsight.probes NAME` prints one line of JSON.
+`faceinsight.probes NAME` as a program prints one line of JSON.
 """
 
 from __future__ import annotations
@@ -45,11 +45,9 @@ def probe(name: str) -> Probe:
     python = interpreter()
     if python is None:
         return Probe(error=NO_PYTHON)
-    command = [python, "-m", "faceinsight.probes", name]
+    command = [python, *as_here("faceinsight.probes"), name]
     try:
-        done = subprocess.run(
-            command, capture_output=True, text=True, timeout=TIMEOUT, check=False, env=child_environment()
-        )
+        done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT, check=False)
     except subprocess.TimeoutExpired:
         return Probe(error=f"no answer within {TIMEOUT} s")
     except OSError as e:
@@ -70,10 +68,24 @@ def interpreter() -> str | None:
     return sys.executable if python and not getattr(sys, "frozen", False) else None
 
 
-def child_environment() -> dict[str, str]:
-    """Ours; the child finds this very package, and no file of the working directory that is named like a library."""
-    paths = [str(Path(__file__).parent.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
-    return os.environ | {"PYTHONPATH": os.pathsep.join(paths), "PYTHONSAFEPATH": "1"}
+def as_here(module: str) -> tuple[str, str]:
+    """Python's arguments that run a module as a program which finds the packages that this process finds: the same
+    sys.path, but for the working directory where nobody named it. A file there that is called like a library is not
+    run: PYTHONSAFEPATH, which says so, came with Python 3.11 only, and `-I` would drop the user's PYTHONPATH."""
+    chosen = [str(Path(__file__).parent.parent), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
+    named = any(_is_here(p) for p in chosen if p)
+    paths = [p for p in sys.path if p and (named or not _is_here(p))]
+    # The path is set before anything is imported but sys, which is built in.
+    run = f"runpy.run_module({module!r}, run_name='__main__', alter_sys=True)"
+    return "-c", f"import sys; sys.path[:] = {paths!a}; import runpy; {run}"
+
+
+def _is_here(path: str) -> bool:
+    """Is it the working directory?"""
+    try:
+        return Path(path).samefile(os.curdir)
+    except OSError:
+        return False
 
 
 def death(code: int, stderr: str) -> str:
@@ -178,6 +190,19 @@ def _tensorrt() -> dict[str, Any]:
     return {"version": trt.__version__, "sm": gpu.sm, "device": gpu.name, "integrated": gpu.integrated}
 
 
+def _memory() -> dict[str, Any]:
+    """Peak bytes of Python and the libraries that answer."""
+    import cv2  # noqa: F401
+    import onnxruntime  # noqa: F401
+
+    from . import insight  # noqa: F401
+    from .device import import_llama
+
+    import_llama().llama_backend_init()
+    status = Path("/proc/self/status").read_text().splitlines()
+    return {"peak": 1024 * int(next(x for x in status if x.startswith("VmHWM")).split()[1])}
+
+
 def _opencv() -> dict[str, Any]:
     """OpenCV's version, and whether it has the face detector."""
     import cv2
@@ -207,6 +232,7 @@ PROBES: dict[str, Callable[[], dict[str, Any]]] = {
     "cuda": _cuda,
     "tensorrt": _tensorrt,
     "opencv": _opencv,
+    "memory": _memory,
 }
 
 if __name__ == "__main__":

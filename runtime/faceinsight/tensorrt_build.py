@@ -19,7 +19,7 @@ from typing import Any
 
 from .errors import DeviceError
 from .onnx_rewrite import for_tensorrt
-from .probes import MARK, NO_PYTHON, child_environment, death, interpreter
+from .probes import MARK, NO_PYTHON, as_here, death, interpreter
 
 #: Scratch memory that a kernel may ask for: enough for encoders, and a Jetson keeps the rest.
 WORKSPACE = 1 << 30
@@ -55,10 +55,8 @@ def build(
     python = interpreter()
     if python is None:
         raise DeviceError(f"TensorRT plans are built in a child process: {NO_PYTHON}; build them beforehand")
-    command = [python, "-m", "faceinsight.tensorrt_build", json.dumps(request)]
-    child = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=child_environment()
-    )
+    command = [python, *as_here("faceinsight.tensorrt_build"), json.dumps(request)]
+    child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     # A build goes on in a thread that no one waits for: it must not outlive us.
     atexit.register(child.kill)
     words: deque[str] = deque(maxlen=40)

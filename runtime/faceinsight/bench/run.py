@@ -15,7 +15,7 @@ from ..device import Device
 from ..errors import FaceInsightError, RequestError
 from ..imaging import load_image
 from ..insight import FaceInsight
-from ..probes import child_environment, death, interpreter
+from ..probes import as_here, death, interpreter
 from .conditions import conditions, require_active
 from .nvml import open_nvml
 from .result import FORMAT, START, VERSION, Energy, Memory, Result, disturbance
@@ -180,9 +180,9 @@ def _cold(
     python = interpreter()
     if python is None:
         return None
-    command = [python, "-m", "faceinsight.cli", "ask", str(photo), QUESTION, "--bundle", bundle]
+    command = [python, *as_here("faceinsight.cli"), "ask", str(photo), QUESTION, "--bundle", bundle]
     command += ["--device", device, "--threads", str(threads)]
-    env = child_environment() | {"PYTHONUNBUFFERED": "1"}
+    env = os.environ | {"PYTHONUNBUFFERED": "1"}
     peaks, clock = [], time.monotonic()
     for i in range(starts + 1):
         if i:

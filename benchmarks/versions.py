@@ -1,0 +1,333 @@
+"""Does the built wheel run with the versions that it asks for?
+
+    python benchmarks/versions.py --out docs/versions.json --page docs/versions.md
+    python benchmarks/versions.py --out work/versions.json --only oldest newest
+    python benchmarks/versions.py --page docs/versions.md docs/versions.json
+
+Each row is a virtual environment of its own in work/versions, removed afterwards: pip installs the wheel with a row's
+versions, the check below answers about photos and is compared with the first row, and the tests run that need no
+more than the row has. The second form runs some rows only (put into --out beside what is there), the third one
+writes the page again. It needs a package index and Python 3.10 to 3.13 (on the PATH, or of pyenv); what is missing is
+said. Per row about 0.5 GB and one to three minutes on two cores; rows with PyTorch 1.5 GB, and 7 GB where the index
+has PyTorch with CUDA only. llama-cpp-python is compiled once, for 4 to 9 minutes, if pip has no wheel of it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+WORK = ROOT / "work" / "versions"
+PHOTO = ROOT / "tests" / "data" / "astronaut.png"
+QUESTIONS = ("Is she smiling?", "Is she wearing glasses?", "What color is the hair?", "Describe this face.")
+#: Largest difference of a probability from the first row's. OpenCV 4 and 5 round differently when they warp and resize:
+#: up to 0.021; of ONNX Runtime and numpy it was below 0.0001.
+TOLERANCE = 0.03
+#: fit's estimate against the peak that was measured, as in tests/test_fit.py.
+ESTIMATE = 0.15
+RUNTIME_TESTS = ("align", "bundle", "detect", "doctor", "imaging", "probes", "resample", "rules")
+EXPORT_TESTS = ("checkpoint", "llava")
+LLAMA = "llama-cpp-python==0.3.36"
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """pins: requirements beside the wheel's own; oldest: pins what pyproject.toml asks for at least, too."""
+
+    name: str
+    python: str
+    why: str
+    pins: tuple[str, ...] = ()
+    tests: tuple[str, ...] = ()
+    export: bool = False
+    oldest: bool = False
+
+
+def _beside(opencv: str, onnxruntime: str, numpy: str) -> tuple[str, ...]:
+    return f"opencv-python-headless=={opencv}.*", f"onnxruntime=={onnxruntime}.*", f"numpy=={numpy}.*"
+
+
+ROWS = (
+    Row("newest", "3.13", "what pip chooses", tests=RUNTIME_TESTS),
+    Row("oldest", "3.10", "everything at its minimum", tests=RUNTIME_TESTS, oldest=True),
+    Row("JetPack 6.2", "3.10", "what pip chooses there"),
+    Row("JetPack 7.2", "3.12", "what pip chooses there"),
+    Row("OpenCV 4.8", "3.11", "the oldest one, beside the newest ONNX Runtime", _beside("4.8.0", "1.32", "1.26")),
+    Row("OpenCV 4.10", "3.12", "the first one for numpy 2", _beside("4.10", "1.20", "2.0")),
+    Row("OpenCV 4.12", "3.11", "the last one whose log cannot be switched", _beside("4.12", "1.22", "2.2")),
+    Row("OpenCV 4.13", "3.12", "boxes of infinite size", _beside("4.13", "1.24", "2.3")),
+    Row("ONNX Runtime 1.18", "3.12", "the oldest one on the newest Python it has", _beside("4.11", "1.18", "1.26")),
+    Row("ONNX Runtime 1.19", "3.12", "the first one for numpy 2, beside OpenCV 5", _beside("5.0", "1.19", "2.0")),
+    Row("export, oldest", "3.11", "what it needs at its minimum", ("numpy==1.26.*",), EXPORT_TESTS, True, True),
+    Row("export, transformers 4", "3.11", "the last of 4", ("transformers==4.*",), EXPORT_TESTS, True),
+    Row("export, newest", "3.11", "what pip chooses", (), EXPORT_TESTS, True),
+)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("json", type=Path, nargs="?", help="with --page alone: the figures")
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--page", type=Path, help="write the figures as Markdown")
+    parser.add_argument("--only", nargs="+", default=[row.name for row in ROWS], choices=[row.name for row in ROWS])
+    parser.add_argument("--keep", action="store_true", help="leave the environments in work/versions")
+    args = parser.parse_args()
+    if (args.json is None) == (args.out is None):
+        parser.error("give --out FILE to run, or a FILE and --page to write its page")
+    result = json.loads(args.json.read_text()) if args.json else run(args.only, args.out, keep=args.keep)
+    if args.page:
+        args.page.write_text(page(result))
+    if any(not row["ok"] for row in result["rows"]):
+        sys.exit("not every row is as expected")
+
+
+def run(only: list[str], out: Path, *, keep: bool) -> dict[str, Any]:
+    """Run rows and put them into the file, after each one."""
+    from faceinsight import __version__
+    from faceinsight.bench.state import machine
+    from faceinsight.bundle import Bundle
+
+    WORK.mkdir(parents=True, exist_ok=True)
+    wheels = WORK / "wheels"
+    shutil.rmtree(wheels, ignore_errors=True)
+    pip("wheel", "--no-deps", "--wheel-dir", str(wheels), str(ROOT), LLAMA)
+    (wheel,) = wheels.glob("faceinsight-*.whl")
+    done = {row["name"]: row for row in json.loads(out.read_text())["rows"]} if out.is_file() else {}
+    result: dict[str, Any] = {}
+    for row in ROWS:
+        # The first row's answers are what the others are held against.
+        if row.name not in only and (row is not ROWS[0] or row.name in done):
+            continue
+        print(f"{row.name} ...", flush=True)
+        found = measured(row, wheel, keep=keep)
+        reference = found.get("faces", {}) if row is ROWS[0] else done[ROWS[0].name].get("faces", {})
+        done[row.name] = judged(found, reference)
+        if row is not ROWS[0]:
+            done[row.name].pop("faces", None)
+        result = {
+            "faceinsight": __version__,
+            "bundle sha256": Bundle.open("nano").sha256,
+            "machine": machine(Path("/")),
+            "tolerance": TOLERANCE,
+            "rows": [done[r.name] for r in ROWS if r.name in done],
+        }
+        out.write_text(json.dumps(result, indent=1) + "\n")
+        print("  " + ("ok" if done[row.name]["ok"] else "; ".join(done[row.name]["wrong"])), flush=True)
+    return result
+
+
+def measured(row: Row, wheel: Path, *, keep: bool) -> dict[str, Any]:
+    """Install, check, test."""
+    base = {"name": row.name, "why": row.why, "python": row.python, "export": row.export}
+    interpreter = find_python(row.python)
+    if interpreter is None:
+        return base | {"error": f"no Python {row.python} here"}
+    folder = WORK / re.sub(r"\W+", "-", row.name)
+    shutil.rmtree(folder, ignore_errors=True)
+    began = time.monotonic()
+    try:
+        call(interpreter, "-m", "venv", "--without-pip", str(folder))
+        python = str(folder / "bin" / "python")
+        pins = [*row.pins, *(oldest(export=row.export) if row.oldest else ())]
+        extras = "cpu,export" if row.export else "cpu"
+        options = ["--only-binary", ":all:", "--find-links", str(wheel.parent)]
+        pip("--python", python, "install", "--no-compile", *options, f"{wheel}[{extras}]", "pytest", *pins)
+        installed = time.monotonic() - began
+        megabytes = sum(f.lstat().st_size for f in folder.rglob("*") if f.is_file()) / 1e6
+        # -I: neither the user's PYTHONPATH nor this folder is looked at.
+        check = json.loads(call(python, "-I", __file__, "--check").splitlines()[-1])
+        tests = tested(python, row.tests)
+    except subprocess.CalledProcessError as e:
+        return base | {"error": f"{(e.stderr or e.stdout or '').strip()[-2000:]}"}
+    finally:
+        if not keep:
+            shutil.rmtree(folder, ignore_errors=True)
+    seconds = {"install": round(installed), "all": round(time.monotonic() - began)}
+    return base | {"megabytes": round(megabytes), "seconds": seconds, "tests": tests} | check
+
+
+def oldest(*, export: bool) -> list[str]:
+    """The minimums as pins. To pip, 4.8 of OpenCV is 4.8.0.74 and what follows it."""
+    from faceinsight.versions import EXPORT, RUNTIME
+
+    pins = {
+        name: f"=={package.oldest}" for name, package in (EXPORT if export else RUNTIME).items() if name != "python"
+    }
+    return [f"{name}{pin}{'.0.*' if name.startswith('opencv') else ''}" for name, pin in pins.items()]
+
+
+def find_python(version: str) -> str | None:
+    """On the PATH, or of pyenv."""
+    pyenv = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv")) / "versions"
+    found = sorted(pyenv.glob(f"{version}.*/bin/python")) if pyenv.is_dir() else []
+    return str(found[-1]) if found else shutil.which(f"python{version}")
+
+
+def pip(*arguments: str) -> None:
+    """This Python's pip, whatever Python it is told to install for."""
+    call(sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet", *arguments)
+
+
+def call(*command: str) -> str:
+    """Raises CalledProcessError with what it printed."""
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+    return subprocess.run(
+        command, check=True, capture_output=True, text=True, cwd=WORK, env=environment | {"PYTHONUTF8": "1"}
+    ).stdout
+
+
+def tested(python: str, names: tuple[str, ...]) -> dict[str, Any]:
+    """Run these test files; counts, and the names of those that fail."""
+    if not names:
+        return {"which": []}
+    files = [str(path) for n in names if (path := ROOT / "tests" / f"test_{n}.py").is_file()]
+    options = ["-m", "not slow and not gpu and not data", "-p", "no:cacheprovider", "--rootdir", str(ROOT)]
+    command = [python, "-I", "-m", "pytest", "-c", str(ROOT / "pyproject.toml"), *options, "-rfE", *files]
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+    done = subprocess.run(command, capture_output=True, text=True, cwd=WORK, env=environment, check=False)
+    counts = {kind: int(n) for n, kind in re.findall(r"(\d+) (passed|failed|skipped|error)", done.stdout[-300:])}
+    names_failed = re.findall(r"^(?:FAILED|ERROR) \S*?tests/(\S+)", done.stdout, re.MULTILINE)
+    if done.returncode and not names_failed:
+        names_failed = [(done.stdout + done.stderr).strip()[-1000:]]
+    return counts | {"which": names_failed}
+
+
+def check() -> None:
+    """In a row's environment: answer, and print what came out as one line of JSON."""
+    import contextlib
+    import importlib.metadata
+    import io
+    import platform
+
+    import cv2
+    import numpy as np
+
+    from faceinsight import FaceInsight
+    from faceinsight.bundle import Bundle
+    from faceinsight.cli import main as command
+    from faceinsight.fit import estimate
+    from faceinsight.versions import EXPORT, RUNTIME
+
+    photo = np.ascontiguousarray(cv2.imread(str(PHOTO))[:, :, ::-1])
+    photos = {
+        "as it is": photo, "mirrored": photo[:, ::-1], "half": photo[::2, ::2], "dark": photo // 3,
+        "on its side": np.rot90(photo), "two": np.concatenate([photo, photo[:, ::-1]], 1),
+        "framed": np.pad(photo, ((200, 90), (40, 310), (0, 0)), constant_values=127),
+    }  # fmt: skip
+    faces: dict[str, list[dict[str, Any]]] = {}
+    peak = 0
+    with FaceInsight.load("nano", device="cpu", threads=2, allow=["gender", "age", "race"]) as fi:
+        for name, picture in photos.items():
+            faces[name] = []
+            for face in fi.perceive(np.ascontiguousarray(picture)):
+                labels = {x.name: (x.state, round(x.probability or 0, 5)) for x in fi.report(face).labels}
+                answers = [fi.ask(face, q).text for q in QUESTIONS]
+                faces[name].append({"labels": labels, "answers": answers})
+            if not peak:
+                peak = 1024 * int(re.search(r"VmHWM:\s*(\d+)", Path("/proc/self/status").read_text())[1])
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        command(["doctor", "--json"])
+    doctor = json.loads(printed.getvalue())
+    versions = {"python": platform.python_version()}
+    for name in {**RUNTIME, **EXPORT}:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            versions[name] = importlib.metadata.version(name)
+    found = {
+        "versions": versions,
+        "faces": faces,
+        "doctor": {c["name"]: c["status"] for c in doctor["checks"]},
+        "fit": {"estimate": estimate(Bundle.open("nano")).total, "peak": peak},
+    }
+    print("\n" + json.dumps(found))
+
+
+def judged(row: dict[str, Any], reference: dict[str, Any]) -> dict[str, Any]:
+    """The row with what differs from these answers, and what is wrong."""
+    if "faces" not in row:
+        return row | {"ok": False, "wrong": [row["error"]]}
+    differ = differences(reference, row["faces"])
+    fit = row["fit"]["estimate"] / row["fit"]["peak"] - 1
+    wrong = [f"doctor: {name}" for name, status in row["doctor"].items() if status == "fail"]
+    wrong += [f"{differ[what]} {what} differ" for what in ("faces", "states", "answers") if differ[what]]
+    wrong += [f"probabilities differ by {differ['probability']}"] if differ["probability"] > TOLERANCE else []
+    wrong += [f"fit is off by {fit:+.0%}"] if abs(fit) > ESTIMATE else []
+    wrong += row["tests"]["which"]
+    return row | {"differ": differ, "ok": not wrong, "wrong": wrong}
+
+
+def differences(reference: dict[str, Any], found: dict[str, Any]) -> dict[str, Any]:
+    """Counts of what is not the same, and the largest difference of a probability."""
+    count = {"faces": 0, "labels": 0, "states": 0, "answers": 0}
+    probability = 0.0
+    for name, faces in reference.items():
+        count["faces"] += abs(len(faces) - len(found[name]))
+        for a, b in zip(faces, found[name], strict=False):
+            count["answers"] += sum(x != y for x, y in zip(a["answers"], b["answers"], strict=True))
+            for label, (state, p) in a["labels"].items():
+                count["labels"] += 1
+                count["states"] += b["labels"][label][0] != state
+                probability = max(probability, abs(b["labels"][label][1] - p))
+    return count | {"probability": round(probability, 4)}
+
+
+def page(result: dict[str, Any]) -> str:
+    """The figures as Markdown."""
+    rows = result["rows"]
+    total = sum(row["seconds"]["all"] for row in rows if "seconds" in row) / 60
+    lines = [
+        "# Versions that were tried",
+        "",
+        f"FaceInsight {result['faceinsight']}, written by `make test-versions`; figures and machine are in",
+        "[versions.json](versions.json). Each row is an environment of its own, into which pip installed the wheel. It",
+        "answers about photos as the first row does, asks `doctor`, holds `fit` against the measured peak, and where",
+        f"it says so runs the tests. A probability may differ by {result['tolerance']}, states and answers may not.",
+        f"All rows took {total:.0f} minutes.",
+        "",
+    ]
+    missing = [row.name for row in ROWS if row.name not in {found["name"] for found in rows}]
+    if missing:
+        lines += [f"Not run yet: {'; '.join(missing)}.", ""]
+    for export in (False, True):
+        if all(row["export"] != export for row in rows):
+            continue
+        names = ["python", "numpy", "opencv-python-headless", "onnxruntime"]
+        names = ["python", "torch", "transformers", "onnx", "onnxscript", "tokenizers"] if export else names
+        heads = [*names, "p differs by", "states, answers that differ", "fit against peak", "tests", "MB", ""]
+        lines += [f"| | {' | '.join(heads)} |", "| --- " * (len(heads) + 1) + "|"]
+        lines += [line(row, names) for row in rows if row["export"] == export]
+        lines.append("")
+    wrong = [f"- {row['name']}: {reason.splitlines()[-1]}" for row in rows for reason in row["wrong"]]
+    lines += ["What is not as expected:", "", *wrong, ""] if wrong else []
+    return "\n".join(lines)
+
+
+def line(row: dict[str, Any], names: list[str]) -> str:
+    title = f"{row['name']}: {row['why']}"
+    if "differ" not in row:
+        return f"| {title} | {row['python']} | " + " | " * (len(names) + 3) + "| not run |"
+    differ, tests = row["differ"], row["tests"]
+    fit = row["fit"]["estimate"] / row["fit"]["peak"] - 1
+    cells = [row["versions"].get(name, "") for name in names]
+    cells += [f"{differ['probability']:.4f}", f"{differ['states']} of {differ['labels']}, {differ['answers']}"]
+    ran = sum(tests.get(kind, 0) for kind in ("passed", "failed", "error"))
+    cells += [f"{fit:+.0%}", f"{tests.get('passed', 0)} of {ran}" if ran else ""]
+    cells += [str(row["megabytes"]), "ok" if row["ok"] else "no"]
+    return f"| {title} | {' | '.join(cells)} |"
+
+
+if __name__ == "__main__":
+    if sys.argv[1:] == ["--check"]:
+        check()
+    else:
+        main()
