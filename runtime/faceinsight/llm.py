@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from .errors import BundleError, FaceInsightError, MemoryShortError, QuestionErr
 from .forks import never_freed, starts_threads
 from .manifest import LlmSpec
 from .memory import room
+from .threads import Threads
 from .vocabulary import changed, quiet
 
 #: What goes in: tokens, or embeddings (n,width).
@@ -94,6 +96,9 @@ class Llm:
             # 64 do, as in a question. Without it, large batches take memory (benchmarks/settings.py).
             params |= {"flash_attn_type": self._c.LLAMA_FLASH_ATTN_TYPE_DISABLED, "n_ubatch": min(context, CHUNK)}
         params |= dict.fromkeys(("n_threads", "n_threads_batch"), device.threads)
+        # What the GPU computes waits for no thread.
+        self._threads = None if device.llm_on_gpu else Threads(device.threads)
+        self._set = device.threads
         # Branches share the cells of what they have in common.
         params |= {"n_seq_max": 1 + BRANCHES, "kv_unified": True}
         params |= parameters or {}
@@ -225,10 +230,24 @@ class Llm:
         batch.pos, batch.n_seq_id = _pointer(positions, ctypes.c_int32), _pointer(numbers, ctypes.c_int32)
         batch.seq_id = _pointer(owners, ctypes.POINTER(ctypes.c_int32))
         batch.logits = _pointer(outputs, ctypes.c_int8)
-        status = self._c.llama_decode(self.pointer, batch)
+        status = self._decoded(batch)
         if status != 0:
             self.wipe()
             raise FaceInsightError(f"llama.cpp could not decode (status {status}); the cache was cleared, ask again")
+
+
+    def _decoded(self, batch: Any) -> int:
+        """llama_decode, with as many threads as are free."""
+        if self._threads is None:
+            return int(self._c.llama_decode(self.pointer, batch))
+        if self._set != self._threads.count:
+            self._set = self._threads.count
+            self._c.llama_set_n_threads(self.pointer, self._set, self._set)
+        began = time.perf_counter()
+        status = int(self._c.llama_decode(self.pointer, batch))
+        if batch.n_tokens == 1:
+            self._threads.took(time.perf_counter() - began)
+        return status
 
 
 def _pointer(array: NDArray[Any], kind: Any) -> Any:
