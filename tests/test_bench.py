@@ -767,6 +767,8 @@ def test_quantisation_is_read_from_the_files():
 
 
 def test_a_process_that_gives_no_answer_is_an_error(monkeypatch):
-    monkeypatch.setattr(run.sys, "executable", "/bin/false")
+    monkeypatch.setattr(run, "interpreter", lambda: "/bin/false")
     with pytest.raises(Exception, match="gave no answer"):
         run._cold(SimpleNamespace(add=None), 1, PHOTO, "nano", "cpu", 1, Path("/"))
+    monkeypatch.setattr(run, "interpreter", lambda: None)
+    assert run._cold(SimpleNamespace(add=None), 1, PHOTO, "nano", "cpu", 1, Path("/")) is None

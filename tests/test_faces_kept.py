@@ -280,7 +280,7 @@ def test_what_may_be_chosen(insight, face):
         insight.choose(face, QUESTIONS, ["Yes", "Yes, indeed"])
     with pytest.raises(RequestError, match="at least two"):
         insight.choose(face, QUESTIONS, ["Yes"])
-    with pytest.raises(RequestError, match="list of questions"):
+    with pytest.raises(RequestError, match="expected a list"):
         insight.choose(face, "Is she smiling?")
     assert insight.choose(face, []) == ()
     for question, answers in (

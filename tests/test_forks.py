@@ -111,7 +111,8 @@ BUSY = ", the parent is busy"
 
 
 def run(code: str, *arguments: object) -> str:
-    command = [sys.executable, "-c", code, *map(str, arguments)]
+    # Python 3.12 warns of any fork beside threads.
+    command = [sys.executable, "-W", "ignore:This process:DeprecationWarning", "-c", code, *map(str, arguments)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=500, check=True)
     assert done.stderr == ""
     return done.stdout

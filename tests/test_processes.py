@@ -136,7 +136,7 @@ def test_a_failed_assertion_ends_the_process():
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "cp1252", "utf-8:strict"])
-def test_a_console_that_cannot_show_a_character_gets_another(encoding: str):
+def test_a_console_that_cannot_show_a_character_gets_its_code(encoding: str):
     asked = "Is she smiling? 漢 \udcff".encode("utf-8", "surrogateescape")
     command = [sys.executable, "-m", "faceinsight", "ask", str(PHOTO), asked, "Is she?"]
     env = os.environ | {"PYTHONIOENCODING": encoding}
@@ -155,7 +155,7 @@ def test_a_full_disk_is_one_line(command: list[str]):
             [sys.executable, "-m", "faceinsight", *command], stdout=full, stderr=subprocess.PIPE, text=True, check=False
         )
     assert done.returncode == 1
-    assert done.stderr == "faceinsight: the output could not be written: No space left on device\n"
+    assert done.stderr == "faceinsight: the output cannot be written: No space left on device\n"
 
 
 @pytest.mark.parametrize("after", [0.2, 0.5, 1.0])

@@ -29,10 +29,10 @@ def main() -> int:
 
 def end(run: Callable[[], int]) -> int:
     """Run a command. Exit code: its own; 1 with one line on stderr; 130 for Ctrl-C."""
-    # What a console cannot show is replaced.
+    # What a console cannot show is written as its code.
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace" if stream is sys.stdout else "backslashreplace")
+            stream.reconfigure(errors="backslashreplace")
     try:
         code = run()
         if sys.stdout is not None:
@@ -50,7 +50,7 @@ def end(run: Callable[[], int]) -> int:
         return 130 if any(isinstance(x, KeyboardInterrupt) for x in causes(e)) else _failed(str(e))
     except OSError as e:
         _silence()
-        where = e.filename or "the output could not be written"
+        where = e.filename or "the output cannot be written"
         return _failed(f"{where}: {e.strerror or e}")
     except Exception as e:
         if not short(e):
