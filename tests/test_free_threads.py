@@ -47,7 +47,7 @@ def test_a_busy_machine_gets_as_many_as_are_free_and_has_them_back(cost, best):
 
 def test_the_first_answer_learns_already():
     threads = Threads(2)
-    spent, used = run(threads, {2: 20.0, 1: 4.0}, 40)
+    _, used = run(threads, {2: 20.0, 1: 4.0}, 40)
     assert used[:7] == [2, 2, 2, 2, 1, 1, 1]
     assert used.count(2) <= 7
 
