@@ -141,8 +141,9 @@ def test_loading_a_graph_takes_what_is_said(tmp_path: Path, op: str, shape: tupl
     assert measured < 1.3 * (kept + loading)
     if version >= (1, 24) and platform.machine() == "x86_64":
         assert measured > 0.7 * (kept + loading)
-    # What was only read is given back to the system.
-    assert kept == pytest.approx(run(code.format(PEAK.replace("VmHWM", "VmRSS"))), rel=0.15)
+    # What was only read is given back to the system. Of convolutions old versions keep up to a quarter more.
+    stays = run(code.format(PEAK.replace("VmHWM", "VmRSS")))
+    assert (0.9 if version >= (1, 24) else 0.8) * kept < stays < 1.1 * kept
 
 
 @pytest.mark.parametrize(
