@@ -2,9 +2,9 @@
 
     python benchmarks/busy.py --out busy.json
 
-One question about a known face, with llama.cpp's threads spinning as long as the runtime has them, and as long as the
-library has them by default, beside none, one and two processes that keep a core busy. Run it on an otherwise idle
-machine.
+Questions about a known face, as the runtime asks them (llama.cpp gets as many threads as are free), with all threads
+always, and with threads that spin as long as the library has them by default, beside none, one and two processes that
+keep a core busy. Run it on an otherwise idle machine.
 """
 
 from __future__ import annotations
@@ -27,13 +27,20 @@ PHOTO = Path(__file__).parent.parent / "tests" / "data" / "astronaut.png"
 QUESTION = "Is she wearing glasses?"
 #: GNU OpenMP's own number of turns, where no more threads run than there are cores.
 DEFAULT = {"GOMP_SPINCOUNT": "300000"}
-ARMS = {"as the runtime has it": SPIN, "as the library has it": DEFAULT}
+#: Environment, and whether all threads are used always.
+ARMS = {
+    "as the runtime has it": (SPIN, False),
+    "all threads always": (SPIN, True),
+    "all threads, as the library has it": (DEFAULT, True),
+}
 
 
-def ask(rounds: int) -> list[float]:
-    """Milliseconds of each answer."""
+def ask(rounds: int, *, fixed: bool) -> list[float]:
+    """Milliseconds of each answer; fixed: with all threads always."""
     out = []
     with FaceInsight.load("nano", device="cpu") as insight:
+        if fixed:
+            insight.language.llm._threads = None
         face = insight.perceive(PHOTO)[0]
         for _ in range(rounds + 2):
             began = time.perf_counter()
@@ -45,17 +52,18 @@ def ask(rounds: int) -> list[float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=10)
+    parser.add_argument("--fixed", action="store_true", help="all threads always")
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     if not args.out:
-        print(json.dumps(ask(args.rounds)))
+        print(json.dumps(ask(args.rounds, fixed=args.fixed)))
         return
     answers: dict[str, dict[str, dict[str, float]]] = {}
     for others in (0, 1, 2):
         busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(others)]
         try:
-            for name, environment in ARMS.items():
-                command = [sys.executable, __file__, "--rounds", str(args.rounds)]
+            for name, (environment, fixed) in ARMS.items():
+                command = [sys.executable, __file__, "--rounds", str(args.rounds), *(["--fixed"] if fixed else [])]
                 done = subprocess.run(command, env=os.environ | environment, check=True, capture_output=True, text=True)
                 p50, p90 = np.percentile(json.loads(done.stdout.splitlines()[-1]), [50, 90])
                 row = {"n": args.rounds, "p50 ms": round(p50, 1), "p90 ms": round(p90, 1)}

@@ -286,11 +286,13 @@ def test_what_may_be_chosen(insight, face):
     for question, answers in (
         ("Is this a man or a woman?", ("Yes", "No")),
         ("Is she female?", ("Yes", "No")),
-        ("Who is this?", ("man", "woman")),
+        ("Is she smiling?", ("man", "woman")),
         ("How old is she?", ("Yes", "No")),
     ):
         with pytest.raises(PolicyError, match="switched off"):
             insight.choose(face, [question], answers)
+    with pytest.raises(PolicyError, match="identity"):
+        insight.choose(face, ["Who is this?"], ("man", "woman"))
 
 
 def test_a_face_without_tokens_of_this_width_is_refused_and_nothing_is_lost(insight, face):

@@ -424,8 +424,9 @@ def test_question_encoder_ignores_padding():
     tokens = torch.randint(0, 50, (1, 5))
     padded = torch.cat([tokens, torch.randint(0, 50, (1, 4))], 1)
     mask = torch.arange(9)[None] < 5
-    assert torch.allclose(model(tokens), model(padded, mask), atol=1e-5)
-    assert not torch.allclose(model(tokens), model(tokens.flip(1)), atol=1e-3)
+    for alone, beside, turned in zip(model(tokens), model(padded, mask), model(tokens.flip(1)), strict=True):
+        assert torch.allclose(alone, beside, atol=1e-5)
+        assert not torch.allclose(alone, turned, atol=1e-3)
 
 
 def test_what_the_encoder_saw_is_kept_for_that_encoder_and_those_faces(tmp_path: Path):
@@ -567,7 +568,7 @@ def test_answers_follow_states():
     states = dict.fromkeys(NAMES, NO)
     states |= {"Smiling": YES, "Brown_Hair": YES, "Wavy_Hair": YES, "No_Beard": YES}
     assert dialogue.describe(states) == (
-        "The person has wavy brown hair and is smiling. The person is not wearing glasses or a hat and has no beard."
+        "The person has wavy brown hair and is smiling. The person is not wearing glasses or a hat."
     )
     beard = next(c for c in CONCEPTS if c.name == "No_Beard")
     assert dialogue.closed_answer(beard, beard.state(states)) == "No, the person has no beard."

@@ -67,7 +67,9 @@ def test_an_app_is_not_started_again(monkeypatch, tmp_path: Path):
     found = probe.__wrapped__("llama")
     assert found.found is None
     assert "no Python interpreter" in str(found.error)
+    probe.cache_clear()
     assert measure_floor() == FLOOR
+    probe.cache_clear()
     assert "another Python" in finding("cuda")
     assert not started.exists()
 

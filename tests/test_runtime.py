@@ -409,7 +409,9 @@ def test_questions_in_any_script_are_answered_or_refused(insight, face):
     for _ in range(60):
         points = rng.choice([rng.integers(32, 127), rng.integers(160, 0xD800), rng.integers(0x1F300, 0x1F700)], 12)
         text = "Is she smiling? " + "".join(chr(int(p)) for p in points) + "\0\ud800"
-        assert insight.ask(face, text, max_tokens=4).timings.tokens >= 1
+        answer = insight.ask(face, text, max_tokens=4)
+        assert answer.text
+        assert answer.outcome == "declined" or answer.timings.tokens >= 1
 
 
 @pytest.mark.parametrize("question", ["", "   \n", "very " * 400])

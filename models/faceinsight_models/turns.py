@@ -99,7 +99,7 @@ def turn(rng: np.random.Generator, states: Mapping[str, int]) -> Turn:
     if kind < 0.84:
         return _several(rng, states)
     if kind < 0.92:
-        return _follow(rng, states)
+        return follow_turn(rng, states)
     if kind < 0.97:
         return _detail(rng, states)
     return _declined(rng)
@@ -115,7 +115,11 @@ def look_turn(rng: np.random.Generator, states: Mapping[str, int], rates: Mappin
     usual = np.array([rates[c.name] for c in known])
     holds = np.array([states[c.name] == YES for c in known])
     weights = 1 / np.where(holds, usual, 1 - usual).clip(0.005)
-    return _answered(rng, known[rng.choice(len(known), p=weights / weights.sum())], states)
+    concept = known[rng.choice(len(known), p=weights / weights.sum())]
+    while True:
+        found = _answered(rng, concept, states)
+        if found.answer.startswith(("Yes", "No")):
+            return found
 
 
 def _concept(rng: np.random.Generator, states: Mapping[str, int]) -> Concept:
@@ -130,7 +134,7 @@ def _closed(rng: np.random.Generator, states: Mapping[str, int]) -> Turn:
     kind, concept = rng.random(), _concept(rng, states)
     if kind < 0.06:
         # Of one person too people ask who it is that smiles.
-        templates = (w.WHO_TEMPLATES, w.BOTH_TEMPLATES)[rng.integers(2)]
+        templates = (w.WHO_TEMPLATES, w.BOTH_TEMPLATES, w.HOW_MANY_TEMPLATES)[rng.integers(3)]
         return _stated(w.say(rng, templates[concept.form], concept.words), concept, states)
     return _answered(rng, OPPOSED[rng.integers(len(OPPOSED))] if kind < 0.12 else concept, states)
 
@@ -195,7 +199,7 @@ def _several(rng: np.random.Generator, states: Mapping[str, int]) -> Turn:
     return Turn(w.say(rng, templates, o=options), answer, tuple(c.name for c in concepts))
 
 
-def _follow(rng: np.random.Generator, states: Mapping[str, int]) -> Turn:
+def follow_turn(rng: np.random.Generator, states: Mapping[str, int]) -> Turn:
     """A question behind another one: some make sense only there, some have nothing to do with it."""
     first = _closed(rng, states)
     concept = BY_NAME[first.about[0]]

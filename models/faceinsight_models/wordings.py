@@ -133,7 +133,8 @@ OTHER_COLORS = (
 )
 OTHER_COLOR_QUESTIONS = (
     "Is the hair {x}?", "Does {s} have {x} hair?", "Is {s} a {x} head?", "{x} hair?", "Would you call the hair {x}?",
-    "Is it {x} hair that {s} has?", "Does this person have {x} hair?", "Is the hair of {s} {x}?",
+    "Is it {x} hair that {s} has?", "Is {s} {x} haired?", "Is {s} a {x}?", "Got {x} hair?",
+    "Does this person have {x} hair?", "Is the hair of {s} {x}?",
 )  # fmt: skip
 HEAD_QUESTIONS = (
     "What is on the head of {s}?", "What is that on the head?", "What's on {s}'s head?", "Is anything on the head?",
@@ -354,6 +355,13 @@ BOTH_TEMPLATES = {
     "have": ("Do both have {x}?", "Do they both have {x}?", "Has each of them {x}?"),
     "be": ("Are both {x}?", "Are they both {x}?", "Is each of them {x}?"),
     "look": ("Do both look {x}?", "Do they both look {x}?", "Are both {x}?"),
+}
+#: About all people of a photo, of which one face is known.
+HOW_MANY_TEMPLATES = {
+    "wear": ("How many people wear {x}?", "How many people are wearing {x}?", "How many of them have {x} on?"),
+    "have": ("How many people have {x}?", "How many of them have {x}?", "How many persons with {x} are there?"),
+    "be": ("How many people are {x}?", "How many of them are {x}?"),
+    "look": ("How many people look {x}?", "How many of them are {x}?"),
 }
 COMMON_QUESTIONS = (
     "What do they have in common?", "What is the same?", "How are they alike?", "What do the two share?",

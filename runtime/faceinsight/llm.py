@@ -235,7 +235,6 @@ class Llm:
             self.wipe()
             raise FaceInsightError(f"llama.cpp could not decode (status {status}); the cache was cleared, ask again")
 
-
     def _decoded(self, batch: Any) -> int:
         """llama_decode, with as many threads as are free."""
         if self._threads is None:

@@ -53,6 +53,9 @@ class Vocabulary:
             if not isinstance(given, str):
                 raise QuestionError(f"the question is of type {type(given).__name__}; expected str, one at a time")
         text = " ".join(question.split())
+        if text.isupper():
+            # Capitals are other tokens, which nobody taught.
+            text = text.lower()
         if not text:
             raise QuestionError("the question is empty")
         tokens = self.tokens(text)

@@ -19,7 +19,7 @@ from ..concepts import CONCEPTS
 from ..outside import ANSWERED, COUNT, KINDS, outside_question
 from ..question import QuestionEncoder
 from ..recipe import Schedule
-from ..turns import DETAILED, Turn, compound, pair_turn, turn
+from ..turns import DETAILED, Turn, compound, follow_turn, pair_turn, turn
 from ..vocabulary import NAMES
 from ..wordings import (
     AFTERTHOUGHTS,
@@ -42,11 +42,11 @@ log = logging.getLogger(__name__)
 STIRRED = 0.3
 #: How often a word that has nothing to do with the question stands in it, how often words stand before it, and how
 #: often it is misspelt.
-FOREIGN, ASIDE, MISSPELT = 0.25, 0.35, 0.12
+FOREIGN, ASIDE, MISSPELT = 0.25, 0.35, 0.25
 #: How often a token is another one.
 BLOTTED = 0.02
-#: Shares of questions that are declined, and about how many people there are.
-OUTSIDE, COUNTED = 0.4, 0.03
+#: Shares of questions that are declined, about how many people there are, and behind another one.
+OUTSIDE, COUNTED, FOLLOWING = 0.4, 0.03, 0.08
 #: At most this share of questions that can be answered may be declined: in wordings that training never used.
 FALSE_DECLINES = 0.01
 #: What is tried of `QuestionEncoder.lean`.
@@ -166,6 +166,8 @@ def _drawn(rng: np.random.Generator) -> Turn:
         return Turn(question, "", after=before, kind=why)
     if kind < OUTSIDE + COUNTED:
         return Turn(say(rng, COUNT_PEOPLE), "", kind=COUNT)
+    if kind < OUTSIDE + COUNTED + FOLLOWING:
+        return follow_turn(rng, _ANY_STATES)
     if rng.random() < PAIRS:
         return pair_turn(rng, _ANY_STATES, _ANY_STATES)
     return turn(rng, _ANY_STATES)
