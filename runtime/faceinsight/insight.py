@@ -213,12 +213,12 @@ class FaceInsight:
         with self._asking():
             faces, tokens, asked = self._read(face, question, after)
             pieces = list(self._answer(faces, tokens, asked, max_tokens))
-        labels = tuple(f.labels[i] for f in faces for i in asked.about)
-        last = pieces[-1]
-        reason = asked.declined or (OFF if last.finish == "withheld" else None)
+        last, text = pieces[-1], "".join(p.text for p in pieces).strip()
+        reason = asked.declined or self.relevance.reason(text)
+        labels = () if reason else tuple(f.labels[i] for f in faces for i in asked.about)
         logs = [math.log(max(p.probability, 1e-9)) for p in pieces]
         return Answer(
-            text="".join(p.text for p in pieces).strip(),
+            text=text,
             labels=labels,
             confidence=round(math.exp(sum(logs) / len(logs)), 4),
             evidence=tuple(dict.fromkeys(x.region for x in labels)),

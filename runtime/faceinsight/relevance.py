@@ -73,10 +73,13 @@ class Relevance:
             relevance = np.where(relevance == relevance.max(), 1.0, relevance)
         about = np.flatnonzero(relevance[self._numbers] > max(0.0, self._share * relevance.max()))
         off = bool((np.delete(relevance, self._numbers) > 0).any())
+        counts = kind == COUNT
+        if counts and len(about):
+            kind = ABOUT  # "How many people wear glasses?": of this one it is known
         declined, decline = self._declined(question, kind, asks=bool(len(about)), off=off)
         if declined:
             about = about[:0]
-        return Asked(about, off, kind, declined, decline, turned(question, self._opposites) or kind == DETAIL)
+        return Asked(about, off, kind, declined, decline, turned(question, self._opposites) or counts or kind == DETAIL)
 
     def _declined(self, question: str, kind: str, *, asks: bool, off: bool) -> tuple[str | None, str]:
         """Why a question of this kind is not answered, if it is not, and what is said."""
@@ -89,6 +92,12 @@ class Relevance:
         if asks or not self._kinds or (kind == COUNT and self._prompt.counted[0]):
             return None, ""
         return (OFF, self._prompt.withheld) if off else (SCOPE, says[SCOPE]) if SCOPE in says else (None, "")
+
+    def reason(self, answer: str) -> str | None:
+        """Why it was declined, if an answer is one of the sentences that say so."""
+        if answer == self._prompt.withheld:
+            return OFF
+        return next((why for why, decline in self._prompt.declines.items() if answer == decline), None)
 
     @property
     def counted(self) -> tuple[str, str]:
