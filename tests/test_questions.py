@@ -9,6 +9,7 @@ from conftest import PHOTO
 from faceinsight import FaceInsight, PolicyError
 from faceinsight.grounding import turned, unopened
 from faceinsight.languages import DECLINES, language_of
+from faceinsight.spelling import Spelling
 from faceinsight_models import outside, turns
 from faceinsight_models.concepts import OPPOSITE_WORDS
 from faceinsight_models.vocabulary import NAMES
@@ -145,3 +146,31 @@ def test_held_out_words_never_teach():
     held = [outside.outside_question(rng, heldout=True)[1].lower().strip("?.") for _ in range(600)]
     assert len(set(held) & taught) <= 0.01 * len(set(held))
     assert {outside.outside_question(rng)[0] for _ in range(2000)} == set(outside.DECLINES)
+
+
+def test_slips_are_put_right_and_words_that_are_known_are_left():
+    spelling = Spelling("glasses\nhappy\nhazy\nbeard\nhead\nsmiling\n\nheard\nthe\nhair\n")
+    assert spelling("is he hapy??") == "is he happy??"
+    assert spelling("does she hav glases") == "does she hav glasses"
+    assert spelling("whats on her haed") == "whats on her head"
+    assert spelling("Is she smilling") == "is she smiling"
+    for as_it_is in ("Have you heard?", "Is He José?", "hir", "Is she smiling?", ""):
+        assert spelling(as_it_is) == as_it_is
+
+
+@pytest.mark.parametrize(
+    ("question", "answer"),
+    [
+        ("does she hav glases", "No, the person is not wearing glasses."),
+        ("is he hapy??", "Yes, the person looks happy."),
+        ("IS SHE WEARING GLASSES", "No, the person is not wearing glasses."),
+    ],
+)
+def test_hasty_fingers_are_understood(insight, face, question, answer):
+    assert insight.ask(face, question).text == answer
+
+
+def test_words_that_are_held_out_are_not_put_right_to():
+    words = set(outside.words_of_questions().split())
+    assert {"glasses", "beard", "smiling", "wearing", "trustworthy"} <= words
+    assert "infant" not in words

@@ -379,7 +379,12 @@ def test_two_faces_are_compared(insight, face):
 
 def test_questions_that_follow(insight, face):
     first = "Is she smiling?"
-    assert insight.ask(face, "And a hat?", after=first).text.startswith("No")
+    for question, name in (("And a hat?", "Wearing_Hat"), ("And glasses?", "Eyeglasses"), ("A beard?", "No_Beard")):
+        answer = insight.ask(face, question, after=first)
+        assert [x.name for x in answer.labels] == [name]
+        assert answer.text.startswith("No")
+    assert insight.ask(face, "Should I hire her?", after=first).reason == "decision"
+    assert insight.ask(face, "Is she smiling? Please. Thanks!").text == "Yes, the person is smiling."
     sure = insight.ask(face, "Are you sure?", after=first)
     assert [x.name for x in sure.labels] == ["Smiling"]
     assert sure.text.startswith("Yes")

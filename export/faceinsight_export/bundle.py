@@ -7,6 +7,7 @@ import hashlib
 import shutil
 import tempfile
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -36,13 +37,14 @@ from faceinsight_models.closeup import COVERS, FAULTS, PARTS, SHARED, SHOWS, TEL
 from faceinsight_models.concepts import OPPOSITE_WORDS
 from faceinsight_models.data import AGE_YEARS
 from faceinsight_models.graphs import write_closeup, write_encoder, write_knowledge, write_parser, write_question
-from faceinsight_models.outside import KINDS
+from faceinsight_models.outside import KINDS, words_of_questions
 from faceinsight_models.pipeline import NMS_THRESHOLD, SCORE_THRESHOLD, SIDES, Trained
 from faceinsight_models.question import SHARE
 from faceinsight_models.recipe import Recipe
 from faceinsight_models.specs import characteristic_specs, rule_specs
 from faceinsight_models.train.conversation import LIST_FROM
 from faceinsight_models.train.llm import PROMPT
+from faceinsight_models.train.rounded import rounded
 from faceinsight_models.vocabulary import AGES, MASK_CLASSES, REGIONS, SWITCHES
 
 from .card import CARD, licences, model_card, training_data
@@ -60,6 +62,10 @@ TOLERANCES = {
     "knowledge": 0.005,
     "question": 0.005,
 }
+#: For an LLM whose reference computes with the same rounded weights: llama.cpp rounds what goes in, too.
+ROUNDED = 0.1
+#: The words of questions, by which misspelt ones are put right.
+WORDS = "words.txt"
 #: Answers of the kind the LLM is trained to give: where its 8-bit weights are compared with the reference.
 SPOKEN = ("No, the person is not wearing glasses.", "The person has wavy brown hair and is smiling.")
 
@@ -142,6 +148,7 @@ def _write(trained: Trained, work: Path, name: str, progress: Callable[[str], No
     progress("question")
     module = write_question(trained.question, work / "question.onnx")
     store_half(work / "question.onnx")
+    (work / WORDS).write_text(words_of_questions(), encoding="utf-8")
     inputs = {"tokens": rng.integers(0, len(trained.vocabulary.tokens), (3, 11))}
     stages += graph_stages(
         module, work / "question.onnx", inputs, ["relevance", "kinds"], TOLERANCES["question"], device
@@ -165,13 +172,15 @@ def _write(trained: Trained, work: Path, name: str, progress: Callable[[str], No
     }
     quantise(full, work / "llm.gguf", recipe.llm.quantisation)
     for precision, (path, texts) in checks.items():
-        stages += [
-            Stage(f"{s.name} {precision}", s.cosine, s.error, s.tolerance)
-            for s in llm_stages(
-                trained.llm, _plain(trained), path, spec, prompt, texts, LLM_TOLERANCES[precision], device,
+        # The LLM learned on the weights that are shipped; what it would say with others says nothing.
+        taught = precision == "q4_0"
+        tolerance = ROUNDED if taught else LLM_TOLERANCES[precision]
+        with rounded(trained.llm.model.layers) if taught else nullcontext():
+            found = llm_stages(
+                trained.llm, _plain(trained), path, spec, prompt, texts, tolerance, device,
                 mean=precision != "f32",
-            )
-        ]  # fmt: skip
+            )  # fmt: skip
+        stages += [Stage(f"{s.name} {precision}", s.cosine, s.error, s.tolerance) for s in found]
     full.unlink()
 
     progress("manifest")
@@ -232,7 +241,9 @@ def _manifest(trained: Trained, work: Path, name: str, llm: LlmSpec, stages: lis
         encoder=EncoderSpec("encoder.onnx", crop.encoder, mean, std, side * side, llm.width),
         closeup=closeup_spec(trained.recipe) if trained.closeup else None,
         knowledge=KnowledgeSpec("knowledge.onnx", STATES),
-        question=QuestionSpec("question.onnx", LIST_FROM, share=SHARE, kinds=KINDS, opposites=OPPOSITE_WORDS),
+        question=QuestionSpec(
+            "question.onnx", LIST_FROM, share=SHARE, kinds=KINDS, opposites=OPPOSITE_WORDS, words=WORDS
+        ),
         regions=REGIONS,
         characteristics=characteristic_specs(trained.calibration, closeup=trained.closeup is not None),
         rules=rule_specs(),

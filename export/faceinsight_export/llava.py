@@ -285,7 +285,7 @@ def _manifest(
         closeup=face.closeup and dataclasses.replace(face.closeup, file="closeup.onnx"),
         vision=vision,
         knowledge=None,
-        question=dataclasses.replace(face.question, file="question.onnx", vocabulary=VOCABULARY),
+        question=dataclasses.replace(face.question, file="question.onnx", vocabulary=VOCABULARY, words=None),
         llm=llm,
         licences=(*face.licences, own),
         provenance={

@@ -5,7 +5,9 @@ The words are in outside.toml. A fifth of them is held out: it calibrates and me
 
 from __future__ import annotations
 
+import re
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -13,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from . import wordings as w
+from .concepts import CONCEPTS, OPPOSED
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -57,6 +60,28 @@ def _kinds() -> dict[str, tuple[str, tuple[_Part, ...]]]:
 DECLINES = {kind: decline for kind, (decline, _) in _kinds().items()}
 #: All kinds of questions, in the order of the question encoder's outputs.
 KINDS = (*ANSWERED, *DECLINES)
+
+
+def words_of_questions() -> str:
+    """The words that questions are made of, for `faceinsight.spelling`: those that ask for what is known, one per line,
+    and behind an empty line the others. Held-out ones are not among them."""
+    inside: dict[str, None] = {}
+    for concept in (*CONCEPTS, *OPPOSED):
+        inside |= dict.fromkeys(_words(concept.words))
+    for name in sorted(vars(w)):
+        inside |= dict.fromkeys(_words(vars(w)[name])) if name.isupper() and not name.startswith("_") else {}
+    inside |= dict.fromkeys(_words([*w._TEMPLATES.values(), w._SUBJECTS]))
+    parts = [p.cut(heldout=False) for _, own in _kinds().values() for p in own]
+    outside = dict.fromkeys(_words([(p.templates, p.words) for p in parts]))
+    return "\n".join(inside) + "\n\n" + "\n".join(x for x in outside if x not in inside) + "\n"
+
+
+def _words(text: object) -> list[str]:
+    """Words of three letters or more of a text, or of all texts in tables of them."""
+    if isinstance(text, str):
+        return re.findall(r"[a-z]{3,}", text.lower())
+    items = text.values() if isinstance(text, Mapping) else text if isinstance(text, (tuple, list)) else ()
+    return [word for item in items for word in _words(item)]
 
 
 def outside_question(rng: np.random.Generator, *, heldout: bool = False) -> tuple[str, str]:

@@ -31,6 +31,7 @@ from .manifest import Manifest
 from .memory import shortage_named
 from .perception import Perception, enlarged
 from .relevance import COUNT, OFF, Asked, Relevance
+from .spelling import Spelling
 from .types import Answer, Choice, Face, Piece, Report, Timings
 from .vision import Vision
 from .vocabulary import VocabularyFile
@@ -118,7 +119,9 @@ class FaceInsight:
         if asked.vocabulary:
             follow = llm.prompt.follow
             vocabulary = VocabularyFile(opened.file(asked.vocabulary), follow=follow, max_question=llm.max_question)
-        relevance = Relevance(manifest, where.session(opened.file(asked.file)), vocabulary, perception.numbers)
+        spelling = Spelling.read(opened.file(asked.words)) if asked.words else str
+        questions = where.session(opened.file(asked.file))
+        relevance = Relevance(manifest, questions, vocabulary, perception.numbers, spelling)
         return cls(manifest, perception, relevance, language, vision, forget_after=forget_after)
 
     @property
@@ -262,7 +265,9 @@ class FaceInsight:
         faces = whom(face, self.perception.enabled)
         # A vocabulary is the LLM's: `close` must not free it meanwhile.
         with self.language.lock:
-            return faces, self.language.read(question, after), self.relevance.read(question, after)
+            self.language.read(question, after)  # raises for what is no question
+            asked = self.relevance.read(question, after)
+            return faces, self.language.read(*asked.meant), asked
 
     def _findings(self, faces: Sequence[Face], asked: Asked) -> list[NDArray[np.float32] | str]:
         """What was found of that which a question asks about, per face."""

@@ -165,6 +165,7 @@ class QuestionSpec:
     kinds: names of the kinds of questions; "about" and "detail" are about characteristics, "count" about how many
         faces there are; another one is declined where the prompt has a sentence for it.
     opposites: words that ask for the opposite of a characteristic; the answer then does not open with Yes or No.
+    words: file with the words of questions, by which misspelt ones are put right; None: they are read as they are.
     """
 
     file: str
@@ -173,6 +174,7 @@ class QuestionSpec:
     share: float = 0.0
     kinds: tuple[str, ...] = ()
     opposites: tuple[str, ...] = ()
+    words: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -364,7 +366,7 @@ class Manifest:
         parts = (self.detector, self.parser, self.encoder, self.closeup, self.vision, self.knowledge, self.question)
         for part in (*parts, self.llm):
             _known("files", (part.file,) if part else (), self.files)
-        _known("files", (self.question.vocabulary,) if self.question.vocabulary else (), self.files)
+        _known("files", tuple(filter(None, (self.question.vocabulary, self.question.words))), self.files)
         for size in (self.parser.size, self.encoder.size, self.vision.size if self.vision else 32):
             if not 32 <= size <= 2048:
                 raise FieldError(f"crop size {size}; expected 32 to 2048 pixels")

@@ -3,15 +3,15 @@ told just the findings that it needs."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .graph import Graph
-from .grounding import turned
+from .grounding import sentences, turned
 from .labels import Label
 from .languages import DECLINES, language_of
 from .manifest import Manifest
@@ -22,6 +22,9 @@ from .vocabulary import Vocabulary
 ABOUT, DETAIL, COUNT = ("about", "detail", "count")
 #: Reasons for which a question is declined that no encoder need tell.
 SCOPE, LANGUAGE, OFF = "scope", "language", "switched off"
+#: Reasons that other words, or the question before, may put right.
+_OPEN = (SCOPE, "unclear")
+_NOTHING = np.empty(0, np.int64)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +38,7 @@ class Asked:
         declined: the reason for which it is not answered: a key of the prompt's `declines`, or `OFF`; else None.
         decline: what is said then.
         turned: it is asked with a denial in it, so that the answer is a statement without Yes or No.
+        meant: the question, and the one before it, with their words put right.
     """
 
     about: NDArray[np.int64]
@@ -43,13 +47,23 @@ class Asked:
     declined: str | None
     decline: str
     turned: bool
+    meant: tuple[str, str | None]
 
 
 class Relevance:
     """A question -> which of the enabled characteristics it asks about, and what was found of them."""
 
-    def __init__(self, manifest: Manifest, session: Any, vocabulary: Vocabulary, numbers: NDArray[np.int64]) -> None:
-        """vocabulary: the question encoder's; numbers: the enabled characteristics, in the order of a face's labels."""
+    def __init__(
+        self,
+        manifest: Manifest,
+        session: Any,
+        vocabulary: Vocabulary,
+        numbers: NDArray[np.int64],
+        spelling: Callable[[str], str] = str,
+    ) -> None:
+        """vocabulary: the question encoder's; numbers: the enabled characteristics, in the order of a face's labels;
+        spelling: puts a question's words right."""
+        self._spelling = spelling
         spec, count = manifest.question, len(manifest.characteristics)
         outputs = {"relevance": (None, count)} | ({"kinds": (None, len(spec.kinds))} if spec.kinds else {})
         self.graph = Graph(session, spec.file, {"tokens": (None, None)}, outputs)
@@ -64,7 +78,25 @@ class Relevance:
         return self.read(question, after).about
 
     def read(self, question: str, after: str | None = None) -> Asked:
-        """How a question is understood, behind the one before it. Raises QuestionError."""
+        """How a question is understood: by itself, else by one of its sentences ("Is he bald? Please."), else behind
+        the one before it ("Are you sure?"). Raises QuestionError."""
+        language = language_of(question)
+        # Another language's words are no slips.
+        meant, before = question if language else self._spelling(question), after and self._spelling(after)
+        if language and LANGUAGE in self._prompt.declines:
+            decline = DECLINES.get(language, self._prompt.declines[LANGUAGE])
+            return Asked(_NOTHING, False, LANGUAGE, LANGUAGE, decline, False, (meant, before))
+        if not self._kinds:
+            return self._understood(meant, before)
+        asked = self._understood(meant, None)
+        parts = sentences(meant)
+        if asked.declined in _OPEN and len(parts) > 1:
+            asked = next((a for p in parts if p.strip() and not (a := self._understood(p, None)).declined), asked)
+        if asked.declined in _OPEN and before:
+            asked = self._understood(meant, before)
+        return replace(asked, meant=(meant, before))
+
+    def _understood(self, question: str, after: str | None) -> Asked:
         read = self.graph(tokens=np.array([self._vocabulary.read(question, after)], np.int64))
         relevance = read[0][0]
         kind = self._kinds[int(read[1][0].argmax())] if self._kinds else ABOUT
@@ -76,17 +108,13 @@ class Relevance:
         counts = kind == COUNT
         if counts and len(about):
             kind = ABOUT  # "How many people wear glasses?": of this one it is known
-        declined, decline = self._declined(question, kind, asks=bool(len(about)), off=off)
-        if declined:
-            about = about[:0]
-        return Asked(about, off, kind, declined, decline, turned(question, self._opposites) or counts or kind == DETAIL)
+        declined, decline = self._declined(kind, asks=bool(len(about)), off=off)
+        stated = counts or kind == DETAIL or turned(question, self._opposites)
+        return Asked(_NOTHING if declined else about, off, kind, declined, decline, stated, (question, after))
 
-    def _declined(self, question: str, kind: str, *, asks: bool, off: bool) -> tuple[str | None, str]:
+    def _declined(self, kind: str, *, asks: bool, off: bool) -> tuple[str | None, str]:
         """Why a question of this kind is not answered, if it is not, and what is said."""
         says = self._prompt.declines
-        language = language_of(question) if LANGUAGE in says else None
-        if language:
-            return LANGUAGE, DECLINES.get(language, says[LANGUAGE])
         if kind in says:
             return kind, says[kind]
         if asks or not self._kinds or (kind == COUNT and self._prompt.counted[0]):

@@ -106,7 +106,8 @@ def calibrate(model: QuestionEncoder, tokenizer: Any, *, count: int = 6000) -> d
     rng = np.random.default_rng(23)
     inside = [heldout_question(rng) for _ in range(count)]
     outside = [outside_question(rng, heldout=True)[1] for _ in range(count)]
-    answered = [KINDS.index(k) for k in ANSWERED]
+    # How many faces there are is asked in few ways: to that nothing is added.
+    answered = [KINDS.index(k) for k in ANSWERED if k != COUNT]
 
     def margins(questions: Sequence[str]) -> NDArray[np.float32]:
         """By how much each is rather answered than declined."""
