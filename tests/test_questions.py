@@ -171,6 +171,7 @@ def test_hasty_fingers_are_understood(insight, face, question, answer):
 
 
 def test_words_that_are_held_out_are_not_put_right_to():
-    words = set(outside.words_of_questions().split())
-    assert {"glasses", "beard", "smiling", "wearing", "trustworthy"} <= words
-    assert "infant" not in words
+    meant, _, others = outside.words_of_questions(["\u0120weather", "\u0120the", "smil"]).partition("\n\n")
+    assert {"glasses", "beard", "smiling", "wearing"} <= set(meant.split())
+    assert {"infant", "trustworthy", "weather"} <= set(others.split())
+    assert not {"infant", "smil"} & set(meant.split())

@@ -148,7 +148,7 @@ def _write(trained: Trained, work: Path, name: str, progress: Callable[[str], No
     progress("question")
     module = write_question(trained.question, work / "question.onnx")
     store_half(work / "question.onnx")
-    (work / WORDS).write_text(words_of_questions(), encoding="utf-8")
+    (work / WORDS).write_text(words_of_questions(trained.vocabulary.tokens), encoding="utf-8")
     inputs = {"tokens": rng.integers(0, len(trained.vocabulary.tokens), (3, 11))}
     stages += graph_stages(
         module, work / "question.onnx", inputs, ["relevance", "kinds"], TOLERANCES["question"], device

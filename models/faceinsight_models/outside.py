@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -62,18 +62,20 @@ DECLINES = {kind: decline for kind, (decline, _) in _kinds().items()}
 KINDS = (*ANSWERED, *DECLINES)
 
 
-def words_of_questions() -> str:
+def words_of_questions(tokens: Iterable[str]) -> str:
     """The words that questions are made of, for `faceinsight.spelling`: those that ask for what is known, one per line,
-    and behind an empty line the others. Held-out ones are not among them."""
+    and behind an empty line all that are words too, and no slips: of other questions, and among the tokens (as
+    byte-level BPE writes them) of the LLM. Nothing is put right to held-out words."""
     inside: dict[str, None] = {}
     for concept in (*CONCEPTS, *OPPOSED):
         inside |= dict.fromkeys(_words(concept.words))
     for name in sorted(vars(w)):
         inside |= dict.fromkeys(_words(vars(w)[name])) if name.isupper() and not name.startswith("_") else {}
     inside |= dict.fromkeys(_words([*w._TEMPLATES.values(), w._SUBJECTS]))
-    parts = [p.cut(heldout=False) for _, own in _kinds().values() for p in own]
-    outside = dict.fromkeys(_words([(p.templates, p.words) for p in parts]))
-    return "\n".join(inside) + "\n\n" + "\n".join(x for x in outside if x not in inside) + "\n"
+    others = _words([c.heldout for c in CONCEPTS])
+    others += _words([(p.templates, p.words) for _, own in _kinds().values() for p in own])
+    others += [t[1:] for t in tokens if re.fullmatch("\u0120[a-z]{4,}", t)]
+    return "\n".join(inside) + "\n\n" + "\n".join(x for x in dict.fromkeys(others) if x not in inside) + "\n"
 
 
 def _words(text: object) -> list[str]:
