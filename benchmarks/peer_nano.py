@@ -109,7 +109,7 @@ class TransformersNano(Greedy):
         )  # fmt: skip
         axes = {
             "pixels": 4, "label_map": 3, "characteristics": 1, "outputs": 1, "states": 1, "tokens": 2, "logits": 2,
-            "image_tokens": 3, "region_tokens": 3, "region_area": 2, "knowledge_tokens": 2, "relevance": 2,
+            "image_tokens": 3, "region_tokens": 3, "region_area": 2, "knowledge_tokens": 2, "relevance": 2, "kinds": 2,
         }  # fmt: skip
         parser = TorchSession(LabelMap(load_parser(folder)), ["pixels"], ["label_map"], axes)
         seen = ["logits", "image_tokens", "region_tokens", "region_area"]
@@ -119,7 +119,7 @@ class TransformersNano(Greedy):
         closer = TorchSession(CloseupGraph(load_closeup(folder)), ["pixels", "outputs"], ["logits"], axes)
         self._perception = Perception(m, detector, parser, graph, told, closer)
         self._tokens = Tokens(folder / "vocabulary.json")
-        question = TorchSession(load_question(folder), ["tokens"], ["relevance"], axes)
+        question = TorchSession(load_question(folder), ["tokens"], ["relevance", "kinds"], axes)
         self._relevance = Relevance(m, question, self._tokens, self._perception.numbers)  # type: ignore[arg-type]
         self._prompt = m.llm.prompt
         self._known: tuple[Any, Any, Any, int] | None = None

@@ -145,8 +145,8 @@ def test_onnx_graphs_reproduce_torch(parts, question, tmp_path: Path):
     module = write_question(question, tmp_path / "question.onnx")
     for length in (1, 23):
         tokens = {"tokens": rng.integers(0, 200, (1, length))}
-        (stage,) = graph_stages(module, tmp_path / "question.onnx", tokens, ["relevance"], 1e-4, CPU)
-        assert stage.passed, stage
+        stages = graph_stages(module, tmp_path / "question.onnx", tokens, ["relevance", "kinds"], 1e-4, CPU)
+        assert all(s.passed for s in stages), stages
     module = write_parser(parser, tmp_path / "parser.onnx", size=64)
     wide = rng.normal(0, 1, (1, 3, 64, 64)).astype(np.float32)
     (stage,) = graph_stages(module, tmp_path / "parser.onnx", {"pixels": wide}, ["label_map"], 1e-3, CPU)
@@ -213,9 +213,10 @@ def test_export_is_atomic_and_the_runtime_runs_it(trained, tmp_path: Path):
     assert "CelebA-HQ and CelebAMask-HQ (non-commercial research)" in (out / "model-card.md").read_text()
     with FaceInsight.load(out, device="cpu") as insight:
         (face,) = insight.perceive(PHOTO)
-        first = insight.ask(face, "Is she smiling?", max_tokens=5)
-        assert first.timings.tokens >= 1
-        assert insight.ask(face, "Are you sure?", after="Is she smiling?", max_tokens=5).timings.tokens >= 1
+        # Nobody taught its question encoder what is answered: the LLM is asked by itself.
+        assert len(list(insight.unchecked(face, "Is she smiling?", max_tokens=5))) >= 1
+        assert len(list(insight.unchecked(face, "Are you sure?", after="Is she smiling?", max_tokens=5))) >= 1
+        assert insight.ask(face, "Is she smiling?", max_tokens=5).text
         both = insight.ask((face, face), "Who is smiling?", max_tokens=5)
         assert len(both.labels) % 2 == 0
     with pytest.raises(FileExistsError, match="exists already"):

@@ -265,7 +265,7 @@ def test_choices_are_what_the_answers_begin_with(insight, face):
     assert smiling.probabilities["Yes"] > 0.9
     assert glasses.probabilities["No"] > 0.9
     assert [x.name for x in glasses.labels] == ["Eyeglasses"]
-    assert hair.covered < 0.1 < 0.9 < smiling.covered
+    assert hair.covered < 0.1 < 0.6 < smiling.covered
     # Each by itself says the same as all together.
     (alone,) = insight.choose(face, [MANY[2]])
     assert alone.probabilities["No"] == pytest.approx(glasses.probabilities["No"], abs=2e-2)

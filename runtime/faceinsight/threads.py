@@ -15,8 +15,8 @@ BETTER, SLOW = 0.9, 2.0
 class Threads:
     """Chooses between the budget, its half, its quarter ... and one thread, by the time that decoding steps take.
 
-    Most steps are taken with what was best. Now and then a few are tried with each of the others in turn: sooner where
-    steps became slow, later and later where trials lose.
+    Most steps are taken with what was best. Now and then a few are tried with each of the others in turn: later and
+    later where trials lose, and with fewer at once where a step became slow.
     """
 
     def __init__(self, budget: int) -> None:
@@ -39,8 +39,9 @@ class Threads:
             if seconds > SLOW * usual or len(self._trial) == TRIAL:
                 self._judge(sum(self._trial) / len(self._trial), usual)
             return
-        if seconds > SLOW * usual:
-            self._wait = self._left = 1
+        if seconds > SLOW * usual and self._best + 1 < len(self.choices):
+            # Somebody else wants a core: fewer at once. With few, a slow step says nothing about more.
+            self._last, self._left = self._best, 1
         self._usual = REMEMBERED * usual + (1 - REMEMBERED) * seconds
         self._left -= 1
         if self._left <= 0 and len(self.choices) > 1:
