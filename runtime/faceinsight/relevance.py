@@ -72,6 +72,7 @@ class Relevance:
         self._list_from, self._share = spec.list_from, spec.share
         self._prompt, self._worded = manifest.llm.prompt, manifest.knowledge is None
         self._absent = {c.name: c.absent for c in manifest.characteristics}
+        self._inverted = {c.name for c in manifest.characteristics if c.inverted}
 
     def __call__(self, question: str, after: str | None = None) -> NDArray[np.int64]:
         """Positions in the face's labels, ascending. Raises QuestionError for a question that is empty or too long."""
@@ -134,10 +135,15 @@ class Relevance:
 
     def findings(self, face: Face, about: NDArray[np.int64]) -> NDArray[np.float32] | str:
         """What the LLM is told: knowledge tokens (M,width), or words where the bundle has none. A long list leaves out
-        what was found absent."""
+        what was found absent, and of a beard also that there is none."""
         if len(about) >= self._list_from:
-            about = np.array([i for i in about if face.labels[i].state != "no"], np.int64)
+            told = (i for i in about if face.labels[i].state != "no" and not self._lacking(face.labels[i]))
+            about = np.fromiter(told, np.int64)
         return self._words([face.labels[i] for i in about]) if self._worded else face.knowledge[about]
+
+    def _lacking(self, label: Label) -> bool:
+        """Does it say "yes" to the absence of something ("has no beard")?"""
+        return label.name in self._inverted and label.state == "yes"
 
     def _words(self, labels: Sequence[Label]) -> str:
         if not labels:

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 #: Steps of a trial, between two trials at first and at most, and how much of a step's time is remembered.
 TRIAL, SOON, LATE, REMEMBERED = 3, 4, 256, 0.8
-#: A trial wins if it takes less than this share of the time; a step that takes so many times as usual calls for one.
-BETTER, SLOW = 0.9, 2.0
+#: A trial wins if it takes less than this share of the time; so many steps in a row that take so many times as long as
+#: usual call for one with fewer threads.
+BETTER, SLOW, AGAIN = 0.9, 2.0, 2
 
 
 class Threads:
@@ -24,6 +25,7 @@ class Threads:
         self._best = self._tried = self._last = 0
         self._usual: float | None = None
         self._trial: list[float] = []
+        self._slow: list[float] = []
         self._wait = self._left = SOON
 
     @property
@@ -40,10 +42,17 @@ class Threads:
                 self._judge(sum(self._trial) / len(self._trial), usual)
             return
         if seconds > SLOW * usual and self._best + 1 < len(self.choices):
-            # Somebody else wants a core: fewer at once. With few, a slow step says nothing about more.
-            self._last, self._left = self._best, 1
-        self._usual = REMEMBERED * usual + (1 - REMEMBERED) * seconds
-        self._left -= 1
+            # Somebody else wants a core, if it happens again: fewer at once. With few, a slow step says nothing.
+            self._slow.append(seconds)
+            if len(self._slow) < AGAIN:
+                return
+            self._usual, self._left = sum(self._slow) / len(self._slow), 0
+            if not self._best <= self._last < len(self.choices) - 1:
+                self._last = self._best
+        else:
+            self._usual = REMEMBERED * usual + (1 - REMEMBERED) * seconds
+            self._left -= 1
+        self._slow = []
         if self._left <= 0 and len(self.choices) > 1:
             self._next()
 
