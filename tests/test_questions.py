@@ -76,9 +76,13 @@ def test_switched_off_is_said_only_of_what_is(insight, face):
         ("Is she smiling or not?", "Yes, the person is smiling."),
         ("What color are her glasses?", "The person is not wearing glasses."),
         ("Who is smiling?", "The person is smiling."),
+        # Hasty fingers are understood.
+        ("does she hav glases", "No, the person is not wearing glasses."),
+        ("is he hapy??", "Yes, the person looks happy."),
+        ("IS SHE WEARING GLASSES", "No, the person is not wearing glasses."),
     ],
 )
-def test_denials_details_and_who_get_a_statement(insight, face, question, answer):
+def test_denials_details_and_who_get_a_statement_and_slips_their_answer(insight, face, question, answer):
     assert insight.ask(face, question).text == answer
 
 
@@ -156,18 +160,6 @@ def test_slips_are_put_right_and_words_that_are_known_are_left():
     assert spelling("Is she smilling") == "is she smiling"
     for as_it_is in ("Have you heard?", "Is He José?", "hir", "Is she smiling?", ""):
         assert spelling(as_it_is) == as_it_is
-
-
-@pytest.mark.parametrize(
-    ("question", "answer"),
-    [
-        ("does she hav glases", "No, the person is not wearing glasses."),
-        ("is he hapy??", "Yes, the person looks happy."),
-        ("IS SHE WEARING GLASSES", "No, the person is not wearing glasses."),
-    ],
-)
-def test_hasty_fingers_are_understood(insight, face, question, answer):
-    assert insight.ask(face, question).text == answer
 
 
 def test_words_that_are_held_out_are_not_put_right_to():

@@ -12,7 +12,10 @@ from pathlib import Path
 from faceinsight import __version__
 from faceinsight.bundle import MANIFEST, Bundle, sha256_of
 from faceinsight.manifest import (
+    LANGUAGE,
+    SCOPE,
     STATES,
+    UNCLEAR,
     EncoderSpec,
     FileEntry,
     KnowledgeSpec,
@@ -48,7 +51,7 @@ SHARES = {"f16": 1.0, "q8_0": 0.54, "q6_k": 0.42, "q5_k_m": 0.37, "q5_0": 0.36, 
 FINDINGS = " (Measured on this face: {findings})"
 NOT_VISIBLE = "It is not visible whether {who} {phrase}."
 #: Reasons to decline that hold for an LLM which only knows the report.
-OPEN = ("scope", "unclear", "language")
+OPEN = (SCOPE, UNCLEAR, LANGUAGE)
 #: What looks like a control token in a recipe.
 _MARK = re.compile(r"<[^<>\s]+>")
 

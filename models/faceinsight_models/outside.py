@@ -14,6 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
+from faceinsight.manifest import ANSWERED, LANGUAGE, SCOPE, UNCLEAR
+
 from . import wordings as w
 from .concepts import CONCEPTS, OPPOSED
 
@@ -22,10 +24,8 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-#: Kinds of questions that are answered: about characteristics, about a detail of one, and how many people there are.
-ABOUT, DETAIL, COUNT = ANSWERED = ("about", "detail", "count")
 #: How often each kind is drawn, relative to the others.
-_OFTEN = {"scope": 8.0, "unclear": 1.0, "language": 1.5}
+_OFTEN = {SCOPE: 8.0, UNCLEAR: 1.0, LANGUAGE: 1.5}
 #: Every so many words, and templates of a part without words, are held out.
 _HELD_OUT = 5
 

@@ -11,11 +11,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .outside import ABOUT, DETAIL, KINDS
+from faceinsight.manifest import DETAIL
+
+from .outside import KINDS
 
 #: The first so many kinds are about characteristics.
-ASKING = len(KINDS[: KINDS.index(DETAIL) + 1])
-assert KINDS[:ASKING] == (ABOUT, DETAIL)
+ASKING = KINDS.index(DETAIL) + 1
 #: Noise on the word embeddings while it learns (they have standard deviation 1): a word that it never saw is then
 #: understood as its neighbours are.
 NOISE = 0.4

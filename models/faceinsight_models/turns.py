@@ -9,6 +9,7 @@ import numpy as np
 
 from faceinsight.grounding import turned
 from faceinsight.labels import HIDDEN, NO, YES
+from faceinsight.manifest import ABOUT, DETAIL
 
 from . import wordings as w
 from .concepts import BY_NAME, COLORS, CONCEPTS, OPPOSED, OPPOSITE_WORDS, STYLES, WORN_NAMES, Concept
@@ -39,7 +40,7 @@ from .dialogue import (
     who_answer,
     worn_answer,
 )
-from .outside import ABOUT, DECLINES, DETAIL, outside_question
+from .outside import DECLINES, outside_question
 from .vocabulary import AGES, CHARACTERISTICS, CHOSEN, EXPRESSIONS, RACES
 
 _REGION = {c.name: c.region for c in CHARACTERISTICS}

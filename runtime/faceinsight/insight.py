@@ -27,10 +27,10 @@ from .imaging import ImageSource, load_scaled
 from .labels import Label
 from .language import Language
 from .llm import Llm
-from .manifest import Manifest
+from .manifest import COUNT, Manifest
 from .memory import shortage_named
 from .perception import Perception, enlarged
-from .relevance import COUNT, OFF, Asked, Relevance
+from .relevance import OFF, Asked, Relevance
 from .spelling import Spelling
 from .types import Answer, Choice, Face, Piece, Report, Timings
 from .vision import Vision
@@ -142,8 +142,7 @@ class FaceInsight:
         with awaited():
             pixels, scale = load_scaled(image, bgr=bgr)
         with looking:
-            faces = self.perception(pixels)
-        return faces if scale == 1 else tuple(enlarged(face, scale) for face in faces)
+            return tuple(enlarged(face, scale) for face in self.perception(pixels))
 
     def report(self, face: Face) -> Report:
         """Every enabled characteristic with probability, state, region and the rule that decided it. No LLM."""
@@ -169,10 +168,10 @@ class FaceInsight:
         """
         questions, answers = texts("questions", questions), texts("answers", answers)
         read = []
-        faces = whom(face, self.perception.enabled)
         with self._asking():
+            faces = whom(face, self.perception.enabled)
             for question in questions:
-                faces, tokens, asked = self._read(face, question, None)
+                tokens, asked = self._read(question, None)
                 if asked.declined and asked.declined != OFF:
                     raise PolicyError(f"{question!r} is declined ({asked.declined}): {asked.decline}")
                 if asked.off or any(map(self._guard.forbids, (question, *answers))):
@@ -198,7 +197,7 @@ class FaceInsight:
         A sentence leaves when it is complete and agrees with what was found. Raises QuestionError.
         """
         with self._asking():
-            return self._answer(*self._read(face, question, after), max_tokens)
+            return self._answer(whom(face, self.perception.enabled), *self._read(question, after), max_tokens)
 
     def ask(
         self, face: Face | Sequence[Face], question: str, *, after: str | None = None, max_tokens: int | None = None
@@ -214,7 +213,8 @@ class FaceInsight:
         """
         began = time.perf_counter()
         with self._asking():
-            faces, tokens, asked = self._read(face, question, after)
+            faces = whom(face, self.perception.enabled)
+            tokens, asked = self._read(question, after)
             pieces = list(self._answer(faces, tokens, asked, max_tokens))
         last, text = pieces[-1], "".join(p.text for p in pieces).strip()
         reason = asked.declined or self.relevance.reason(text)
@@ -239,7 +239,7 @@ class FaceInsight:
         people = [f.people for f in faces if f.people]
         said, finish = asked.decline, "declined"
         if asked.kind == COUNT and not asked.declined and people:
-            one, many = self.relevance.counted
+            one, many = self.manifest.llm.prompt.counted
             said, finish = one if max(people) == 1 else many.format(count=max(people)), "counted"
         if said:
             return iter([Piece(said, 0, 1.0, (time.perf_counter() - began) * 1e3, finish)])
@@ -255,19 +255,17 @@ class FaceInsight:
     ) -> Iterator[Piece]:
         """The LLM's own words, held against nothing: for measuring what the checks of `stream` are worth."""
         with self._asking():
-            faces, tokens, asked = self._read(face, question, after)
+            faces = whom(face, self.perception.enabled)
+            tokens, asked = self._read(question, after)
             return self.language.stream(faces, tokens, self._findings(faces, asked), max_tokens=max_tokens)
 
-    def _read(
-        self, face: Face | Sequence[Face], question: str, after: str | None
-    ) -> tuple[tuple[Face, ...], list[int], Asked]:
-        """Whom a question is about, its tokens, and how it is understood."""
-        faces = whom(face, self.perception.enabled)
+    def _read(self, question: str, after: str | None) -> tuple[list[int], Asked]:
+        """A question's tokens, and how it is understood."""
         # A vocabulary is the LLM's: `close` must not free it meanwhile.
         with self.language.lock:
-            self.language.read(question, after)  # raises for what is no question
+            tokens = self.language.read(question, after)
             asked = self.relevance.read(question, after)
-            return faces, self.language.read(*asked.meant), asked
+            return tokens if asked.meant == (question, after) else self.language.read(*asked.meant), asked
 
     def _findings(self, faces: Sequence[Face], asked: Asked) -> list[NDArray[np.float32] | str]:
         """What was found of that which a question asks about, per face."""

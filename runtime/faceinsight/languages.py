@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import json
 import re
-from importlib.resources import files
+from pathlib import Path
 
-_TABLE = json.loads((files(__package__) / "languages.json").read_text(encoding="utf-8"))
+_TABLE = json.loads(Path(__file__).with_suffix(".json").read_text(encoding="utf-8"))
 _ENGLISH = frozenset(_TABLE.pop("en")["words"].split())
 #: Language -> what is said in it.
 DECLINES: dict[str, str] = {language: own["decline"] for language, own in _TABLE.items()}

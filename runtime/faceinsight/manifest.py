@@ -19,6 +19,11 @@ NEVER = "never"
 KINDS = ("at_most_one", "at_least_one", "exactly_one", "excludes", "implies")
 #: What can be known of a characteristic, in the order of their numbers.
 STATES = ("no", "yes", "unsure", "not visible")
+#: Kinds of questions that have an answer: about characteristics, about a detail of one, and how many faces there are.
+ABOUT, DETAIL, COUNT = ANSWERED = ("about", "detail", "count")
+#: Reasons to decline a question that the runtime knows by name: nothing in the report answers it, nobody understands
+#: it, it is in a language that nobody taught the LLM.
+SCOPE, UNCLEAR, LANGUAGE = "scope", "unclear", "language"
 #: An image that is not square: padded with the mean colour, or cut to its centre.
 PADS = ("mean", "none")
 

@@ -84,6 +84,8 @@ def _unread(judged: Judged) -> Judged:
 
 def enlarged(face: Face, scale: int) -> Face:
     """A face in the pixels of a photo that is `scale` times as wide as the one in which it was found."""
+    if scale == 1:
+        return face
     x, y, w, h = face.box
     matrix = face.matrix / np.array([scale, scale, 1], np.float32)
     box = (scale * x, scale * y, scale * w, scale * h)

@@ -14,16 +14,14 @@ from .graph import Graph
 from .grounding import sentences, turned
 from .labels import Label
 from .languages import DECLINES, language_of
-from .manifest import Manifest
+from .manifest import ABOUT, COUNT, DETAIL, LANGUAGE, SCOPE, UNCLEAR, Manifest
 from .types import Face
 from .vocabulary import Vocabulary
 
-#: Kinds of questions that have an answer: about characteristics, about a detail of one, and how many faces there are.
-ABOUT, DETAIL, COUNT = ("about", "detail", "count")
-#: Reasons for which a question is declined that no encoder need tell.
-SCOPE, LANGUAGE, OFF = "scope", "language", "switched off"
+#: Reason for which a question is declined beside those of the prompt.
+OFF = "switched off"
 #: Reasons that other words, or the question before, may put right.
-_OPEN = (SCOPE, "unclear")
+_OPEN = (SCOPE, UNCLEAR)
 _NOTHING = np.empty(0, np.int64)
 
 
@@ -127,11 +125,6 @@ class Relevance:
         if answer == self._prompt.withheld:
             return OFF
         return next((why for why, decline in self._prompt.declines.items() if answer == decline), None)
-
-    @property
-    def counted(self) -> tuple[str, str]:
-        """How many faces there are: one, or many with {count}."""
-        return self._prompt.counted
 
     def findings(self, face: Face, about: NDArray[np.int64]) -> NDArray[np.float32] | str:
         """What the LLM is told: knowledge tokens (M,width), or words where the bundle has none. A long list leaves out

@@ -15,9 +15,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
+from faceinsight.manifest import COUNT
+
 from ..concepts import CONCEPTS
-from ..outside import ANSWERED, COUNT, KINDS, outside_question
-from ..question import QuestionEncoder
+from ..outside import KINDS, outside_question
+from ..question import ASKING, QuestionEncoder
 from ..recipe import Schedule
 from ..turns import DETAILED, Turn, compound, follow_turn, pair_turn, turn
 from ..vocabulary import NAMES
@@ -107,7 +109,7 @@ def calibrate(model: QuestionEncoder, tokenizer: Any, *, count: int = 6000) -> d
     inside = [heldout_question(rng) for _ in range(count)]
     outside = [outside_question(rng, heldout=True)[1] for _ in range(count)]
     # How many faces there are is asked in few ways: to that nothing is added.
-    answered = [KINDS.index(k) for k in ANSWERED if k != COUNT]
+    answered = list(range(ASKING))
 
     def margins(questions: Sequence[str]) -> NDArray[np.float32]:
         """By how much each is rather answered than declined."""
