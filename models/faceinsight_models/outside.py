@@ -6,7 +6,6 @@ The words are in outside.toml. A fifth of them is held out: it calibrates and me
 from __future__ import annotations
 
 import re
-import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -18,11 +17,7 @@ from faceinsight.manifest import ANSWERED, LANGUAGE, SCOPE, UNCLEAR
 
 from . import wordings as w
 from .concepts import CONCEPTS, OPPOSED
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
+from .tables import read_table
 
 #: How often each kind is drawn, relative to the others.
 _OFTEN = {SCOPE: 8.0, UNCLEAR: 1.0, LANGUAGE: 1.5}
@@ -49,7 +44,7 @@ class _Part:
 @cache
 def _kinds() -> dict[str, tuple[str, tuple[_Part, ...]]]:
     """kind -> how it is declined, and its parts."""
-    table = tomllib.loads(Path(__file__).with_suffix(".toml").read_text(encoding="utf-8"))
+    table = read_table(Path(__file__).with_suffix(".toml"))
     return {
         kind: (own["decline"], tuple(_Part(tuple(x["templates"]), tuple(x.get("words", ()))) for x in own["ask"]))
         for kind, own in table.items()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
@@ -12,11 +11,7 @@ from numpy.typing import NDArray
 
 from faceinsight.decode_json import FieldError, decode
 
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
-
+from .tables import TableError, read_table
 
 T = TypeVar("T")
 
@@ -173,6 +168,6 @@ def read_recipe(kind: type[T], name: str, folder: Path) -> T:
         shipped = ", ".join(sorted(p.stem for p in folder.glob("*.toml")))
         raise FileNotFoundError(f"no recipe {name!r}; shipped: {shipped}; or give a .toml file")
     try:
-        return decode(kind, tomllib.loads(path.read_text(encoding="utf-8")), path.name)
-    except (FieldError, tomllib.TOMLDecodeError) as e:
+        return decode(kind, read_table(path), path.name)
+    except (FieldError, TableError) as e:
         raise ValueError(f"{path}: {e}") from None
