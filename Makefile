@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PHOTO ?= tests/data/astronaut.png
-# On x86 servers with AMX, GCC must be kept from breaking llama.cpp's kernels for it (faceinsight/amx.py).
+# On x86 servers with AMX, GCC must be kept from breaking llama.cpp's kernels for it (faceinsight/backends/llama_cpp/amx.py).
 ifneq ($(shell grep -s amx_int8 /proc/cpuinfo),)
 export CMAKE_ARGS ?= -DCMAKE_CXX_FLAGS='-fno-dse -fno-tree-dse'
 endif

@@ -25,10 +25,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
-from faceinsight.grounding import Grounding, sentences
-from faceinsight.labels import Label, Labeler
-from faceinsight.manifest import STATES
-from faceinsight.rules import RuleSet
+from faceinsight.language.claims import Grounding, sentences
+from faceinsight.perception.labeler import Labeler
+from faceinsight.perception.rules import RuleSet
+from faceinsight.types import STATES, Label
 from faceinsight_models import calibration
 from faceinsight_models.ccm import complete, correlation_graph
 from faceinsight_models.data import Faces, Mixture

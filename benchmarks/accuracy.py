@@ -40,12 +40,13 @@ from numpy.typing import NDArray
 from readings import Picture, Reading, Seen, Tables, look, table
 
 from faceinsight import Face, FaceInsight, __version__
-from faceinsight.bundle import Bundle
-from faceinsight.detect import Detection
-from faceinsight.device import Device
-from faceinsight.imaging import load_image
-from faceinsight.manifest import NEVER, STATES
-from faceinsight.perception import Encoded, Perception
+from faceinsight.backends.device import Device
+from faceinsight.bundle.bundle import Bundle
+from faceinsight.bundle.manifest import NEVER
+from faceinsight.perception.detector import Detection
+from faceinsight.perception.image import load_image
+from faceinsight.perception.pipeline import Encoded, Perception
+from faceinsight.types import STATES
 from faceinsight_models.vocabulary import CHOICES, NAMES
 
 Figures = dict[str, Any]

@@ -12,9 +12,8 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from faceinsight import Face, FaceInsight
-from faceinsight.grounding import Grounding, sentences
-from faceinsight.labels import NO, YES
-from faceinsight.manifest import STATES
+from faceinsight.language.claims import Grounding, sentences
+from faceinsight.types import NO, STATES, YES
 from faceinsight_models.concepts import CONCEPTS, Concept
 from faceinsight_models.dialogue import compound_answer, describe
 from faceinsight_models.turns import compound

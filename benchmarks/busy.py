@@ -21,7 +21,8 @@ import numpy as np
 from machine import machine
 
 from faceinsight import FaceInsight, __version__
-from faceinsight.device import SPIN, cores
+from faceinsight.backends.llama_cpp.bindings import SPIN
+from faceinsight.host.machine import cores
 
 PHOTO = Path(__file__).parent.parent / "tests" / "data" / "astronaut.png"
 QUESTION = "Is she wearing glasses?"

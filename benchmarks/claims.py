@@ -12,7 +12,7 @@ from figures import Figures
 from numpy.typing import NDArray
 from readings import Seen
 
-from faceinsight.labels import NO, YES
+from faceinsight.types import NO, YES
 from faceinsight_models.vocabulary import CHOICES, CHOSEN
 
 #: Promised: at most this share of claims is wrong, of an attribute and of a choice.

@@ -24,7 +24,7 @@ from machine import machine
 from safetensors.numpy import save_file
 
 from faceinsight import __version__
-from faceinsight.device import cores
+from faceinsight.host.machine import cores
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from checkpoints import sentencepiece

@@ -14,7 +14,7 @@ from figures import Figures
 from numpy.typing import NDArray
 from readings import Seen
 
-from faceinsight.labels import NO, YES
+from faceinsight.types import NO, YES
 from faceinsight_models.vocabulary import CHOICES
 
 #: A likeliest member above this is as good as certain.

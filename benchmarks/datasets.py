@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from faceinsight.errors import ImageError
-from faceinsight.imaging import load_image
+from faceinsight.perception.image import load_image
 from faceinsight_models import data as training
 from faceinsight_models.vocabulary import CELEBA, EXPRESSIONS
 

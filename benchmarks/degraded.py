@@ -16,8 +16,7 @@ from readings import Picture, Reader, Seen, View, look, table
 from tqdm import tqdm
 from views import SURROUNDINGS, VIEWS, Subject, subject
 
-from faceinsight.labels import NO, YES
-from faceinsight.manifest import STATES
+from faceinsight.types import NO, STATES, YES
 from faceinsight_models.vocabulary import CHOICES, CHOSEN
 
 #: What a covered mouth and covered eyes hide.

@@ -10,7 +10,7 @@ from figures import Figures
 from tqdm import tqdm
 
 from faceinsight import FaceInsight
-from faceinsight.grounding import Grounding, sentences
+from faceinsight.language.claims import Grounding, sentences
 from faceinsight_models.vocabulary import NAMES
 
 QUESTION = "Describe this face."

@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from readings import Picture, Reader, Reading, Seen
 from tqdm import tqdm
 
-from faceinsight.labels import NO, YES
-from faceinsight.manifest import STATES, RuleSpec
-from faceinsight.rules import RuleSet
+from faceinsight.bundle.manifest import RuleSpec
+from faceinsight.perception.rules import RuleSet
+from faceinsight.types import NO, STATES, YES
 from faceinsight_models.vocabulary import CHOICES, CHOSEN
 
 Figures = dict[str, Any]

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from readings import Picture
 from tqdm import tqdm
 
-from faceinsight.labels import NO, YES
+from faceinsight.types import NO, YES
 
 #: Frames of a clip, and how many of them are a minute.
 FRAMES, MINUTE = 200, 600

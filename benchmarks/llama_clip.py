@@ -10,7 +10,7 @@ import numpy as np
 from llama_cpp import mtmd_cpp as mtmd
 from numpy.typing import NDArray
 
-from faceinsight.vocabulary import quiet
+from faceinsight.backends.llama_cpp.bindings import quiet
 
 
 class LlamaClip:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from readings import Picture
 from tqdm import tqdm
 
-from faceinsight.imaging import load_image
+from faceinsight.perception.image import load_image
 from faceinsight_models.files import read_image, read_mask, read_rows
 from faceinsight_models.vocabulary import MASK_CLASSES
 

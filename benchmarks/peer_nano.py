@@ -14,12 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 from peer_arms import Greedy
 
-from faceinsight.bundle import Bundle
-from faceinsight.detect import FaceDetector
-from faceinsight.graph import Node
-from faceinsight.imaging import load_image
-from faceinsight.perception import Perception
-from faceinsight.relevance import Relevance
+from faceinsight.backends.session import Node
+from faceinsight.bundle.bundle import Bundle
+from faceinsight.language.question_encoder import Relevance
+from faceinsight.perception.detector import FaceDetector
+from faceinsight.perception.image import load_image
+from faceinsight.perception.pipeline import Perception
 
 WEIGHTS = Path(__file__).parent.parent / "models" / "weights" / "nano.pt"
 
@@ -83,8 +83,8 @@ class TransformersNano(Greedy):
         import torch
         from transformers import LlamaForCausalLM
 
-        from faceinsight.device import cores
-        from faceinsight.manifest import STATES
+        from faceinsight.host.machine import cores
+        from faceinsight.types import STATES
         from faceinsight_models.closeup import CloseupGraph
         from faceinsight_models.encoder import EncoderGraph, KnowledgeGraph
         from faceinsight_models.parser import LabelMap

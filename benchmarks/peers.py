@@ -39,8 +39,8 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from faceinsight import FaceInsight
-from faceinsight.device import cores
-from faceinsight.imaging import load_image
+from faceinsight.host.machine import cores
+from faceinsight.perception.image import load_image
 
 PHOTO = Path(__file__).parent.parent / "tests" / "data" / "astronaut.png"
 OURS = ("ours", "ours, a quarter of the tokens")

@@ -11,7 +11,7 @@ from datasets import Sample
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from faceinsight.labels import NO
+from faceinsight.types import NO
 from faceinsight_models.vocabulary import NAMES
 
 Picture = NDArray[np.uint8]

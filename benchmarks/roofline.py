@@ -30,11 +30,12 @@ import onnxruntime
 from machine import machine
 from onnx import TensorProto, helper
 
-from faceinsight.bundle import Bundle
-from faceinsight.device import Device, cores
-from faceinsight.gguf_header import GgufHeader
-from faceinsight.language import Language
-from faceinsight.llm import Llm
+from faceinsight.backends.device import Device
+from faceinsight.backends.llama_cpp.loader import load_llm
+from faceinsight.bundle.bundle import Bundle
+from faceinsight.bundle.gguf_header import GgufHeader
+from faceinsight.host.machine import cores
+from faceinsight.language.generation import Language
 
 ROUNDS, SIDE = 40, 1024
 #: Rows of a question with its findings.
@@ -114,7 +115,7 @@ def language(bundle: Bundle, device: Device, peak: float, memory: float) -> dict
     output = output or next(t for t in header.tensors if t.name == "token_embd.weight")
     each, weights = sum(int(np.prod(t.shape)) for t in blocks), sum(t.bytes for t in (*blocks, output))
     attention = 4 * header.number("block_count") * header.number("embedding_length")
-    llm = Llm(bundle.file(m.llm.file), m.llm, device)
+    llm = load_llm(bundle.file(m.llm.file), device, width=m.llm.width, context=m.llm.context)
     rng = np.random.default_rng(0)
     face, out = m.face_tokens, dict[str, Any]()
     works = {

@@ -37,14 +37,15 @@ from onnxruntime.quantization.shape_inference import quant_pre_process
 from soak import PHOTO, QUESTIONS, state, view
 
 from faceinsight import Face, FaceInsight
-from faceinsight.align import normalised
-from faceinsight.bundle import Bundle
-from faceinsight.device import Device, cores
-from faceinsight.imaging import load_image
-from faceinsight.language import Language
-from faceinsight.llm import EXACT, Llm
-from faceinsight.manifest import LlmSpec
-from faceinsight.perception import Perception
+from faceinsight.backends.device import Device
+from faceinsight.backends.llama_cpp.model import EXACT, Llm
+from faceinsight.bundle.bundle import Bundle
+from faceinsight.bundle.manifest import LlmSpec
+from faceinsight.host.machine import cores
+from faceinsight.language.generation import Language
+from faceinsight.perception.alignment import normalised
+from faceinsight.perception.image import load_image
+from faceinsight.perception.pipeline import Perception
 from faceinsight_export.gguf_file import quantise, write_llama
 from faceinsight_models.llm import BpeVocabulary, load_gguf
 
@@ -59,11 +60,11 @@ class LlmArm:
     kind: str = "q8_0"
     threads: int | None = None
     parameters: Mapping[str, Any] = field(default_factory=dict)
-    amx: bool | None = None
+    repack: bool = True
 
     def open(self, path: Path, spec: LlmSpec) -> Llm:
         device = Device("cpu", False, self.threads or cores())
-        return Llm(path, spec, device, parameters=self.parameters, amx=self.amx)
+        return Llm(path, device, width=spec.width, context=spec.context, parameters=self.parameters, repack=self.repack)
 
 
 LLM_ARMS = {
@@ -77,7 +78,7 @@ LLM_ARMS = {
     "8-bit KV cache, flash attention": LlmArm(parameters={"type_k": 8, "type_v": 8, "flash_attn_type": 1}),
     "batches of 64": LlmArm(parameters={"n_ubatch": 64}),
     # Where llama.cpp was compiled for it: then no weights are rearranged either.
-    "without AMX": LlmArm(amx=False),
+    "without AMX": LlmArm(repack=False),
 }
 
 

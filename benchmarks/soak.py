@@ -23,8 +23,8 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from faceinsight import Face, FaceInsight, __version__
-from faceinsight.bundle import Bundle
-from faceinsight.imaging import load_image
+from faceinsight.bundle.bundle import Bundle
+from faceinsight.perception.image import load_image
 
 PHOTO = Path(__file__).parent.parent / "tests" / "data" / "astronaut.png"
 QUESTIONS = (

@@ -18,7 +18,7 @@ from figures import Figures
 from readings import Reader, Reading
 from tqdm import tqdm
 
-from faceinsight.labels import NO, YES
+from faceinsight.types import NO, YES
 from faceinsight_models.data import AGE_YEARS
 from faceinsight_models.files import read_image, read_rows
 from faceinsight_models.vocabulary import CHOICES

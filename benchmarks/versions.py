@@ -95,7 +95,7 @@ def run(only: list[str], out: Path, *, keep: bool) -> dict[str, Any]:
     """Run rows and put them into the file, after each one."""
     from faceinsight import __version__
     from faceinsight.bench.state import machine
-    from faceinsight.bundle import Bundle
+    from faceinsight.bundle.bundle import Bundle
 
     WORK.mkdir(parents=True, exist_ok=True)
     wheels = WORK / "wheels"
@@ -158,7 +158,7 @@ def measured(row: Row, wheel: Path, *, keep: bool) -> dict[str, Any]:
 
 def oldest(*, export: bool) -> list[str]:
     """The minimums as pins. To pip, 4.8 of OpenCV is 4.8.0.74 and what follows it."""
-    from faceinsight.versions import EXPORT, RUNTIME
+    from faceinsight.diagnostics.versions import EXPORT, RUNTIME
 
     pins = {
         name: f"=={package.oldest}" for name, package in (EXPORT if export else RUNTIME).items() if name != "python"
@@ -213,10 +213,10 @@ def check() -> None:
     import numpy as np
 
     from faceinsight import FaceInsight
-    from faceinsight.bundle import Bundle
-    from faceinsight.cli import main as command
-    from faceinsight.fit import estimate
-    from faceinsight.versions import EXPORT, RUNTIME
+    from faceinsight.bundle.bundle import Bundle
+    from faceinsight.cli.main import main as command
+    from faceinsight.diagnostics.fit import estimate
+    from faceinsight.diagnostics.versions import EXPORT, RUNTIME
 
     photo = np.ascontiguousarray(cv2.imread(str(PHOTO))[:, :, ::-1])
     photos = {

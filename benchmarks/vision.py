@@ -35,11 +35,12 @@ import torch
 from llama_clip import LlamaClip
 from machine import machine
 
+from faceinsight.backends.device import Device
 from faceinsight.bench.state import peak_mb
-from faceinsight.device import Device, cores
-from faceinsight.imaging import load_image
-from faceinsight.manifest import VisionSpec
-from faceinsight.pixels import to_pixels
+from faceinsight.bundle.manifest import VisionSpec
+from faceinsight.host.machine import cores
+from faceinsight.perception.clip_pixels import to_pixels
+from faceinsight.perception.image import load_image
 from faceinsight_export.int8 import agreement
 from faceinsight_export.vision import write_vision
 from faceinsight_export.vision_tower import PROJECTOR, TOWER, VisionShape

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from faceinsight.labels import HIDDEN, NO, UNSURE, YES
+from faceinsight.types import HIDDEN, NO, UNSURE, YES
 from faceinsight_models.vocabulary import CHOICES, NAMES, REGIONS
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))

@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 import pytest
 
-from faceinsight.bundle import Bundle
+from faceinsight.bundle.bundle import Bundle
 from faceinsight_models.vocabulary import CELEBA, NAMES
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from faceinsight.align import BORDER, crop_matrix, similarity, warp
+from faceinsight.perception.alignment import BORDER, crop_matrix, similarity, warp
 
 
 def test_similarity_recovers_a_known_transform():

@@ -17,13 +17,13 @@ import pytest
 import torch
 
 from faceinsight import FaceInsight
-from faceinsight.bundle import Bundle
-from faceinsight.device import Device
+from faceinsight.backends.device import Device
+from faceinsight.bundle.bundle import Bundle
+from faceinsight.bundle.gguf_header import GgufHeader
+from faceinsight.bundle.manifest import Manifest
+from faceinsight.diagnostics.fit import estimate
 from faceinsight.errors import BundleError, RequestError
-from faceinsight.fit import estimate
-from faceinsight.gguf_header import GgufHeader
-from faceinsight.manifest import Manifest
-from faceinsight.pixels import to_pixels
+from faceinsight.perception.clip_pixels import to_pixels
 from faceinsight_export import attach as export_attach
 from faceinsight_export.attach import Attached, attached_stages
 from faceinsight_export.cli import main as export

@@ -19,6 +19,8 @@ import pytest
 from conftest import PHOTO
 
 from faceinsight import DeviceError, FaceInsight, RequestError
+from faceinsight.backends.device import Device
+from faceinsight.backends.session import Graph
 from faceinsight.bench import run, sensors
 from faceinsight.bench.chart import chart
 from faceinsight.bench.compare import FASTER, SAME, SLOWER, UNCLEAR, compare
@@ -41,13 +43,11 @@ from faceinsight.bench.stats import Summary, median_ranks, summarise
 from faceinsight.bench.steps import DECODE, PREFILL, PREFIX, Stopwatch, Tokens, one_round, rates
 from faceinsight.bench.sustained import left, sustain
 from faceinsight.bench.text import markdown, memory_rows, number
-from faceinsight.bundle import Bundle
-from faceinsight.cli import main
-from faceinsight.device import Device
-from faceinsight.graph import Graph
-from faceinsight.language import Language
-from faceinsight.perception import Perception
-from faceinsight.relevance import Relevance
+from faceinsight.bundle.bundle import Bundle
+from faceinsight.cli.main import main
+from faceinsight.language.generation import Language
+from faceinsight.language.question_encoder import Relevance
+from faceinsight.perception.pipeline import Perception
 
 STEPS = {
     START: {

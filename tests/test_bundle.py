@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from faceinsight import BundleError, BundleNotFoundError, FaceInsight, FaceInsightError
-from faceinsight.bundle import Bundle, locate
-from faceinsight.manifest import Manifest
+from faceinsight.bundle.bundle import Bundle, locate
+from faceinsight.bundle.manifest import Manifest
 
 NANO = locate("nano")
 

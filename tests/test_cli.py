@@ -12,7 +12,7 @@ import cv2
 import pytest
 from conftest import PHOTO
 
-from faceinsight.cli import main
+from faceinsight.cli.main import main
 
 
 def run(*args: str) -> subprocess.CompletedProcess[str]:

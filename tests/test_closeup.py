@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from faceinsight import FaceInsight
-from faceinsight.closeup import Closeup as CloseupReader
-from faceinsight.closeup import CloseupReading
+from faceinsight.perception.closeup import Closeup as CloseupReader
+from faceinsight.perception.closeup import CloseupReading
 from faceinsight_models import lcm
 from faceinsight_models.closeup import FAULTS, PARTS, TELLS, YEARS, Closeup, CloseupGraph
 from faceinsight_models.data import AGE_YEARS, Faces, utkface_labels

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from faceinsight import FaceInsight, imaging
-from faceinsight.looks import OVERLAP, pieces, tiles
+from faceinsight import FaceInsight
+from faceinsight.perception import image as imaging
+from faceinsight.perception.tiles import OVERLAP, pieces, tiles
 
 
 @pytest.mark.parametrize("side", [8, 12, 15])

@@ -16,13 +16,13 @@ import numpy
 import pytest
 from conftest import PHOTO
 
-from faceinsight import doctor, versions
-from faceinsight.bundle import locate
-from faceinsight.cli import main
-from faceinsight.doctor import Facts, diagnose, gather
-from faceinsight.jetson import Jetson, read_jetson
-from faceinsight.probes import Probe
-from faceinsight.versions import found_versions
+from faceinsight.bundle.bundle import locate
+from faceinsight.cli.main import main
+from faceinsight.diagnostics import doctor, versions
+from faceinsight.diagnostics.doctor import Facts, diagnose, gather
+from faceinsight.diagnostics.versions import found_versions
+from faceinsight.host.child import Probe
+from faceinsight.host.jetson import Jetson, read_jetson
 
 GPU_BUILD = ["TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"]
 ORT = {"version": "1.31.1", "providers": GPU_BUILD, "library": "ok", "run": "ok"}

@@ -12,7 +12,7 @@ from conftest import PHOTO
 
 from faceinsight import Face, RequestError, letters
 from faceinsight import draw as pictures
-from faceinsight.cli import main
+from faceinsight.cli.main import main
 from faceinsight.draw import draw, encode
 
 

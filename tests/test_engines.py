@@ -17,16 +17,18 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from faceinsight import DeviceError, RequestError, engines
-from faceinsight.bundle import Bundle
-from faceinsight.cuda import Cuda
-from faceinsight.device import BATCH, Device
-from faceinsight.engines import BuildingSession, EngineCache, Target, graph_files, key_of
-from faceinsight.graph import Graph
-from faceinsight.onnx_file import OnnxFile
-from faceinsight.onnx_rewrite import for_tensorrt
-from faceinsight.probes import probe, tiny_model
-from faceinsight.tensorrt_engine import SHAPES, TensorRtSession
+from faceinsight import DeviceError, FaceInsight, RequestError
+from faceinsight.backends.device import BATCH, Device
+from faceinsight.backends.probes import tiny_model
+from faceinsight.backends.session import Graph
+from faceinsight.backends.tensorrt import engines
+from faceinsight.backends.tensorrt.cudart import Cuda
+from faceinsight.backends.tensorrt.engines import BuildingSession, EngineCache, Target, key_of
+from faceinsight.backends.tensorrt.rewrite import for_tensorrt
+from faceinsight.backends.tensorrt.session import SHAPES, TensorRtSession
+from faceinsight.bundle.bundle import Bundle
+from faceinsight.bundle.onnx_header import OnnxFile
+from faceinsight.host.child import probe
 from faceinsight_export.cli import main as export
 from faceinsight_export.half import store_half
 
@@ -84,8 +86,8 @@ def test_a_key_is_everything_a_plan_depends_on(model: Path):
 
 def test_every_graph_of_nano_has_a_profile():
     bundle = Bundle.open("nano")
-    assert graph_files(bundle) == ["closeup.onnx", "encoder.onnx", "knowledge.onnx", "parser.onnx", "question.onnx"]
-    for name in graph_files(bundle):
+    assert bundle.graph_files == ["closeup.onnx", "encoder.onnx", "knowledge.onnx", "parser.onnx", "question.onnx"]
+    for name in bundle.graph_files:
         for tensor, shapes in key_of(bundle.file(name), ORIN).profile:
             assert len(shapes) == 3, tensor
     question = key_of(bundle.file("question.onnx"), ORIN).profile
@@ -320,16 +322,17 @@ def test_a_device_that_cannot_work_names_the_cause(fake):
         raise DeviceError("TensorRT cannot be used: crashed with SIGSEGV")
 
     fake.setattr(engines, "target", target)
-    fake.setattr("faceinsight.doctor.finding", lambda name: f"finding about {name}")
-    with pytest.raises(DeviceError, match=r"crashed with SIGSEGV.*finding about tensorrt; or choose device='cpu'"):
-        Device.resolve("tensorrt")
+    fake.setattr("faceinsight.diagnostics.doctor.finding", lambda name: f"finding about {name}")
+    with pytest.raises(DeviceError, match=r"crashed with SIGSEGV.*choose device='cpu'\. finding about tensorrt"):
+        FaceInsight.load("nano", device="tensorrt")
     fake.setattr(engines, "target", lambda: ORIN)
-    fake.setattr("faceinsight.device.import_llama", lambda: type("L", (), {"llama_supports_gpu_offload": lambda: True}))
+    llama = type("L", (), {"llama_supports_gpu_offload": lambda: True})
+    fake.setattr("faceinsight.backends.device.import_llama", lambda: llama)
     assert Device.resolve("tensorrt").tensorrt == ORIN
 
 
 def test_target_is_asked_in_a_child_and_must_be_new_enough(monkeypatch):
-    from faceinsight.probes import Probe
+    from faceinsight.host.child import Probe
 
     found = {"version": "10.3.0", "sm": 87, "device": "Orin", "integrated": True}
     monkeypatch.setattr(engines, "probe", lambda name: Probe(found))

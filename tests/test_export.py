@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from faceinsight.device import Device
-from faceinsight.manifest import LlmSpec
+from faceinsight.backends.device import Device
+from faceinsight.bundle.manifest import LlmSpec
 from faceinsight_export import families, gguf_file
 from faceinsight_export.bundle import export_bundle
 from faceinsight_export.half import store_half
@@ -181,7 +181,7 @@ def test_compare_measures_what_it_says():
 def trained(parts, question, llm, vocabulary, tmp_path: Path) -> Trained:
     import dataclasses
 
-    from faceinsight.bundle import locate
+    from faceinsight.bundle.bundle import locate
 
     recipe = Recipe.load("nano")
     recipe = dataclasses.replace(recipe, llm=dataclasses.replace(recipe.llm, context=256, quantisation="f16"))

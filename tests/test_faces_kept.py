@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from faceinsight import FaceInsight, FaceInsightError, PolicyError, RequestError
+from faceinsight.backends.llama_cpp.embeddings import Embeddings
+from faceinsight.backends.llama_cpp.model import BRANCHES
 from faceinsight.cache import FaceCache
-from faceinsight.embeddings import Embeddings
-from faceinsight.llm import BRANCHES
 
 QUESTIONS = ("Is she smiling?", "What color is the hair?", "Is she wearing glasses?")
 #: One more than a batch of questions holds, of different lengths.

@@ -16,9 +16,10 @@ import transformers as tf
 from checkpoints import TEXTS, byte_level, llava, randomise, save, sentencepiece, small
 from safetensors.torch import load_file, save_file
 
-from faceinsight.device import Device
-from faceinsight.llm import EXACT, Llm
-from faceinsight.manifest import LlmSpec
+from faceinsight.backends.device import Device
+from faceinsight.backends.llama_cpp.loader import load_llm
+from faceinsight.backends.llama_cpp.model import EXACT
+from faceinsight.bundle.manifest import LlmSpec
 from faceinsight_export import families, llm_gguf
 from faceinsight_export.checkpoint import Checkpoint, CheckpointError
 from faceinsight_export.gguf_file import QUANTISATIONS, quantise
@@ -71,7 +72,7 @@ def make(name: str, folder: Path, **more: Any) -> tuple[Any, Any]:
 
 def opened(path: Path, width: int = 64) -> ProbedLanguage:
     spec = LlmSpec(path.name, width, 192, PROMPT, 64, 64)
-    return ProbedLanguage(Llm(path, spec, CPU, parameters=EXACT), spec)
+    return ProbedLanguage(load_llm(path, CPU, width=spec.width, context=spec.context, parameters=EXACT), spec)
 
 
 def ids(size: int, count: int = 40, seed: int = 0) -> list[int]:

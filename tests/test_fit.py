@@ -18,12 +18,13 @@ import pytest
 from conftest import PHOTO
 from onnx import TensorProto, helper, numpy_helper
 
-from faceinsight import BundleError, RequestError, fit
-from faceinsight.bundle import Bundle, locate
-from faceinsight.cli import main
-from faceinsight.gguf_header import GgufHeader
-from faceinsight.onnx_file import OnnxFile
-from faceinsight.versions import onnxruntime_version
+from faceinsight import BundleError, RequestError
+from faceinsight.bundle.bundle import Bundle, locate
+from faceinsight.bundle.gguf_header import GgufHeader
+from faceinsight.bundle.onnx_header import OnnxFile
+from faceinsight.cli.main import main
+from faceinsight.diagnostics import fit
+from faceinsight.diagnostics.versions import onnxruntime_version
 from faceinsight_export.half import store_half
 from faceinsight_export.int8_weights import store_int8
 
@@ -129,8 +130,8 @@ def test_loading_a_graph_takes_what_is_said(tmp_path: Path, op: str, shape: tupl
         store(path)
     code = (
         "from pathlib import Path\n"
-        "from faceinsight.device import Device\n"
-        "from faceinsight.probes import tiny_model\n"
+        "from faceinsight.backends.device import Device\n"
+        "from faceinsight.backends.probes import tiny_model\n"
         f"tiny = Path({str(tmp_path / 'tiny.onnx')!r}); tiny.write_bytes(tiny_model())\n"
         f"device = Device('cpu', False, 1); device.session(tiny); before = {PEAK}\n"
         f"session = device.session(Path({str(path)!r})); print({{}} - before)"

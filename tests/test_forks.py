@@ -155,7 +155,8 @@ def test_workers_that_load_after_the_fork_work():
 
 def test_where_threads_cannot_be_ended_a_child_is_told_so(monkeypatch):
     """An OpenMP older than 5.0, or a GPU: then a bundle loaded before the fork rules out another behind it."""
-    from faceinsight import RequestError, forks
+    from faceinsight import RequestError
+    from faceinsight.host import forks
 
     class Old:
         omp_get_max_threads = None

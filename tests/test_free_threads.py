@@ -6,7 +6,7 @@ import pytest
 from conftest import PHOTO
 
 from faceinsight import FaceInsight
-from faceinsight.threads import LATE, Threads
+from faceinsight.backends.llama_cpp.threads import LATE, Threads
 
 
 def run(threads: Threads, cost: dict[int, float], steps: int) -> tuple[float, list[int]]:

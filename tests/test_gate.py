@@ -16,7 +16,7 @@ import transformers as tf
 from checkpoints import as_transformers_5, byte_level, edit, randomise, rename, save, small
 from safetensors.torch import load_file, save_file
 
-from faceinsight.bundle import Bundle
+from faceinsight.bundle.bundle import Bundle
 from faceinsight_export import rope
 from faceinsight_export.checkpoint import Checkpoint, CheckpointError
 from faceinsight_export.cli import main

@@ -14,8 +14,9 @@ import pytest
 from conftest import PHOTO
 from numpy.typing import NDArray
 
-from faceinsight import ImageError, ImageNotFoundError, imaging
-from faceinsight.imaging import load_image, load_scaled
+from faceinsight import ImageError, ImageNotFoundError
+from faceinsight.perception import image as imaging
+from faceinsight.perception.image import load_image, load_scaled
 
 
 def encode(image: NDArray[np.uint8], suffix: str, *options: int) -> bytes:

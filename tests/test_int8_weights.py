@@ -12,10 +12,10 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from faceinsight import fit
-from faceinsight.bundle import Bundle
-from faceinsight.onnx_file import OnnxFile
-from faceinsight.onnx_rewrite import for_tensorrt
+from faceinsight.backends.tensorrt.rewrite import for_tensorrt
+from faceinsight.bundle.bundle import Bundle
+from faceinsight.bundle.onnx_header import OnnxFile
+from faceinsight.diagnostics import fit
 from faceinsight_export.attach import _join
 from faceinsight_export.face_parts import OUTPUTS, cut
 from faceinsight_export.half import store_half

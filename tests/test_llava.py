@@ -13,8 +13,8 @@ from conftest import PHOTO
 
 from faceinsight import FaceInsight
 from faceinsight.bench.steps import PREFIX, Stopwatch, one_round
-from faceinsight.bundle import Bundle
-from faceinsight.fit import estimate
+from faceinsight.bundle.bundle import Bundle
+from faceinsight.diagnostics.fit import estimate
 from faceinsight_export import families, llava, llava_parity, steps
 from faceinsight_export.checkpoint import Checkpoint
 from faceinsight_export.cli import main

@@ -18,9 +18,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from faceinsight.grounding import Grounding, sentences
-from faceinsight.labels import HIDDEN, NO, UNSURE, YES, Label
-from faceinsight.manifest import STATES
+from faceinsight.language.claims import Grounding, sentences
+from faceinsight.types import HIDDEN, NO, STATES, UNSURE, YES, Label
 from faceinsight_models import calibration, data, dialogue, lcm, turns
 from faceinsight_models.augment import augment_pair
 from faceinsight_models.ccm import CorrelationModule, complete, cooccurrence, correlation_graph

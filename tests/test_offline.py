@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from conftest import PHOTO
 
-from faceinsight.doctor import OK, WARN, diagnose
+from faceinsight.diagnostics.doctor import OK, WARN, diagnose
 
 USE = """
 import sys, time
@@ -49,7 +49,7 @@ def test_what_onnxruntime_would_do_is_noticed(tmp_path):
     run("import faceinsight, onnxruntime", tmp_path, ORT_DISABLE_TELEMETRY="0")
     if not written(tmp_path):
         pytest.skip("this ONNX Runtime has no telemetry")
-    late = "import onnxruntime, faceinsight\nfrom faceinsight.device import import_onnxruntime as i\ni()"
+    late = "import onnxruntime, faceinsight\nfrom faceinsight.backends.ort import import_onnxruntime as i\ni()"
     assert "telemetry" in run("import logging; logging.basicConfig()\n" + late, tmp_path).stderr
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from faceinsight.probes import Probe, as_here, probe
+from faceinsight.host.child import Probe, as_here, probe
 
 ANOTHER_OPENCV = "__version__ = '1.2.3'\n"
 TRAP = "raise SystemExit('a file of the working directory was run')\n"

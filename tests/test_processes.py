@@ -13,10 +13,11 @@ from pathlib import Path
 import pytest
 from conftest import PHOTO
 
-from faceinsight import MemoryShortError, RequestError, device, memory, probes
-from faceinsight.doctor import finding
-from faceinsight.fit import FLOOR, measure_floor
-from faceinsight.probes import Probe, interpreter, probe
+from faceinsight import MemoryShortError, RequestError
+from faceinsight.diagnostics.doctor import finding
+from faceinsight.diagnostics.fit import FLOOR, measure_floor
+from faceinsight.host import child, machine, memory
+from faceinsight.host.child import Probe, interpreter, probe
 
 QUESTION = "Is she smiling?"
 #: What a command may print beside its answer where llama.cpp was compiled for AMX and no child can try it.
@@ -97,7 +98,7 @@ def test_a_child_that_cannot_start_is_a_finding(monkeypatch, tmp_path: Path):
 
 def test_a_child_says_how_far_it_came_before_it_crashed(monkeypatch, tmp_path: Path):
     python = tmp_path / "python"
-    python.write_text(f"""#!/bin/sh\necho '{probes.MARK}{{"without": "AMX"}}'\nkill -$SIGNAL $$\n""")
+    python.write_text(f"""#!/bin/sh\necho '{child.MARK}{{"without": "AMX"}}'\nkill -$SIGNAL $$\n""")
     python.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(python))
     for name, crashed in (("SEGV", True), ("KILL", False)):
@@ -113,9 +114,9 @@ def test_a_user_without_a_home_goes_without_a_record(monkeypatch, tmp_path: Path
     for relative in ("", "cache"):
         monkeypatch.setenv("XDG_CACHE_HOME", relative)
         with pytest.raises(OSError, match="set HOME"):
-            device.cache_folder()
+            machine.cache_folder()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert device.cache_folder() == tmp_path / "faceinsight"
+    assert machine.cache_folder() == tmp_path / "faceinsight"
 
 
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root can become an unknown user")
@@ -131,7 +132,8 @@ def test_an_unknown_user_without_home(tmp_path: Path):
 
 def test_a_failed_assertion_ends_the_process():
     """llama.cpp would fork for a backtrace first and may wait for that child for ever."""
-    code = "from faceinsight.device import import_llama\nimport_llama()._lib.ggml_abort(b'here', 1, b'planted')"
+    code = "from faceinsight.backends.llama_cpp.bindings import import_llama\n"
+    code += "import_llama()._lib.ggml_abort(b'here', 1, b'planted')"
     done = run("-c", code, timeout=60, env={k: v for k, v in os.environ.items() if k != "GGML_NO_BACKTRACE"})
     assert done.returncode == -signal.SIGABRT
     assert "planted" in done.stderr

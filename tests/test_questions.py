@@ -7,9 +7,9 @@ import pytest
 from conftest import PHOTO
 
 from faceinsight import FaceInsight, PolicyError
-from faceinsight.grounding import turned, unopened
-from faceinsight.languages import DECLINES, language_of
-from faceinsight.spelling import Spelling
+from faceinsight.language.claims import turned, unopened
+from faceinsight.language.languages import DECLINES, language_of
+from faceinsight.language.spelling import Spelling
 from faceinsight_models import outside, turns
 from faceinsight_models.concepts import OPPOSITE_WORDS
 from faceinsight_models.vocabulary import NAMES

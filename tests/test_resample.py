@@ -10,10 +10,10 @@ import pytest
 from conftest import PHOTO
 
 from faceinsight import ImageError
-from faceinsight.decode_json import FieldError
-from faceinsight.manifest import VisionSpec
-from faceinsight.pixels import to_pixels, to_square
-from faceinsight.resample import resize
+from faceinsight.bundle.json_decoder import FieldError
+from faceinsight.bundle.manifest import VisionSpec
+from faceinsight.perception.clip_pixels import to_pixels, to_square
+from faceinsight.perception.resample import resize
 
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 

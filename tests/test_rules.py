@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from faceinsight import BundleError
-from faceinsight.labels import Labeler
-from faceinsight.manifest import CharacteristicSpec, RegionLimit, RuleSpec
-from faceinsight.rules import RuleSet
+from faceinsight.bundle.manifest import CharacteristicSpec, RegionLimit, RuleSpec
+from faceinsight.perception.labeler import Labeler
+from faceinsight.perception.rules import RuleSet
 
 NAMES = ("a", "b", "c", "d", "e", "f", "g")
 RULES = (

@@ -24,14 +24,13 @@ from faceinsight import (
     PolicyError,
     QuestionError,
     RequestError,
-    amx,
 )
-from faceinsight.bundle import Bundle
-from faceinsight.device import Device, import_llama
+from faceinsight.backends.device import Device
+from faceinsight.backends.llama_cpp import amx, loader
+from faceinsight.backends.llama_cpp.bindings import import_llama, set_params, uses_amx
+from faceinsight.bundle.bundle import Bundle
 from faceinsight.draw import draw
-from faceinsight.llm import Llm, uses_amx
-from faceinsight.probes import Probe
-from faceinsight.vocabulary import changed
+from faceinsight.host.child import Probe
 
 
 def test_astronaut_report(face, insight):
@@ -241,7 +240,7 @@ def test_withheld_words_never_leave(insight, face):
 def test_the_llm_goes_back_and_says_it_otherwise(insight, face, monkeypatch):
     """At each word to which there is an objection it takes another plausible one, and no trace of the first stays."""
     # The shipped LLM is too sure of this face to have another word.
-    monkeypatch.setattr("faceinsight.language.PLAUSIBLE", 0)
+    monkeypatch.setattr("faceinsight.language.generation.PLAUSIBLE", 0)
     language, question = insight.language, "Describe this face."
     ids = language.read(question)
     findings = [insight.relevance.findings(face, insight.relevance(question))]
@@ -498,9 +497,9 @@ def test_import_is_light_and_slim():
 def test_a_parameter_that_llama_cpp_does_not_have_is_no_silent_wish():
     import llama_cpp
 
-    assert changed(llama_cpp.llama_model_default_params(), {"vocab_only": True}).vocab_only
+    assert set_params(llama_cpp.llama_model_default_params(), {"vocab_only": True}).vocab_only
     with pytest.raises(DependencyError, match=r"no llama_model_params\.use_mmap"):
-        changed(llama_cpp.llama_model_default_params(), {"use_mmap": False})
+        set_params(llama_cpp.llama_model_default_params(), {"use_mmap": False})
 
 
 AMX = b"CPU : AVX2 = 1 | AMX_INT8 = 1 | REPACK = 1 | "
@@ -511,11 +510,11 @@ PLAIN = b"CPU : NEON = 1 | REPACK = 1 | "
 def test_amx_is_used_where_it_works(monkeypatch, info, works, used):
     llama_cpp, asked = import_llama(), []
     monkeypatch.setattr(llama_cpp, "llama_print_system_info", lambda: info)
-    monkeypatch.setattr(amx, "works", lambda libraries: works)
+    monkeypatch.setattr(loader, "works", lambda libraries, model: works)
     monkeypatch.setattr(llama_cpp, "llama_model_load_from_file", lambda path, params: asked.append(params))
     bundle = Bundle.open("nano")
     with pytest.raises(BundleError):
-        Llm(bundle.file("llm.gguf"), bundle.manifest.llm, Device("cpu", False, 1))
+        loader.load_llm(bundle.file("llm.gguf"), Device("cpu", False, 1), width=1, context=1)
     assert asked[0].use_extra_bufts == used
 
 
@@ -525,8 +524,11 @@ def test_whether_amx_works_is_tried_once_per_build(monkeypatch, tmp_path):
     built.mkdir()
     (built / "libggml-cpu.so").write_bytes(b"one build")
     outcome = Probe({"without": "AMX"}, "crashed with SIGSEGV", crashed=True)
-    monkeypatch.setattr(amx, "probe", lambda name: tried.append(name) or outcome)
-    fresh = amx.works.__wrapped__
+    monkeypatch.setattr(amx, "probe", lambda name, model: tried.append(name) or outcome)
+
+    def fresh(libraries):
+        return amx.works.__wrapped__(libraries, Path("model.gguf"))
+
     assert not fresh(built)
     assert not fresh(built)
     assert tried == ["amx"]
@@ -558,20 +560,21 @@ def test_whether_amx_works_is_tried_once_per_build(monkeypatch, tmp_path):
 )
 def test_a_trial_without_a_result_is_not_remembered(monkeypatch, tmp_path, outcome):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr(amx, "probe", lambda name: outcome)
-    assert not amx.works.__wrapped__(tmp_path)
+    monkeypatch.setattr(amx, "probe", lambda name, model: outcome)
+    assert not amx.works.__wrapped__(tmp_path, Path("model.gguf"))
     assert not list(tmp_path.iterdir())
 
 
 def test_the_trial_of_amx_compares_logits():
     if uses_amx(import_llama()):
         pytest.skip("in this process it may crash")
-    assert amx.trial()["difference"] < amx.TOLERANCE
+    assert amx.trial(Bundle.open("nano").file("llm.gguf"))["difference"] < amx.TOLERANCE
 
 
 def test_only_the_bindings_of_llama_cpp_are_imported():
     code = (
-        "import sys; from faceinsight.device import import_llama; low = import_llama(); assert low is import_llama(); "
+        "import sys; from faceinsight.backends.llama_cpp.bindings import import_llama\n"
+        "low = import_llama(); assert low is import_llama(); "
         "assert 'jinja2' not in sys.modules; import llama_cpp; assert llama_cpp.llama_cpp is low; "
         "assert llama_cpp.llama_decode is low.llama_decode; llama_cpp.Llama; assert import_llama() is low\n"
         "from faceinsight import FaceInsight; FaceInsight.load('nano', device='cpu').close()"
@@ -587,8 +590,8 @@ def test_llama_cpp_is_loaded_with_short_spins_and_the_environment_stays(tmp_path
     (tmp_path / "llama_cpp").mkdir()
     (tmp_path / "llama_cpp" / "__init__.py").write_text("raise ImportError('not needed')")
     (tmp_path / "llama_cpp" / "llama_cpp.py").write_text("import os\nprint(os.environ.get('GOMP_SPINCOUNT'))\n")
-    code = "import os; from faceinsight.device import import_llama as load; before = dict(os.environ); load(); "
-    code += "print(before == dict(os.environ))"
+    code = "import os; from faceinsight.backends.llama_cpp.bindings import import_llama as load; "
+    code += "before = dict(os.environ); load(); print(before == dict(os.environ))"
     clean = {k: v for k, v in os.environ.items() if k not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")}
     environment = clean | chosen | {"PYTHONPATH": str(tmp_path)}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)

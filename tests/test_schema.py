@@ -13,9 +13,9 @@ from conftest import PHOTO
 
 import faceinsight
 from faceinsight import Answer, Choice, Face, FaceInsightError, Label, Report
-from faceinsight.cli import main
+from faceinsight.cli.main import main
+from faceinsight.cli.schema import FILE, build, read
 from faceinsight.plain import to_json
-from faceinsight.schema import FILE, build, read
 
 jsonschema = pytest.importorskip("jsonschema", reason="pip install jsonschema")
 
@@ -27,7 +27,7 @@ def valid(document: str, text: str) -> object:
 
 
 def test_the_published_file_is_up_to_date():
-    assert json.loads(FILE.read_text()) == build(), "python -m faceinsight.schema writes it anew"
+    assert json.loads(FILE.read_text()) == build(), "python -m faceinsight.cli.schema writes it anew"
 
 
 def test_it_is_a_schema_and_says_no():

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from faceinsight import Answer, FaceInsight, RequestError
-from faceinsight.imaging import load_image
+from faceinsight.perception.image import load_image
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +70,7 @@ def test_an_answer_is_not_cut_off_by_another_threads_stream(shared, photo):
 
 def test_a_stream_that_was_overtaken_does_not_touch_the_other_conversation(shared, photo, monkeypatch):
     """Taking a word back trims the LLM's cache: only of the conversation that holds it."""
-    monkeypatch.setattr("faceinsight.language.PLAUSIBLE", 0.0)  # there is always another word
+    monkeypatch.setattr("faceinsight.language.generation.PLAUSIBLE", 0.0)  # there is always another word
     face = shared.perceive(photo)[0]
     language = shared.language
     tokens = language.read("Describe this face.")

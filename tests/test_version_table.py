@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from faceinsight.doctor import numbers
-from faceinsight.versions import EXPORT, RUNTIME
+from faceinsight.diagnostics.doctor import numbers
+from faceinsight.diagnostics.versions import EXPORT, RUNTIME
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "benchmarks"))

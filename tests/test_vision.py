@@ -15,11 +15,12 @@ import torch
 from onnx.reference import ReferenceEvaluator
 from onnx.reference.op_run import OpRun
 
-from faceinsight import device
-from faceinsight.device import Device, saturates
-from faceinsight.fit import activations
-from faceinsight.onnx_file import OnnxFile as Outline
-from faceinsight.onnx_rewrite import for_tensorrt
+from faceinsight.backends import ort
+from faceinsight.backends.device import Device
+from faceinsight.backends.tensorrt.rewrite import for_tensorrt
+from faceinsight.bundle.onnx_header import OnnxFile as Outline
+from faceinsight.diagnostics.fit import activations
+from faceinsight.host.machine import saturates
 from faceinsight_export import int8
 from faceinsight_export.int8 import AccuracyError, agreement, smooth
 from faceinsight_export.onnx_file import FLOAT, onnx_file
@@ -305,7 +306,7 @@ def test_which_cpus_compute_eight_bits_wrongly(tmp_path: Path, monkeypatch, flag
 def test_eight_bits_are_computed_exactly(tmp_path: Path, monkeypatch, write, told):
     """Without VNNI, x86 saturates 255 * 127 + 255 * 127 in 16 bits. As it is here, and as where that would happen."""
     if told:
-        monkeypatch.setattr(device, "saturates", lambda: told)
+        monkeypatch.setattr(ort, "saturates", lambda: told)
     path, peak = tmp_path / "product.onnx", np.full(64, 127, np.float32)
     layers = [int8.Dense(n, np.full((64, 64), 127, np.float32), None, peak) for n in ("one", "two")]
     with onnx_file(path, "product") as graph:

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from faceinsight.bundle import Bundle
-from faceinsight.device import Device
+from faceinsight.backends.device import Device
+from faceinsight.bundle.bundle import Bundle
 from faceinsight_export.bundle import TOLERANCES
 from faceinsight_models.cli import main
 from faceinsight_models.closeup import PARTS, CloseupGraph

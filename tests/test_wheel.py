@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from conftest import PHOTO
 
-from faceinsight.bundle import Bundle
+from faceinsight.bundle.bundle import Bundle
 
 ROOT = Path(__file__).parent.parent
 

@@ -11,9 +11,10 @@ import onnx
 import torch
 from numpy.typing import NDArray
 
-from faceinsight.bundle import Bundle, sha256_of
-from faceinsight.device import Device
-from faceinsight.manifest import STATES, Manifest
+from faceinsight.backends.device import Device
+from faceinsight.bundle.bundle import Bundle, sha256_of
+from faceinsight.bundle.manifest import Manifest
+from faceinsight.types import STATES
 from faceinsight_models.attached import WEIGHTS, Record, load_adapter
 from faceinsight_models.encoder import KnowledgeGraph, RegionGraph
 from faceinsight_models.graphs import write_knowledge, write_regions

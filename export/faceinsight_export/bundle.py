@@ -15,11 +15,10 @@ import numpy as np
 import torch
 
 from faceinsight import __version__
-from faceinsight.bundle import MANIFEST, Bundle
-from faceinsight.device import Device
-from faceinsight.manifest import (
+from faceinsight.backends.device import Device
+from faceinsight.bundle.bundle import MANIFEST, Bundle
+from faceinsight.bundle.manifest import (
     FORMAT,
-    STATES,
     VERSION,
     CloseupSpec,
     CropSpec,
@@ -32,6 +31,7 @@ from faceinsight.manifest import (
     ParserSpec,
     QuestionSpec,
 )
+from faceinsight.types import STATES
 from faceinsight_models.augment import MEAN, STD
 from faceinsight_models.closeup import COVERS, FAULTS, PARTS, SHARED, SHOWS, TELLS, YEARS
 from faceinsight_models.concepts import OPPOSITE_WORDS

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from faceinsight.manifest import Licence
+from faceinsight.bundle.manifest import Licence
 from faceinsight_models.data import TERMS
 from faceinsight_models.pipeline import Trained
 from faceinsight_models.vocabulary import CHARACTERISTICS, SWITCHES

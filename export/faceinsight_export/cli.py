@@ -163,7 +163,7 @@ def _written(path: Path) -> int:
 
 
 def _verify(args: argparse.Namespace) -> int:
-    from faceinsight.bundle import Bundle
+    from faceinsight.bundle.bundle import Bundle
 
     opened = Bundle.open(args.bundle)
     for name, entry in opened.manifest.files.items():
@@ -182,12 +182,12 @@ def _verify(args: argparse.Namespace) -> int:
 
 
 def _engine(args: argparse.Namespace) -> int:
-    from faceinsight.bundle import Bundle
-    from faceinsight.engines import EngineCache, graph_files, key_of, target
+    from faceinsight.backends.tensorrt.engines import EngineCache, key_of, target
+    from faceinsight.bundle.bundle import Bundle
 
     opened, where, cache = Bundle.open(args.bundle), target(), EngineCache()
     print(f"TensorRT {where.tensorrt} on {where.device} (sm_{where.sm}); plans in {cache.folder}")
-    for name in graph_files(opened):
+    for name in opened.graph_files:
         key = key_of(opened.file(name), where)
         plan = cache.load(key)
         state = "there already" if plan else "built"

@@ -12,7 +12,7 @@ from pathlib import Path
 import gguf
 import onnx
 
-from faceinsight.bundle import Bundle
+from faceinsight.bundle.bundle import Bundle
 from faceinsight_models.llm import BpeVocabulary
 from faceinsight_models.tapped import pruned
 

@@ -12,7 +12,7 @@ import gguf
 import numpy as np
 from numpy.typing import NDArray
 
-from faceinsight.vocabulary import quiet
+from faceinsight.backends.llama_cpp.bindings import silence_log
 from faceinsight_models.llm import BpeVocabulary
 
 from .checkpoint import Checkpoint
@@ -91,7 +91,7 @@ def quantise(source: Path, target: Path, kind: str, *, threads: int = 0) -> None
 
     if kind not in QUANTISATIONS:
         raise ValueError(f"quantisation {kind!r}; expected one of {', '.join(QUANTISATIONS)}")
-    quiet(llama_cpp)
+    silence_log(llama_cpp)
     params = llama_cpp.llama_model_quantize_default_params()
     params.ftype = int(QUANTISATIONS[kind])
     params.nthread = threads

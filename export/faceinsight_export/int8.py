@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from faceinsight.device import Device, cores
+from faceinsight.backends.device import Device
+from faceinsight.host.machine import cores
 
 from .onnx_file import FLOAT, OnnxFile
 

@@ -10,11 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from faceinsight import __version__
-from faceinsight.bundle import MANIFEST, Bundle, sha256_of
-from faceinsight.manifest import (
+from faceinsight.bundle.bundle import MANIFEST, Bundle, sha256_of
+from faceinsight.bundle.manifest import (
     LANGUAGE,
     SCOPE,
-    STATES,
     UNCLEAR,
     EncoderSpec,
     FileEntry,
@@ -25,7 +24,8 @@ from faceinsight.manifest import (
     PromptSpec,
     VisionSpec,
 )
-from faceinsight.pixels import to_pixels
+from faceinsight.perception.clip_pixels import to_pixels
+from faceinsight.types import STATES
 from faceinsight_models.llava_pixels import preprocessing
 from faceinsight_models.recipe import LlavaRecipe, llava_recipes
 

@@ -14,10 +14,12 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from faceinsight.device import Device, cores
-from faceinsight.llm import EXACT, Llm
-from faceinsight.manifest import LlmSpec, PromptSpec, VisionSpec
-from faceinsight.pixels import to_pixels
+from faceinsight.backends.device import Device
+from faceinsight.backends.llama_cpp.loader import load_llm
+from faceinsight.backends.llama_cpp.model import EXACT
+from faceinsight.bundle.manifest import LlmSpec, PromptSpec, VisionSpec
+from faceinsight.host.machine import cores
+from faceinsight.perception.clip_pixels import to_pixels
 
 from .attach import Attached, Spoken, attached_stages
 from .onnx_file import FLOAT, HALF
@@ -143,7 +145,8 @@ def _llm_stages(
 ) -> list[Stage]:
     """Of a face's image tokens, and of its region tokens and findings where there are any, laid out as in use."""
     prompt = spec.prompt
-    with ProbedLanguage(Llm(path, spec, device, parameters=EXACT), spec) as language:
+    llm = load_llm(path, device, width=spec.width, context=spec.context, parameters=EXACT)
+    with ProbedLanguage(llm, spec) as language:
         before = language.vocabulary.tokens(prompt.before_face, special=True, first=True)
         asked = [
             *language.vocabulary.tokens(prompt.after_face, special=True, first=True),

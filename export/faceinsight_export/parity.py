@@ -13,10 +13,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from faceinsight.device import Device
-from faceinsight.language import Language
-from faceinsight.llm import EXACT, Llm
-from faceinsight.manifest import LlmSpec
+from faceinsight.backends.device import Device
+from faceinsight.backends.llama_cpp.loader import load_llm
+from faceinsight.backends.llama_cpp.model import EXACT
+from faceinsight.bundle.manifest import LlmSpec
+from faceinsight.language.generation import Language
 
 from .reference import logits
 
@@ -134,7 +135,8 @@ def llm_stages(
 ) -> list[Stage]:
     """Tokens and logits at each position, after injected embeddings, for each text."""
     stages = []
-    with ProbedLanguage(Llm(gguf, spec, device, parameters=EXACT), spec) as language:
+    llm = load_llm(gguf, device, width=spec.width, context=spec.context, parameters=EXACT)
+    with ProbedLanguage(llm, spec) as language:
         for i, text in enumerate(texts):
             ids = tokenizer.encode(text).ids
             mine = language.vocabulary.tokens(text)

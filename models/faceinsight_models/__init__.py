@@ -3,4 +3,4 @@
 Importing this package imports no torch.
 """
 
-import faceinsight.offline  # noqa: F401 - before anything here imports ONNX Runtime
+import faceinsight.host.offline  # noqa: F401 - before anything here imports ONNX Runtime

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from faceinsight.manifest import STATES
+from faceinsight.types import STATES
 
 from .encoder import Adapter
 from .vocabulary import REGIONS

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from faceinsight.align import BORDER
+from faceinsight.perception.alignment import BORDER
 
 from .data import Faces
 from .vocabulary import FLIP_CLASSES

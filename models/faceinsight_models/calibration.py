@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional as F
 
-from faceinsight.labels import calibrated
+from faceinsight.perception.labeler import calibrated
 
 from .closeup import COVERS, SHOWS
 from .recipe import Judgement

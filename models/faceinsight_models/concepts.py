@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from faceinsight.labels import NO, YES
+from faceinsight.types import NO, YES
 
 from .tables import read_table
 from .vocabulary import AGES, EXPRESSIONS, RACES

@@ -19,8 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from faceinsight.align import crop_matrix, warp
-from faceinsight.detect import FaceDetector
+from faceinsight.perception.alignment import crop_matrix, warp
+from faceinsight.perception.detector import FaceDetector
 
 from .files import COLUMNS, WHERE, open_pictures, read_image, read_mask, read_rows
 from .vocabulary import AGES, CELEBA, EXPRESSIONS, NAMES, RACES

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
 
-from faceinsight.labels import HIDDEN, NO, UNSURE, YES
+from faceinsight.types import HIDDEN, NO, UNSURE, YES
 
 from . import wordings as w
 from .concepts import BY_NAME, COLORS, FACIAL_NAMES, STYLES, WORN_NAMES, Concept

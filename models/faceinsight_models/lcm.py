@@ -13,7 +13,7 @@ from itertools import combinations
 import torch
 from torch import Tensor, nn
 
-from faceinsight.manifest import KINDS
+from faceinsight.bundle.manifest import KINDS
 
 from .vocabulary import Rule
 

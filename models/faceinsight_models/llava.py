@@ -16,10 +16,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from faceinsight.bundle import sha256_of
-from faceinsight.manifest import VisionSpec
-from faceinsight.pixels import to_pixels
-from faceinsight.vision import surroundings
+from faceinsight.bundle.bundle import sha256_of
+from faceinsight.bundle.manifest import VisionSpec
+from faceinsight.perception.clip_pixels import to_pixels
+from faceinsight.perception.vision_encoder import surroundings
 
 from .config_json import CONFIG, read_json
 from .hf_folder import load_model, load_tokenizer

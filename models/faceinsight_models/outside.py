@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from faceinsight.manifest import ANSWERED, LANGUAGE, SCOPE, UNCLEAR
+from faceinsight.bundle.manifest import ANSWERED, LANGUAGE, SCOPE, UNCLEAR
 
 from . import wordings as w
 from .concepts import CONCEPTS, OPPOSED
@@ -58,9 +58,9 @@ KINDS = (*ANSWERED, *DECLINES)
 
 
 def words_of_questions(tokens: Iterable[str]) -> str:
-    """The words that questions are made of, for `faceinsight.spelling`: those that ask for what is known, one per line,
-    and behind an empty line all that are words too, and no slips: of other questions, and among the tokens (as
-    byte-level BPE writes them) of the LLM. Nothing is put right to held-out words."""
+    """The words that questions are made of, for `faceinsight.language.spelling`: those that ask for what is known, one
+    per line, and behind an empty line all that are words too, and no slips: of other questions, and among the tokens
+    (as byte-level BPE writes them) of the LLM. Nothing is put right to held-out words."""
     inside: dict[str, None] = {}
     for concept in (*CONCEPTS, *OPPOSED):
         inside |= dict.fromkeys(_words(concept.words))

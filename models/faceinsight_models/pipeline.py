@@ -15,8 +15,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from faceinsight.detect import FaceDetector
-from faceinsight.manifest import STATES
+from faceinsight.perception.detector import FaceDetector
+from faceinsight.types import STATES
 
 from . import assets
 from .calibration import fitted

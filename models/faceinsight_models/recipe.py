@@ -9,7 +9,7 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from faceinsight.decode_json import FieldError, decode
+from faceinsight.bundle.json_decoder import FieldError, decode
 
 from .tables import TableError, read_table
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from faceinsight.manifest import CharacteristicSpec, RegionLimit, RuleSpec
+from faceinsight.bundle.manifest import CharacteristicSpec, RegionLimit, RuleSpec
 
 from .concepts import absent, denials, mentions
 from .vocabulary import CELEBA, CHARACTERISTICS, COVERED_BY, HIDDEN_BY, NEEDS, REGIONS, RULES

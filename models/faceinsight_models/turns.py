@@ -7,9 +7,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from faceinsight.grounding import turned
-from faceinsight.labels import HIDDEN, NO, YES
-from faceinsight.manifest import ABOUT, DETAIL
+from faceinsight.bundle.manifest import ABOUT, DETAIL
+from faceinsight.language.claims import turned
+from faceinsight.types import HIDDEN, NO, YES
 
 from . import wordings as w
 from .concepts import BY_NAME, COLORS, CONCEPTS, OPPOSED, OPPOSITE_WORDS, STYLES, WORN_NAMES, Concept

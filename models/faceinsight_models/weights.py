@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from faceinsight.bundle import Bundle
+from faceinsight.bundle.bundle import Bundle
 
 from .llm import BpeVocabulary, load_gguf
 

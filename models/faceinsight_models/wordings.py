@@ -59,7 +59,7 @@ _TEMPLATES["look"] = (
     "Could you tell me whether {s} is {x}?",
 )  # fmt: skip
 #: Asked the other way round, or with a denial in it: "yes" would say one thing to one reader and another to the next,
-#: so the answer is a statement (`faceinsight.grounding.turned`).
+#: so the answer is a statement (`faceinsight.language.claims.turned`).
 NEGATED_TEMPLATES = {
     "wear": (
         "Isn't {s} wearing {x}?", "{s} isn't wearing {x}, is {s}?", "Is {s} not wearing {x}?", "Is {s} without {x}?",

@@ -12,7 +12,6 @@ help(faceinsight.FaceInsight).
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from . import offline as offline  # first of all: see there
 from ._version import __version__
 from .errors import (
     BundleError,
@@ -27,11 +26,11 @@ from .errors import (
     QuestionError,
     RequestError,
 )
+from .host import offline as offline  # first of all: see there
 
 if TYPE_CHECKING:
     from .insight import FaceInsight
-    from .labels import Label
-    from .types import Age, Answer, Choice, Face, Piece, Quality, Report, Timings
+    from .types import Age, Answer, Choice, Face, Label, Piece, Quality, Report, Timings
 
 __all__ = [
     "Age",
@@ -59,8 +58,8 @@ __all__ = [
 ]
 
 
-_LATER = {"FaceInsight": "insight", "Label": "labels"} | dict.fromkeys(
-    ("Age", "Answer", "Choice", "Face", "Piece", "Quality", "Report", "Timings"), "types"
+_LATER = {"FaceInsight": "insight"} | dict.fromkeys(
+    ("Age", "Answer", "Choice", "Face", "Label", "Piece", "Quality", "Report", "Timings"), "types"
 )
 
 
@@ -70,8 +69,8 @@ def __getattr__(name: str) -> Any:
     if name not in _LATER:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     if name == "FaceInsight":
-        from .dependencies import load
-        from .memory import require_address_space
+        from .host.dependencies import load
+        from .host.memory import require_address_space
 
         require_address_space()
         load("cv2")

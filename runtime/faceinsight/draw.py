@@ -10,9 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .errors import RequestError
-from .labels import Label
 from .letters import drawable, text_width, write
-from .types import Face
+from .types import Face, Label
 
 #: One colour per mask class (RGB); the background is left as it is. Left and right share a colour.
 _COLOURS = np.array(

@@ -16,25 +16,25 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .arguments import megabytes, one, seconds, texts, whole, whom
-from .bundle import Bundle
+from .backends.device import Device
+from .backends.llama_cpp.loader import load_llm
+from .backends.llama_cpp.tokenizer import VocabularyFile
+from .backends.session import Graph
+from .bundle.bundle import Bundle
+from .bundle.manifest import COUNT, Manifest
 from .cache import CACHE_MB, FaceCache
-from .device import Device
+from .diagnostics.explain import explained
 from .errors import PolicyError
-from .forks import OwnLock, awaited
-from .graph import Graph
-from .guard import Guard
-from .imaging import ImageSource, load_scaled
-from .labels import Label
-from .language import Language
-from .llm import Llm
-from .manifest import COUNT, Manifest
-from .memory import shortage_named
-from .perception import Perception, enlarged
-from .relevance import OFF, Asked, Relevance
-from .spelling import Spelling
-from .types import Answer, Choice, Face, Piece, Report, Timings
-from .vision import Vision
-from .vocabulary import VocabularyFile
+from .host.forks import OwnLock, awaited
+from .host.memory import shortage_named
+from .language.generation import Language
+from .language.guard import Guard
+from .language.question_encoder import OFF, Asked, Relevance
+from .language.spelling import Spelling
+from .perception.image import ImageSource, load_scaled
+from .perception.pipeline import Perception, enlarged
+from .perception.vision_encoder import Vision
+from .types import Answer, Choice, Face, Label, Piece, Report, Timings
 
 
 class FaceInsight:
@@ -102,7 +102,20 @@ class FaceInsight:
         allow, deny, forget_after = texts("allow", allow), texts("deny", deny), seconds("forget_after", forget_after)
         cache_mb = megabytes("cache_mb", cache_mb)
         opened = Bundle.open(bundle)
-        where = Device.resolve(device, threads=threads)
+        with explained(device):
+            where = Device.resolve(device, threads=threads)
+            return cls._on(where, opened, allow, deny, cache_mb, forget_after)
+
+    @classmethod
+    def _on(
+        cls,
+        where: Device,
+        opened: Bundle,
+        allow: Sequence[str],
+        deny: Sequence[str],
+        cache_mb: float,
+        forget_after: float | None,
+    ) -> FaceInsight:
         manifest = opened.manifest
         llm, asked, spec = manifest.llm, manifest.question, manifest.vision
         # Image tokens are small beside the KV cache made of them.
@@ -112,7 +125,7 @@ class FaceInsight:
         vision = Vision(spec, where.session(opened.file(spec.file)), FaceCache(half, forget_after)) if spec else None
         with ThreadPoolExecutor(1) as beside:
             # llama.cpp reads its file while ONNX Runtime optimises the small graphs.
-            loading = beside.submit(Llm, opened.file(llm.file), llm, where)
+            loading = beside.submit(load_llm, opened.file(llm.file), where, width=llm.width, context=llm.context)
             perception = Perception.load(opened, where, allow=allow, deny=deny)
             language = Language(loading.result(), llm, see=vision or attrgetter("tokens"), kept=kept)
         vocabulary = language.vocabulary

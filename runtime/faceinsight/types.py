@@ -8,8 +8,34 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from .labels import Label
 from .plain import INTERNAL, Plain
+
+#: What can be known of a characteristic (`Label.state`), in the order of their numbers.
+STATES = ("no", "yes", "unsure", "not visible")
+NO, YES, UNSURE, HIDDEN = range(4)
+
+
+@dataclass(frozen=True, slots=True)
+class Label(Plain):
+    """What is known of one characteristic.
+
+    Attributes:
+        name: its name in the bundle's vocabulary.
+        phrase: completes "The person ...".
+        group: "" or the sensitive group it belongs to.
+        probability: calibrated, 0..1; None where it is not visible.
+        state: "yes", "no", "unsure" or "not visible".
+        region: the face region that shows it.
+        rule: the rule that turned the label round, if one did.
+    """
+
+    name: str
+    phrase: str
+    group: str
+    probability: float | None
+    state: str
+    region: str
+    rule: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

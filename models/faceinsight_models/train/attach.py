@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
-from faceinsight.align import normalised
-from faceinsight.bundle import Bundle
-from faceinsight.device import Device
-from faceinsight.perception import Perception
+from faceinsight.backends.device import Device
+from faceinsight.bundle.bundle import Bundle
+from faceinsight.perception.alignment import normalised
+from faceinsight.perception.pipeline import Perception
 
 from ..attached import Record
 from ..data import Faces, load_pictures

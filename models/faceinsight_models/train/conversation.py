@@ -22,8 +22,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from faceinsight.labels import NO, UNSURE, YES, Labeler
-from faceinsight.manifest import STATES, PromptSpec
+from faceinsight.bundle.manifest import PromptSpec
+from faceinsight.perception.labeler import Labeler
+from faceinsight.types import NO, STATES, UNSURE, YES
 
 from ..recipe import LlavaRecipe
 from ..specs import characteristic_specs, rule_specs

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from faceinsight.manifest import COUNT
+from faceinsight.bundle.manifest import COUNT
 
 from ..concepts import CONCEPTS
 from ..outside import KINDS, outside_question

@@ -16,7 +16,7 @@ import onnxruntime
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from faceinsight.align import crop_matrix
+from faceinsight.perception.alignment import crop_matrix
 
 from ..augment import degrade, to_pixels
 from ..closeup import COVERS, FAULTS, PARTS, SHOWS, TELLS, YEARS, Closeup, years_of_bins

@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from faceinsight.align import crop_matrix, warp
+from faceinsight.perception.alignment import crop_matrix, warp
 
 from ..augment import about_centre, degrade
 from ..closeup import FAULTS

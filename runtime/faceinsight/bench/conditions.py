@@ -10,12 +10,15 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 from .._version import __version__
-from ..bundle import Bundle
-from ..device import PROVIDERS, Device, cores, import_llama, import_onnxruntime, llama_version
+from ..backends.device import Device
+from ..backends.llama_cpp.bindings import import_llama, llama_version
+from ..backends.ort import PROVIDERS, import_onnxruntime
+from ..bundle.bundle import Bundle
+from ..bundle.gguf_header import GgufHeader
+from ..bundle.onnx_header import OnnxFile
 from ..errors import DeviceError
-from ..gguf_header import GgufHeader
-from ..jetson import read_jetson
-from ..onnx_file import OnnxFile
+from ..host.jetson import read_jetson
+from ..host.machine import cores
 from .nvml import Nvml
 from .result import Conditions
 from .state import governor, machine

@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..decode_json import FieldError, decode
+from ..bundle.json_decoder import FieldError, decode
 from ..errors import RequestError
 from ..plain import Plain, to_json
 from .state import MachineState, throttling

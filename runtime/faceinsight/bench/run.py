@@ -10,12 +10,12 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from ..bundle import Bundle
-from ..device import Device
+from ..backends.device import Device
+from ..bundle.bundle import Bundle
 from ..errors import FaceInsightError, RequestError
-from ..imaging import load_image
+from ..host.child import as_here, death, interpreter
 from ..insight import FaceInsight
-from ..probes import as_here, death, interpreter
+from ..perception.image import load_image
 from .conditions import conditions, require_active
 from .nvml import open_nvml
 from .result import FORMAT, START, VERSION, Energy, Memory, Result, disturbance

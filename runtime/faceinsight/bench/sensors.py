@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 
-from ..jetson import read_number, read_text
+from ..host.jetson import read_number, read_text
 from .nvml import Nvml
 
 #: Seconds between two looks: power gauges average over about this long, and counters must not wrap twice in between.

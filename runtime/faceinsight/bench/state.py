@@ -11,8 +11,8 @@ from pathlib import Path
 from statistics import fmean
 
 from ..errors import RequestError
-from ..fit import available_memory
-from ..jetson import read_jetson, read_number, read_text
+from ..host.jetson import read_jetson, read_number, read_text
+from ..host.machine import available_memory
 from .nvml import Nvml
 
 #: Cooling devices that hold a processor back (a fan does not): Jetson's, cpufreq's, devfreq's, ACPI's.

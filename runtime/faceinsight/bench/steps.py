@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import RequestError
-from ..imaging import load_image
 from ..insight import FaceInsight
+from ..perception.image import load_image
 from ..types import Face
 from .result import ANSWER, STAGE, START, Rate, Step
 from .stats import summarise

@@ -1,0 +1,1 @@
+"""What computes: ONNX Runtime, TensorRT and llama.cpp, and the device that all of them run on."""

@@ -1,0 +1,1 @@
+"""llama.cpp: bindings, tokenizer, model and KV cache, threads."""

@@ -1,0 +1,29 @@
+"""Loads an LLM in the way that works with this build of llama.cpp."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ..device import Device
+from .amx import works
+from .bindings import import_llama, uses_amx
+from .model import Llm
+
+
+def load_llm(
+    path: Path, device: Device, *, width: int, context: int, parameters: Mapping[str, Any] | None = None
+) -> Llm:
+    """A loaded GGUF, its weights repacked for this CPU unless AMX is there and this build's kernels for it fail.
+
+    Args:
+        path: the GGUF.
+        device: thread budget, and whether the layers go to the GPU.
+        width: embedding width that the file must have.
+        context: tokens that the KV cache holds.
+        parameters: overrides for llama.cpp's context parameters.
+    """
+    llama = import_llama()
+    repack = not uses_amx(llama) or works(Path(llama.__file__).parent / "lib", path)
+    return Llm(path, device, width=width, context=context, parameters=parameters, repack=repack)

@@ -1,0 +1,1 @@
+"""The contract on disk: the manifest, and a folder verified against it."""

@@ -1,0 +1,1 @@
+"""The command `faceinsight`: what it takes, and what it prints."""

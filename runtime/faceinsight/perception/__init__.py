@@ -1,0 +1,1 @@
+"""From a photo to faces: detection, alignment, parsing, encoding, labels. No LLM."""

@@ -1,0 +1,221 @@
+"""Face detection: YuNet through OpenCV (Wu et al., 2023)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import BundleError
+from .alignment import BORDER
+from .tiles import OVERLAP, Image, cut, pieces, plain, shrunk, tiles
+
+#: Longer side of the picture in the last look.
+CLOSER = 192
+#: Boxes that go into non-maximum suppression, the surest ones: a face has several, and a crowd has hundreds of faces.
+BOXES = 5000
+#: Width in photo pixels of the smallest faces that are looked for: little can be read of smaller ones.
+SMALLEST = 24
+#: A face of 8 pixels, as looked at, leaves a trace (a score of 0.05); one of 14 is mostly found.
+TRACE, TRACE_SCORE, CLEAR = 8, 0.05, 14
+#: A face that is wider, as looked at, gains nothing from more pixels.
+SMALL = 24
+#: A closer look must be surer of a face: more of the photo is looked at, and texture is all that most of it shows.
+CLOSER_SCORE = 0.7
+#: Boxes that share more than this of the smaller one are of one face.
+SHARED = 0.5
+
+Floats = NDArray[np.float32]
+#: (N,15): x, y, width, height, five landmarks (x, y) and score.
+Rows = NDArray[np.float32]
+_NONE: Rows = np.zeros((0, 15), np.float32)
+_ONE: Floats = np.ones(2, np.float32)
+
+
+@dataclass(frozen=True, slots=True)
+class Detection:
+    """One face in a photo.
+
+    Attributes:
+        box: x, y, width, height in photo pixels; may reach over the border.
+        landmarks: (5,2) right eye, left eye, nose tip, right and left mouth corner of the person, photo pixels.
+        score: detector confidence, 0..1.
+    """
+
+    box: tuple[float, float, float, float]
+    landmarks: NDArray[np.float32]
+    score: float
+
+
+class FaceDetector:
+    """YuNet on an image pyramid: it finds faces of roughly 10 to 300 pixels, so a large photo is looked at small first
+    (a face that fills it), then closer, in tiles, where a small face has left a trace. In a photo so large that it
+    leaves none, all that is not plain is looked at closer once. Strips are cut into pieces.
+    The last look, if nothing was found, goes past the border: a thumbnail, or a face that the frame cuts.
+    """
+
+    def __init__(
+        self, model: Path, *, score_threshold: float = 0.7, nms_threshold: float = 0.3, sides: tuple[int, ...] = (640,)
+    ) -> None:
+        try:
+            with _no_warnings():
+                self._net: Any = cv2.FaceDetectorYN.create(
+                    str(model), "", (320, 320), min(TRACE_SCORE, score_threshold), nms_threshold, BOXES
+                )
+        except cv2.error as e:
+            raise BundleError(f"{model} is not a detector OpenCV {cv2.__version__} can load: {e.err}") from e
+        self._score, self._sides = score_threshold, sides
+
+    def __call__(self, image: Image) -> tuple[Detection, ...]:
+        """RGB (H,W,3) -> faces, the largest first."""
+        h, w = image.shape[:2]
+        parts = pieces(w, h, self._sides[0])
+        rows = np.concatenate([_whole(_moved(self._piece(cut(image, p)), p), p, w, h) for p in parts])
+        if len(parts) > 1:
+            rows = _added(_NONE, rows)
+        elif not len(rows):
+            rows = self._past_border(image)
+        return tuple(_detection(r) for r in sorted(rows, key=lambda r: -r[2] * r[3]) if _touches(r, w, h))
+
+    def _piece(self, photo: Image) -> Rows:
+        """Faces in a photo, or in a piece of a strip."""
+        longer, reached, traces, faces = max(photo.shape[:2]), 0, _NONE, _NONE
+        for side in dict.fromkeys(min(s, longer) for s in self._sides):
+            size = _size(photo, side)
+            rows = self._look(shrunk(photo, *size), _step(photo, size))
+            faces = rows[rows[:, 14] >= self._score]
+            if side > reached:
+                reached, traces = side, rows
+            if len(faces):
+                break
+        return self._nearer(photo, faces, traces, reached)
+
+    def _nearer(self, photo: Image, faces: Rows, traces: Rows, side: int) -> Rows:
+        """The faces, and those that more pixels show; side: the longer one of the look that saw the traces."""
+        h, w = photo.shape[:2]
+        longer = max(h, w)
+        while SMALLEST * side < CLEAR * longer and side < longer:
+            # Once only: where the smallest leave no trace.
+            anywhere = SMALLEST * side < TRACE * longer and side < max(self._sides)
+            unsure = (traces[:, 14] < self._score) & (traces[:, 2] * side < SMALL * longer)
+            small = traces[unsure & ~_shared(traces, faces)]
+            if not anywhere and not len(small):
+                break
+            side = min(2 * side, longer)
+            size = _size(photo, side)
+            level, step = shrunk(photo, *size), _step(photo, size)
+            traces = _NONE
+            for tile in tiles(*size):
+                part, x, y = cut(level, tile), *(tile[:2] * step)
+                spot = (x, y, *(tile[2:] * step))
+                traced = _centred(small, spot).any()
+                known = _moved(faces, (-x, -y), 1 / step)[:, :4]
+                if not traced and (not anywhere or plain(part, known)):
+                    continue
+                rows = _whole(self._look(part, step, tile), spot, w, h)
+                rows = rows[rows[:, 2] < OVERLAP * step[0]]
+                traces = np.concatenate([traces, rows])
+                faces = _added(faces, rows[rows[:, 14] >= max(self._score, CLOSER_SCORE)])
+        return faces
+
+    def _past_border(self, photo: Image) -> Rows:
+        """A picture so small that it must grow, or a face that the frame cuts."""
+        size, margin = _size(photo, CLOSER), CLOSER // 4
+        grows = max(photo.shape[:2]) < CLOSER
+        inner = cv2.resize(photo, size, interpolation=cv2.INTER_CUBIC if grows else cv2.INTER_AREA)
+        framed = cv2.copyMakeBorder(inner, margin, margin, margin, margin, cv2.BORDER_CONSTANT, value=BORDER)
+        rows = self._look(np.asarray(framed, np.uint8), _step(photo, size), (-margin, -margin))
+        return rows[rows[:, 14] >= self._score]
+
+    def _look(self, picture: Image, step: Floats, corner: Sequence[float] = (0, 0)) -> Rows:
+        """What may be a face in a picture (H,W,3), in the photo's pixels; step: how many of those one of the picture's
+        is wide and high, corner: where it begins among them."""
+        self._net.setInputSize(picture.shape[1::-1])
+        rows = self._net.detect(cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))[1]
+        if rows is None:
+            return _NONE
+        # On strips OpenCV 4.13 finds boxes of infinite size.
+        return _moved(rows[np.isfinite(rows).all(1)], corner, step)
+
+
+@contextmanager
+def _no_warnings() -> Iterator[None]:
+    """OpenCV 5 warns on stderr about a target nobody chose; errors still come as exceptions. Before 4.13 there is no
+    such warning, and no such module."""
+    log = getattr(cv2.utils, "logging", None)
+    if log is None:
+        yield
+        return
+    level = log.getLogLevel()
+    log.setLogLevel(log.LOG_LEVEL_ERROR)
+    try:
+        yield
+    finally:
+        log.setLogLevel(level)
+
+
+def _size(image: Image, side: int) -> tuple[int, int]:
+    """Width and height, at least 8, of an image whose longer side becomes `side`."""
+    h, w = image.shape[:2]
+    factor = side / max(h, w)
+    return max(8, round(w * factor)), max(8, round(h * factor))
+
+
+def _step(photo: Image, size: tuple[int, int]) -> Floats:
+    return np.array([photo.shape[1] / size[0], photo.shape[0] / size[1]], np.float32)
+
+
+def _moved(rows: Rows, corner: Sequence[float], step: NDArray[Any] = _ONE) -> Rows:
+    """Rows of a window that begins at corner (x, y), in pixels of what it is cut from, times step."""
+    pairs = rows[:, :14].reshape(-1, 7, 2).copy()
+    pairs[:, [0, 2, 3, 4, 5, 6]] += np.asarray(corner[:2], np.float32)
+    return np.hstack([np.float32(pairs * step).reshape(-1, 14), rows[:, 14:]])
+
+
+def _whole(rows: Rows, window: Sequence[float], width: int, height: int) -> Rows:
+    """Without those that touch an edge of the window inside of the photo: the next window holds them whole."""
+    x, y, w, h = window
+    left, top = rows[:, 0], rows[:, 1]
+    right, bottom = left + rows[:, 2], top + rows[:, 3]
+    cut_off = (left <= x) & (x > 0) | (top <= y) & (y > 0)
+    cut_off |= (right >= x + w) & (x + w < width) | (bottom >= y + h) & (y + h < height)
+    return rows[~cut_off]
+
+
+def _centred(rows: Rows, window: Sequence[float]) -> NDArray[np.bool_]:
+    """Which of them have their middle in a window?"""
+    inside = rows[:, :2] + rows[:, 2:4] / 2 - window[:2]
+    return np.asarray(((inside >= 0) & (inside < window[2:])).all(1))
+
+
+def _shared(rows: Rows, others: Rows) -> NDArray[np.bool_]:
+    """Which of them are of the same face as one of the others?"""
+    low, high = rows[:, None, :2], rows[:, None, :2] + rows[:, None, 2:4]
+    sides = np.minimum(high, others[:, :2] + others[:, 2:4]) - np.maximum(low, others[:, :2])
+    smaller = np.minimum(rows[:, 2:4].prod(1)[:, None], others[:, 2:4].prod(1))
+    return np.asarray((np.maximum(sides, 0).prod(2) > SHARED * smaller).any(1))
+
+
+def _added(faces: Rows, rows: Rows) -> Rows:
+    """The faces and those of the rows that are none of them, the surest first."""
+    for row in sorted(rows, key=lambda r: -r[14]):
+        if not _shared(row[None], faces)[0]:
+            faces = np.vstack([faces, row])
+    return faces
+
+
+def _touches(row: Floats, width: int, height: int) -> bool:
+    """Does it hold a pixel of the photo?"""
+    x, y, w, h = row[:4]
+    return bool(w > 0 and h > 0 and x < width and y < height and x + w > 0 and y + h > 0)
+
+
+def _detection(row: Floats) -> Detection:
+    x, y, w, h = (float(v) for v in row[:4])
+    return Detection((x, y, w, h), row[4:14].reshape(5, 2).copy(), float(row[14]))
