@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
-from faceinsight.language.claims import Grounding, sentences
+from faceinsight.language.claims import ClaimChecker, sentences
 from faceinsight.perception.labeler import Labeler
 from faceinsight.perception.rules import RuleSet
 from faceinsight.types import STATES, Label
@@ -232,7 +232,7 @@ def described(
     """Descriptions of what the head finds (the LLM's words are judged by benchmarks/accuracy.py)."""
     # Of poor pictures nothing is claimed: there are none here.
     specs = characteristic_specs(np.hstack([scaling, bands, np.tile([0.0, 1.0], (len(bands), 1))]))
-    labeler, grounding = Labeler(specs, rule_specs(), soft_weight=soft), Grounding(specs)
+    labeler, grounding = Labeler(specs, rule_specs(), soft_weight=soft), ClaimChecker(specs)
     everywhere = dict.fromkeys(REGIONS, 0.01)
     claims = denied = 0
     for z, y in zip(logits, labels, strict=True):

@@ -44,8 +44,9 @@ from faceinsight.backends.device import Device
 from faceinsight.bundle.bundle import Bundle
 from faceinsight.bundle.manifest import NEVER
 from faceinsight.perception.detector import Detection
+from faceinsight.perception.encoders import Encoded
 from faceinsight.perception.image import load_image
-from faceinsight.perception.pipeline import Encoded, Perception
+from faceinsight.perception.pipeline import Perception
 from faceinsight.types import STATES
 from faceinsight_models.vocabulary import CHOICES, NAMES
 
@@ -59,13 +60,13 @@ CLIPS = 3
 
 
 class Recording(Perception):
-    """Remembers what each face was judged by."""
+    """Remembers what each face was read from."""
 
-    judged: list[tuple[Encoded, int]]
+    sources: list[tuple[Encoded, int]]
 
-    def _face(self, image: Picture, d: Detection, seen: Encoded, i: int, matrix: NDArray[np.float32]) -> Face:
-        self.judged.append((seen, i))
-        return super()._face(image, d, seen, i, matrix)
+    def face(self, photo: Picture, d: Detection, encoded: Encoded, i: int, matrix: NDArray[np.float32]) -> Face:
+        self.sources.append((encoded, i))
+        return super().face(photo, d, encoded, i, matrix)
 
 
 class Harness:
@@ -86,12 +87,12 @@ class Harness:
 
     def photo(self, image: Picture) -> Reading | None:
         """The largest face of a whole photo, detector and alignment included."""
-        found = self._read(image, self.perception.detector(image)[:1])
+        found = self._read(image, self.perception.detector.detect(image)[:1])
         return found[0] if found else None
 
     def photos(self, image: Picture) -> list[Reading]:
         """All faces of a photo, the largest first."""
-        return self._read(image, self.perception.detector(image))
+        return self._read(image, self.perception.detector.detect(image))
 
     def cropped(self, image: Picture) -> Reading:
         """The picture taken as the canonical crop itself."""
@@ -99,24 +100,24 @@ class Harness:
         wide, small = (cv2.resize(image, (s, s), interpolation=cv2.INTER_AREA)[None] for s in sizes)
         h, w = image.shape[:2]
         face = Detection((0.0, 0.0, float(w), float(h)), np.zeros((5, 2), np.float32), 1.0)
-        self.perception.judged = []
-        seen = self.perception.encode(wide, small, self.perception.numbers)
-        read = self.perception._face(image, face, seen, 0, np.eye(2, 3, dtype=np.float32))
-        return self._reading(read, seen, 0)
+        self.perception.sources = []
+        encoded = self.perception.encoders.encode(wide, small, self.perception.characteristic_ids)
+        read = self.perception.face(image, face, encoded, 0, np.eye(2, 3, dtype=np.float32))
+        return self._reading(read, encoded, 0)
 
     def _read(self, image: Picture, found: Sequence[Detection]) -> list[Reading]:
         readings, n = [], self.perception.batch
-        for at in range(0, len(found), n):
-            self.perception.judged = []
-            faces = self.perception._perceive(image, found[at : at + n])
-            readings += [self._reading(f, *x) for f, x in zip(faces, self.perception.judged, strict=True)]
+        for start in range(0, len(found), n):
+            self.perception.sources = []
+            faces = self.perception.read(image, found[start : start + n])
+            readings += [self._reading(f, *x) for f, x in zip(faces, self.perception.sources, strict=True)]
         return readings
 
-    def _reading(self, face: Face, seen: Encoded, i: int) -> Reading:
-        z, p = self.perception.calibrated(seen.logits[i])
+    def _reading(self, face: Face, encoded: Encoded, i: int) -> Reading:
+        z, p = self.perception.encoders.calibrated(encoded.logits[i])
         states = np.array([STATES.index(x.state) for x in face.labels])
         quality, years = face.quality and face.quality.value, face.age and face.age.years
-        return Reading(face.box, face.landmarks, p, states, z > 0, face.areas, seen.label_map[i], quality, years)
+        return Reading(face.box, face.landmarks, p, states, z > 0, face.areas, encoded.label_map[i], quality, years)
 
 
 class Run:

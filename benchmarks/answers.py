@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from faceinsight import Face, FaceInsight
-from faceinsight.language.claims import Grounding, sentences
+from faceinsight.language.claims import ClaimChecker, sentences
 from faceinsight.types import NO, STATES, YES
 from faceinsight_models.concepts import CONCEPTS, Concept
 from faceinsight_models.dialogue import compound_answer, describe
@@ -25,7 +25,7 @@ Figures = dict[str, Any]
 OPENINGS = {"Yes": "yes", "No": "no", "I am not sure": "unsure", "I cannot tell": "not visible"}
 
 
-def said(text: str, concept: Concept, grounding: Grounding) -> str | None:
+def said(text: str, concept: Concept, grounding: ClaimChecker) -> str | None:
     """State that an answer to a yes/no question speaks, by its opening or else by what it claims; None: neither."""
     opening = next((s for start, s in OPENINGS.items() if text.startswith(start)), None)
     if opening:
@@ -39,26 +39,26 @@ def own_words(insight: FaceInsight, face: Face, question: str) -> str:
     return "".join(map(str, insight.unchecked(face, question))).strip()
 
 
-def contradictions(grounding: Grounding, text: str, face: Face) -> int:
+def contradictions(grounding: ClaimChecker, text: str, face: Face) -> int:
     """Sentences that say what the report does not."""
     return sum(grounding.wrong(s, [face.labels]) for s in sentences(text))
 
 
 def understood(insight: FaceInsight, count: int) -> Figures:
     """Yes/no questions in wordings that training never saw: does the question encoder name what is asked about?"""
-    rng, names = np.random.default_rng(13), [c.name for c in insight.perception.specs]
+    rng, names = np.random.default_rng(13), [c.name for c in insight.perception.encoders.specs]
     concepts = [c for c in CONCEPTS if c.name in names]
     exact = among = 0
     for _ in range(count):
         concept = concepts[rng.integers(len(concepts))]
-        found = {names[i] for i in insight.relevance(closed_question(rng, concept, heldout=True))}
+        found = {names[i] for i in insight.questions.label_ids(closed_question(rng, concept, heldout=True))}
         exact, among = exact + (found == {concept.name}), among + (concept.name in found)
     return {"questions": count, "named exactly": exact / count, "named among others": among / count}
 
 
 def closed_questions(insight: FaceInsight, samples: Sequence[Sample], count: int) -> Figures:
     """Yes/no questions in wordings that training never saw: does the LLM agree with the head, and is it right?"""
-    rng, grounding = np.random.default_rng(11), Grounding(insight.perception.specs)
+    rng, grounding = np.random.default_rng(11), ClaimChecker(insight.perception.encoders.specs)
     agree: dict[str, list[bool]] = {s: [] for s in STATES}
     right: dict[str, list[bool]] = {"head": [], "LLM": [], "LLM's own words": []}
     own_agree: list[bool] = []
@@ -113,8 +113,8 @@ def closed_questions(insight: FaceInsight, samples: Sequence[Sample], count: int
 def compound_questions(insight: FaceInsight, samples: Sequence[Sample], count: int) -> Figures:
     """Two or three yes/no questions in one, in wordings that training never saw: is each of them answered, and are the
     words those that the findings support?"""
-    rng, grounding = np.random.default_rng(14), Grounding(insight.perception.specs)
-    names = [c.name for c in insight.perception.specs]
+    rng, grounding = np.random.default_rng(14), ClaimChecker(insight.perception.encoders.specs)
+    names = [c.name for c in insight.perception.encoders.specs]
     named = exact = whole = contradict = 0
     wrong: list[Figures] = []
     with tqdm(total=count, desc="compound questions", mininterval=5) as bar:
@@ -127,7 +127,7 @@ def compound_questions(insight: FaceInsight, samples: Sequence[Sample], count: i
                 question = compound_question(rng, concepts, heldout=True)
                 expected = compound_answer(concepts, [c.state(states) for c in concepts])
                 free, text = own_words(insight, face, question), insight.ask(face, question).text
-                named += {names[i] for i in insight.relevance(question)} == {c.name for c in concepts}
+                named += {names[i] for i in insight.questions.label_ids(question)} == {c.name for c in concepts}
                 exact += free == expected
                 claimed = {c.name for s in sentences(text) for c in grounding.claims(s)}
                 whole += claimed == {c.name for c in concepts if c.state(states) in (YES, NO)}
@@ -148,8 +148,8 @@ def compound_questions(insight: FaceInsight, samples: Sequence[Sample], count: i
 def ablation(insight: FaceInsight, samples: Sequence[Sample], count: int) -> Figures:
     """What each kind of token tells the LLM: accuracy against labels on yes/no questions. Each characteristic is asked
     of as many faces that have it as of such that do not, so whoever does not look is right half of the time."""
-    rng, grounding = np.random.default_rng(12), Grounding(insight.perception.specs)
-    on = {c.name for c in insight.perception.specs}
+    rng, grounding = np.random.default_rng(12), ClaimChecker(insight.perception.encoders.specs)
+    on = {c.name for c in insight.perception.encoders.specs}
     labels = np.stack([s.labels for s in samples])
     rows: dict[tuple[int, bool], NDArray[np.int64]] = {}
     for n, c in enumerate(CONCEPTS):
@@ -182,11 +182,11 @@ def ablation(insight: FaceInsight, samples: Sequence[Sample], count: int) -> Fig
         for face, concept, question, wanted in tqdm(cases, desc=arm, mininterval=5):
             tokens = np.concatenate([face.tokens[:image] if "i" in kept else face.tokens[:0],
                                      face.tokens[image:] if "r" in kept else face.tokens[:0]])  # fmt: skip
-            ids = insight.language.read(question)
-            about = insight.relevance(question) if "k" in kept else np.empty(0, np.int64)
             other = dataclasses.replace(face, tokens=tokens, key=face.key + arm)
-            findings = insight.relevance.findings(other, about)
-            text = "".join(map(str, insight.language.stream([other], ids, [findings]))).strip()
+            query = insight.questions.query(question, (other,))
+            if "k" not in kept:
+                query = dataclasses.replace(query, findings=[face.knowledge[:0]])
+            text = "".join(map(str, insight.language.generate(query))).strip()
             right.append(said(text, concept, grounding) == ("yes" if wanted else "no"))
         out[arm] = float(np.mean(right))
     return out
@@ -194,7 +194,7 @@ def ablation(insight: FaceInsight, samples: Sequence[Sample], count: int) -> Fig
 
 def descriptions(insight: FaceInsight, samples: Sequence[Sample]) -> Figures:
     """Free descriptions: what the LLM's own words claim against the head, and what is let out against the labels."""
-    grounding, question = Grounding(insight.perception.specs), "Describe this face."
+    grounding, question = ClaimChecker(insight.perception.encoders.specs), "Describe this face."
     count = exact = own_contradict = contradict = claims = denied = 0
     examples: list[Figures] = []
     for sample in tqdm(samples, desc="descriptions", mininterval=5):

@@ -10,7 +10,7 @@ from figures import Figures
 from tqdm import tqdm
 
 from faceinsight import FaceInsight
-from faceinsight.language.claims import Grounding, sentences
+from faceinsight.language.claims import ClaimChecker, sentences
 from faceinsight_models.vocabulary import NAMES
 
 QUESTION = "Describe this face."
@@ -19,7 +19,7 @@ QUESTION = "Describe this face."
 def against_labels(insight: FaceInsight, samples: Sequence[Sample]) -> Figures:
     """Descriptions with at least one claim that the label denies; claims that something is so, and that it is not,
     apart. What the set does not label is not counted."""
-    grounding = Grounding(insight.perception.specs)
+    grounding = ClaimChecker(insight.perception.encoders.specs)
     described = wrong = 0
     claims, denied = {True: 0, False: 0}, {True: 0, False: 0}
     for sample in tqdm(samples, desc="descriptions against labels", mininterval=5):

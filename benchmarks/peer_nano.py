@@ -14,10 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 from peer_arms import Greedy
 
-from faceinsight.backends.session import Node
+from faceinsight.backends.session import TensorInfo
 from faceinsight.bundle.bundle import Bundle
-from faceinsight.language.question_encoder import Relevance
+from faceinsight.language.question_encoder import QuestionEncoder
 from faceinsight.perception.detector import FaceDetector
+from faceinsight.perception.encoders import FaceEncoders
 from faceinsight.perception.image import load_image
 from faceinsight.perception.pipeline import Perception
 
@@ -42,11 +43,11 @@ class TorchSession:
         self._module, self._inputs, self._outputs = module.eval(), inputs, outputs
         self._shapes = shapes
 
-    def get_inputs(self) -> list[Node]:
-        return [Node(n, (None,) * self._shapes[n]) for n in self._inputs]
+    def get_inputs(self) -> list[TensorInfo]:
+        return [TensorInfo(n, (None,) * self._shapes[n]) for n in self._inputs]
 
-    def get_outputs(self) -> list[Node]:
-        return [Node(n, (None,) * self._shapes[n]) for n in self._outputs]
+    def get_outputs(self) -> list[TensorInfo]:
+        return [TensorInfo(n, (None,) * self._shapes[n]) for n in self._outputs]
 
     def run(self, names: Sequence[str], feeds: dict[str, NDArray[Any]]) -> list[NDArray[Any]]:
         import torch
@@ -117,10 +118,11 @@ class TransformersNano(Greedy):
         knowledge = KnowledgeGraph(encoder.head.ccm(), adapter)
         told = TorchSession(knowledge, ["characteristics", "states"], ["knowledge_tokens"], axes)
         closer = TorchSession(CloseupGraph(load_closeup(folder)), ["pixels", "outputs"], ["logits"], axes)
-        self._perception = Perception(m, detector, parser, graph, told, closer)
+        self._perception = Perception(m, detector, FaceEncoders(m, parser, graph, told, closer))
         self._tokens = Tokens(folder / "vocabulary.json")
         question = TorchSession(load_question(folder), ["tokens"], ["relevance", "kinds"], axes)
-        self._relevance = Relevance(m, question, self._tokens, self._perception.numbers)  # type: ignore[arg-type]
+        tokens: Any = self._tokens
+        self._questions = QuestionEncoder(m, question, tokens, tokens, self._perception.characteristic_ids)
         self._prompt = m.llm.prompt
         self._known: tuple[Any, Any, Any, int] | None = None
 
@@ -138,12 +140,12 @@ class TransformersNano(Greedy):
     def _first(self, picture: Any, question: str) -> Any:
         """The LLM's output behind a question."""
         if not self._best or self._known is None or self._known[0] is not picture:
-            (face,) = self._perception(picture)
+            (face,) = self._perception.perceive(picture)
             prefix = self._rows(self._prompt.before_face, face.tokens, self._prompt.after_face)
             past = self._model(inputs_embeds=prefix, use_cache=True).past_key_values
             self._known = (picture, face, past, past.get_seq_length())
         _, face, past, length = self._known
         past.crop(length)
-        findings = self._relevance.findings(face, self._relevance(question))
+        findings = self._questions.findings(face, self._questions.label_ids(question))
         asked = self._rows(question, findings, self._prompt.before_answer)
         return self._model(inputs_embeds=asked, past_key_values=past, use_cache=True)

@@ -109,7 +109,7 @@ def told(folder: Path, path: Path) -> dict[str, str]:
     """Question -> the question with what our runtime tells its LLM of the face, for the others."""
     with FaceInsight.load(folder / "ours", device="cpu") as insight:
         (face,) = insight.perceive(path.with_name(path.name.replace("face", "photo")))
-        return {q: f"{q}{insight.relevance.findings(face, insight.relevance(q))}" for q in QUESTIONS}
+        return {q: f"{q}{insight.questions.findings(face, insight.questions.label_ids(q))}" for q in QUESTIONS}
 
 
 def run(folder: Path, server: str, arms: list[str], rounds: int, reports: int, *, nano: bool) -> dict[str, Any]:

@@ -115,11 +115,11 @@ def language(bundle: Bundle, device: Device, peak: float, memory: float) -> dict
     output = output or next(t for t in header.tensors if t.name == "token_embd.weight")
     each, weights = sum(int(np.prod(t.shape)) for t in blocks), sum(t.bytes for t in (*blocks, output))
     attention = 4 * header.number("block_count") * header.number("embedding_length")
-    llm = load_llm(bundle.file(m.llm.file), device, width=m.llm.width, context=m.llm.context)
+    llm = load_llm(bundle.file(m.llm.file), device, n_embd=m.llm.width, n_ctx=m.llm.context)
     rng = np.random.default_rng(0)
     face, out = m.face_tokens, dict[str, Any]()
     works = {
-        "the prompt before a face": (Language(llm, m.llm).opening_rows, 0), "a face's tokens": (face, 0),
+        "the prompt before a face": (Language(llm, m.llm).prefix.system_len, 0), "a face's tokens": (face, 0),
         "a question": (QUESTION, face), "a token": (1, face), "four tokens at once": (4, face),
     }  # fmt: skip
     rows = {n: rng.normal(0, 0.02, (n, m.llm.width)).astype(np.float32) for n, _ in works.values()}

@@ -17,7 +17,7 @@ Figures = dict[str, Any]
 def declined(insight: FaceInsight, count: int) -> Figures:
     """`count` questions that a report answers and as many that none does, in templates and words that training never
     used. What is switched off counts as answerable: it is declined as such."""
-    rng, read = np.random.default_rng(17), insight.relevance.read
+    rng, read = np.random.default_rng(17), insight.questions.parse
     refused = Counter(
         r for _ in range(count) if (r := read(heldout_question(rng)).declined) not in (None, "switched off")
     )

@@ -42,8 +42,8 @@ from faceinsight.backends.llama_cpp.model import EXACT, Llm
 from faceinsight.bundle.bundle import Bundle
 from faceinsight.bundle.manifest import LlmSpec
 from faceinsight.host.machine import cores
-from faceinsight.language.generation import Language
-from faceinsight.perception.alignment import normalised
+from faceinsight.language.generation import AnswerGenerator
+from faceinsight.perception.alignment import normalize
 from faceinsight.perception.image import load_image
 from faceinsight.perception.pipeline import Perception
 from faceinsight_export.gguf_file import quantise, write_llama
@@ -64,7 +64,7 @@ class LlmArm:
 
     def open(self, path: Path, spec: LlmSpec) -> Llm:
         device = Device("cpu", False, self.threads or cores())
-        return Llm(path, device, width=spec.width, context=spec.context, parameters=self.parameters, repack=self.repack)
+        return Llm(path, device, n_embd=spec.width, n_ctx=spec.context, parameters=self.parameters, repack=self.repack)
 
 
 LLM_ARMS = {
@@ -117,15 +117,15 @@ def llm_speed(files: Mapping[str, Path], spec: LlmSpec, rounds: int) -> dict[str
     tokens = rng.integers(300, 4000, PROMPT).tolist()
 
     def prompt(llm: Llm) -> None:
-        llm.trim(0)
+        llm.truncate(0)
         llm.decode([tokens], 0)
 
     def question(llm: Llm) -> None:
-        llm.trim(PROMPT)
+        llm.truncate(PROMPT)
         llm.decode([tokens[:QUESTION]], PROMPT)
 
     def answer(llm: Llm) -> None:
-        llm.trim(PROMPT + QUESTION)
+        llm.truncate(PROMPT + QUESTION)
         for i in range(ANSWER):
             llm.decode([tokens[i : i + 1]], PROMPT + QUESTION + i)
 
@@ -156,9 +156,9 @@ def llm_words(files: Mapping[str, Path], bundle: Bundle, faces: list[Face]) -> d
         with FaceInsight.load(bundle.path, device="cpu") as insight:
             insight.language.close()
             spec = bundle.manifest.llm
-            insight.language = Language(arm.open(path, spec), spec)
-            # The question encoder reads by the LLM's vocabulary, which went with the LLM.
-            insight.relevance._vocabulary = insight.language.vocabulary
+            insight.language = AnswerGenerator(arm.open(path, spec), spec)
+            # The question encoder reads by the LLM's tokenizer, which went with the LLM.
+            insight.questions.tokenizer = insight.questions._llm_tokenizer = insight.language.tokenizer
             return said(insight, faces)
 
     reference = words(files["f32"], LlmArm("f32", parameters=EXACT))
@@ -176,12 +176,12 @@ def graph_inputs(insight: FaceInsight, faces: int) -> tuple[NDArray[np.float32],
     rng, photo, wide, views = np.random.default_rng(1), load_image(PHOTO), [], []
     while len(wide) < faces:
         seen = view(photo, rng)
-        found = insight.perception.detector(seen)
+        found = insight.perception.detector.detect(seen)
         if found:
             wide.append(insight.perception.crops(seen, found[:1])[1][0])
             views.append(seen)
-    spec = insight.perception._manifest.parser
-    return normalised(np.stack(wide), spec.mean, spec.std), views
+    spec = insight.manifest.parser
+    return normalize(np.stack(wide), spec.mean, spec.std), views
 
 
 class Reader(quantization.CalibrationDataReader):  # type: ignore[misc]
@@ -237,7 +237,8 @@ def together(count: int, rounds: int) -> dict[str, float]:
     bundle, device = Bundle.open("nano"), Device("cpu", False, cores())
     perception = Perception.load(bundle, device)
     (wide, small), before = (np.zeros((count, s, s, 3), np.uint8) for s in (256, 128)), state()["RSS MB"]
-    ms = interleaved({"run": lambda: perception.encode(wide, small, perception.numbers)}, rounds)["run"]
+    ids = perception.characteristic_ids
+    ms = interleaved({"run": lambda: perception.encoders.encode(wide, small, ids)}, rounds)["run"]
     return {"ms a face": round(ms / count, 2), "MB": round(state()["RSS MB"] - before, 1)}
 
 

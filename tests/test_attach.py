@@ -211,23 +211,23 @@ def test_only_an_encoder_with_regions_of_its_own_will_do(
 
 def test_what_is_trained_is_what_is_run(fi: FaceInsight, llava: FrozenLlava, seen, photo):
     """The same tokens, the same picture, and the same place for everything: the same logits."""
-    rules, vocabulary = LlavaRecipe.load("llava-1.5-7b"), fi.language.vocabulary
+    rules, tokenizer = LlavaRecipe.load("llava-1.5-7b"), fi.language.tokenizer
     words = Words.of(rules, llava.tokens)
     for ours, text, first in (
         (words.before, rules.before_face, True), (words.after, rules.after_face, True),
         (words.between, rules.between, True), (words.follow, rules.follow, False),
         (words.answer, rules.before_answer, False), (words.reply("Yes."), " Yes.", False),
     ):  # fmt: skip
-        assert ours == vocabulary.tokens(text, special=True, first=first), text
+        assert ours == tokenizer.encode(text, special=True, at_start=first), text
     assert words.stop == [2]
     pixels = llava.pixels(photo, seen.box)
     assert np.array_equal(pixels, to_pixels([seen.picture], fi.vision._spec)[0])
     image = llava.image_tokens(torch.from_numpy(pixels)[None])[0]
-    assert np.allclose(image, fi.vision.look(seen), atol=1e-4 * float(image.abs().max()))
+    assert np.allclose(image, fi.vision.encode_image(seen), atol=1e-4 * float(image.abs().max()))
 
     question = "Is she wearing glasses, and is there a hat?"
-    about = fi.relevance(question)
-    known = fi.relevance.findings(seen, about)
+    about = fi.questions.label_ids(question)
+    known = fi.questions.findings(seen, about)
     assert known.shape == (len(about), 64)
     assert len(known)
     visible = [SEEN] * (len(image) + len(seen.tokens))
@@ -241,8 +241,9 @@ def test_what_is_trained_is_what_is_run(fi: FaceInsight, llava: FrozenLlava, see
     with torch.no_grad():
         expected = read_out(llava.body, llava.head, [conversation], looks, findings).logits[0].numpy()
     language = fi.language
-    language.prepare([seen])
-    language.llm.decode(language._asked(language.read(question), [known]), language._prefix)
+    language.prefill([seen])
+    query = fi.questions.query(question, (seen,))
+    language.llm.decode(language._suffix(query.token_ids, query.findings), language.prefix.length)
     found = language.llm.logits().copy()
     language.forget()
     assert np.abs(found - expected).max() < 0.02 * np.abs(expected).max()
@@ -267,7 +268,7 @@ def test_the_llm_sees_the_regions(fi: FaceInsight, seen, monkeypatch):
 def test_the_same_picture_with_other_regions_is_another_face(fi: FaceInsight, seen, photo, monkeypatch):
     hair, hat = MASK_CLASSES.index("hair"), MASK_CLASSES.index("hat")
     worn = np.where(seen.label_map == hair, hat, seen.label_map).astype(np.uint8)
-    monkeypatch.setattr(fi.perception, "_parser", lambda pixels: [worn[None]])
+    monkeypatch.setattr(fi.perception.encoders, "_parser", lambda pixels: [worn[None]])
     (other,) = fi.perceive(photo)
     assert np.array_equal(other.picture, seen.picture)
     assert other.areas["hat"] > 0.1 > seen.areas["hat"]
@@ -281,7 +282,7 @@ def test_findings_decide_as_tokens(fi: FaceInsight, seen):
     """The LLM hears what was found: another finding, other logits."""
     number = next(i for i, x in enumerate(seen.labels) if x.name == "Eyeglasses")
     other = tuple(dataclasses.replace(x, state="yes") if i == number else x for i, x in enumerate(seen.labels))
-    worn = dataclasses.replace(seen, labels=other, knowledge=fi.perception.knowledge_tokens(other))
+    worn = dataclasses.replace(seen, labels=other, knowledge=fi.perception.encoders.knowledge_tokens(other))
     assert not np.allclose(worn.knowledge[number], seen.knowledge[number])
     asked = ["Is she wearing glasses?"]
     no, yes, again = (fi.choose(f, asked)[0].probabilities["Yes"] for f in (seen, worn, seen))

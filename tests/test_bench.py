@@ -20,7 +20,7 @@ from conftest import PHOTO
 
 from faceinsight import DeviceError, FaceInsight, RequestError
 from faceinsight.backends.device import Device
-from faceinsight.backends.session import Graph
+from faceinsight.backends.session import CheckedSession
 from faceinsight.bench import run, sensors
 from faceinsight.bench.chart import chart
 from faceinsight.bench.compare import FASTER, SAME, SLOWER, UNCLEAR, compare
@@ -45,9 +45,10 @@ from faceinsight.bench.sustained import left, sustain
 from faceinsight.bench.text import markdown, memory_rows, number
 from faceinsight.bundle.bundle import Bundle
 from faceinsight.cli.main import main
-from faceinsight.language.generation import Language
-from faceinsight.language.question_encoder import Relevance
-from faceinsight.perception.pipeline import Perception
+from faceinsight.language.generation import AnswerGenerator
+from faceinsight.language.prefix import FacePrefix
+from faceinsight.language.question_encoder import QuestionEncoder
+from faceinsight.perception.encoders import FaceEncoders
 
 STEPS = {
     START: {
@@ -63,7 +64,7 @@ STEPS = {
         "parse",
         "encode",
         "close-up",
-        "judge: calibration and rules",
+        "labels: calibration and rules",
         "knowledge tokens",
         "LLM: prefix of a new face",
         "question encoder",
@@ -565,7 +566,7 @@ def test_a_plan_that_is_being_built_is_waited_for():
         get_inputs=lambda: ends, get_outputs=lambda: ends, get_providers=lambda: ["TensorRT 10.3.0"],
         run=lambda names, feeds: [], wait=lambda: waited.append(True),
     )  # fmt: skip
-    graph = Graph(session, "a.onnx", {"x": (1,)}, {"x": (1,)})
+    graph = CheckedSession(session, "a.onnx", {"x": (1,)}, {"x": (1,)})
     graph.settle()
     assert (waited, graph.providers) == ([True], ("TensorRT 10.3.0",))
 
@@ -640,15 +641,15 @@ def test_each_step_holds_the_work_that_its_name_says(insight: FaceInsight, monke
         original = getattr(owner, name)
 
         def spied(self, *args, **kwargs):
-            seen[name].add(watch.now)
+            seen[f"{owner.__name__}.{name}"].add(watch.now)
             return original(self, *args, **kwargs)
 
         monkeypatch.setattr(owner, name, spied)
 
-    spy(Perception, "parse")
-    spy(Language, "_compute")
-    spy(Language, "forget")
-    spy(Relevance, "read")
+    spy(FaceEncoders, "parse")
+    spy(FacePrefix, "_compute")
+    spy(AnswerGenerator, "forget")
+    spy(QuestionEncoder, "parse")
     tokens = one_round(watch, insight, PHOTO)
     new_photo = {"LLM's first token, new photo", "whole answer, new photo"}
     new_face = {"LLM's first token, new face (perceived)", "first checked words, new face (perceived)"}
@@ -656,10 +657,10 @@ def test_each_step_holds_the_work_that_its_name_says(insight: FaceInsight, monke
         "LLM's first token, known face", "first checked words, known face", "whole answer, known face",
         "whole description, known face",
     }  # fmt: skip
-    assert seen["parse"] - {""} == {"parse", "photo file to full report"} | new_photo
-    assert seen["_compute"] == {"LLM: prefix of a new face"} | new_face | new_photo
-    assert seen["read"] - {""} == {"question encoder"} | new_face | new_photo | known
-    assert seen["forget"] == {""}
+    assert seen["FaceEncoders.parse"] - {""} == {"parse", "photo file to full report"} | new_photo
+    assert seen["FacePrefix._compute"] == {"LLM: prefix of a new face"} | new_face | new_photo
+    assert seen["QuestionEncoder.parse"] - {""} == {"question encoder"} | new_face | new_photo | known
+    assert seen["AnswerGenerator.forget"] == {""}
     # Rows of the prompt's fixed opening are not a face's.
     assert 20 <= tokens.prefix <= insight.perceive(PHOTO)[0].tokens.shape[0] + 10
     assert tokens.question > 5

@@ -250,7 +250,7 @@ class Spy:
 
 def test_what_is_switched_off_is_not_computed(photo):
     with FaceInsight.load("nano", device="cpu", allow=["race"], deny=["expression"]) as fi:
-        graph = fi.perception._closeup.graph
+        graph = fi.perception.encoders.closeup.graph
         graph._session = spy = Spy(graph._session)
         (face,) = fi.perceive(photo)
     (asked,) = spy.asked
@@ -277,7 +277,7 @@ def test_age_in_years_agrees_with_the_bins(everything, photo):
 
 
 def test_age_is_read_off_the_years(everything):
-    reader: CloseupReader = everything.perception._closeup
+    reader: CloseupReader = everything.perception.encoders.closeup
     years = np.zeros((1, YEARS), np.float32)
     years[0, 30:40] = 0.1
     seen = CloseupReading(np.empty(0, np.int64), np.empty((1, 0)), years, np.zeros((1, 6)), np.eye(4)[:1])
@@ -321,8 +321,10 @@ def test_a_picture_that_cannot_be_read_claims_less(insight, photo, name, spoil):
     (clear,) = insight.perceive(photo)
     assert clear.quality.value > 0.8
     assert clear.quality.reason is None
-    seen = insight.perception.encode(*(spoil(c[0])[None] for c in crops(insight, photo)), insight.perception.numbers)
-    poor = insight.perception.judge(seen, 0)
+    seen = insight.perception.encoders.encode(
+        *(spoil(c[0])[None] for c in crops(insight, photo)), insight.perception.characteristic_ids
+    )
+    poor = insight.perception.encoders.read(seen, 0)
     assert poor.quality.reason == name
     claims = lambda labels: sum(x.state in ("yes", "no") for x in labels)  # noqa: E731
     assert claims(poor.labels) < 0.8 * claims(clear.labels)
@@ -330,7 +332,7 @@ def test_a_picture_that_cannot_be_read_claims_less(insight, photo, name, spoil):
 
 def crops(insight, photo):
     perception = insight.perception
-    return perception.crops(photo, perception.detector(photo))[1:]
+    return perception.crops(photo, perception.detector.detect(photo))[1:]
 
 
 def test_what_a_mask_hides_is_not_visible(insight, photo):

@@ -17,11 +17,11 @@ from faceinsight.perception.tiles import OVERLAP, pieces, tiles
 @pytest.mark.parametrize("side", [8, 12, 15])
 def test_a_crowd_is_found_whole(insight: FaceInsight, photo, side: int):
     """With 200 boxes before the suppression of those that overlap, 109 of 225 faces had been found."""
-    (face,) = insight.perception.detector(photo)
+    (face,) = insight.perception.detector.detect(photo)
     x, y, w, h = (round(v) for v in face.box)
     alone = photo[y - h // 4 : y + h + h // 4, x - w // 3 : x + w + w // 3]
     tile = cv2.resize(alone, (640 // side, 640 // side), interpolation=cv2.INTER_AREA)
-    assert len(insight.perception.detector(np.tile(tile, (side, side, 1)))) == side**2
+    assert len(insight.perception.detector.detect(np.tile(tile, (side, side, 1)))) == side**2
 
 
 def test_boxes_without_size_or_off_the_photo_are_dropped(insight: FaceInsight, photo, monkeypatch):
@@ -43,7 +43,7 @@ def test_boxes_without_size_or_off_the_photo_are_dropped(insight: FaceInsight, p
 @pytest.fixture(scope="module")
 def alone(insight: FaceInsight, photo) -> NDArray[np.uint8]:
     """Head and hair, 2.2 times as wide as the face."""
-    (face,) = insight.perception.detector(photo)
+    (face,) = insight.perception.detector.detect(photo)
     x, y, w, h = (round(v) for v in face.box)
     return photo[y - h // 2 : y + h + h // 3, x - round(0.6 * w) : x + w + round(0.6 * w)]
 
@@ -67,7 +67,7 @@ def test_far_faces_are_found_beside_a_near_one(insight: FaceInsight, alone, widt
     put(canvas, alone, 300, 300, 500)
     for x in range(1800, 3600, 400):
         put(canvas, alone, x, 1500, far)
-    found = insight.perception.detector(canvas)
+    found = insight.perception.detector.detect(canvas)
     assert len(found) == 6
     assert found[0].box[2] == pytest.approx(500, rel=0.2)
     assert [f.box[2] for f in found[1:]] == pytest.approx([far] * 5, rel=0.3)
@@ -79,7 +79,7 @@ def test_strips_are_looked_at_in_pieces(insight: FaceInsight, alone, width: int,
     places = [(w, h) for w in range(20, width - 200, 1900) for h in range(20, height - 200, 1900)]
     for x, y in places:
         put(canvas, alone, x, y, 90)
-    found = insight.perception.detector(canvas)
+    found = insight.perception.detector.detect(canvas)
     assert len(found) == len(places)
     assert all(np.isfinite(f.box).all() for f in found)
 
@@ -115,7 +115,7 @@ def test_where_nothing_else_is_no_closer_look_is_taken(insight: FaceInsight, pho
 
 def test_a_large_photo_of_one_person_shows_one(insight: FaceInsight, photo):
     """Closer looks at hair, cloth and skin find no face in them."""
-    assert len(insight.perception.detector(cv2.resize(photo, (4000, 4000), interpolation=cv2.INTER_CUBIC))) == 1
+    assert len(insight.perception.detector.detect(cv2.resize(photo, (4000, 4000), interpolation=cv2.INTER_CUBIC))) == 1
 
 
 @pytest.mark.parametrize(("width", "height"), [(640, 480), (1280, 960), (4000, 3000), (39000, 400), (7, 9000)])

@@ -20,7 +20,7 @@ from onnx import TensorProto, helper
 from faceinsight import DeviceError, FaceInsight, RequestError
 from faceinsight.backends.device import BATCH, Device
 from faceinsight.backends.probes import tiny_model
-from faceinsight.backends.session import Graph
+from faceinsight.backends.session import CheckedSession
 from faceinsight.backends.tensorrt import engines
 from faceinsight.backends.tensorrt.cudart import Cuda
 from faceinsight.backends.tensorrt.engines import BuildingSession, EngineCache, Target, key_of
@@ -200,7 +200,7 @@ def test_two_builders_of_one_plan_build_it_once(fake, model: Path, tmp_path: Pat
 def test_the_runner_captures_the_second_run_and_replays_it(trt):
     cuda = trt.FakeCuda()
     session = TensorRtSession(b"plan", name="m.onnx", trt=trt, cuda=cuda)
-    graph = Graph(session, "m.onnx", {"x": (None, 2)}, {"y": (None, 2)})
+    graph = CheckedSession(session, "m.onnx", {"x": (None, 2)}, {"y": (None, 2)})
     for n in range(4):
         x = np.full((3, 2), n, np.float32)
         assert np.array_equal(graph(x=x)[0], 2 * x)

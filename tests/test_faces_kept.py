@@ -12,16 +12,18 @@ import pytest
 
 from faceinsight import FaceInsight, FaceInsightError, PolicyError, RequestError
 from faceinsight.backends.llama_cpp.embeddings import Embeddings
-from faceinsight.backends.llama_cpp.model import BRANCHES
+from faceinsight.backends.llama_cpp.model import MAX_PARALLEL_SEQS
 from faceinsight.cache import FaceCache
 
 QUESTIONS = ("Is she smiling?", "What color is the hair?", "Is she wearing glasses?")
 #: One more than a batch of questions holds, of different lengths.
-MANY = [f"{q}{' Please.' * (i % 4)}" for i, q in zip(range(BRANCHES + 1), itertools.cycle(QUESTIONS), strict=False)]
+MANY = [
+    f"{q}{' Please.' * (i % 4)}" for i, q in zip(range(MAX_PARALLEL_SEQS + 1), itertools.cycle(QUESTIONS), strict=False)
+]
 
 
 def kept(insight: FaceInsight) -> FaceCache:
-    return insight.language.kept
+    return insight.language.prefix.cache
 
 
 @pytest.fixture(scope="module")
@@ -42,8 +44,9 @@ def said(insight, face, question):
 def looks(insight, monkeypatch):
     """Counts how often the LLM is shown a face."""
     seen = []
-    see = insight.language._see
-    monkeypatch.setattr(insight.language, "_see", lambda face: seen.append(face.key) or see(face))
+    prefix = insight.language.prefix
+    encode = prefix._encode_face
+    monkeypatch.setattr(prefix, "_encode_face", lambda face: seen.append(face.key) or encode(face))
     return seen
 
 
@@ -94,7 +97,7 @@ def test_any_bit_of_what_is_seen_makes_another_key(insight, photo, face):
     changed[y, x] ^= 1
     (other,) = insight.perceive(changed)
     assert other.key != face.key
-    key = insight.perception._key
+    key = insight.perception.fingerprint
     seen = np.zeros((2, 8, 3), np.uint8)
     keys = [key(seen), key(seen.reshape(4, 4, 3)), key(seen.astype(np.int8)), key(seen + np.uint8(1))]
     assert len(set(keys)) == 4
@@ -143,10 +146,10 @@ def test_faces_are_forgotten_in_time(face):
     with FaceInsight.load("nano", device="cpu", forget_after=0.3) as brief:
         first = said(brief, face, QUESTIONS[0])
         deadline = time.monotonic() + 20
-        while brief.language._known and time.monotonic() < deadline:
+        while brief.language.prefix.key and time.monotonic() < deadline:
             time.sleep(0.05)
-        assert brief.language._known is None
-        assert brief._timer is None, "nothing is kept: nothing is waited for"
+        assert brief.language.prefix.key is None
+        assert not brief._expiry.is_running, "nothing is kept: nothing is waited for"
         assert said(brief, face, QUESTIONS[0]) == first
     with pytest.raises(RequestError, match="forget_after"):
         FaceInsight.load("nano", forget_after=0)
@@ -162,7 +165,7 @@ def test_an_old_face_is_forgotten_while_another_is_asked(faces):
             brief.prepare(faces[1])
             time.sleep(0.02)
         assert faces[0].key not in kept(brief)
-        assert brief.language._known == faces[1].key
+        assert brief.language.prefix.key == faces[1].key
 
 
 def test_wiped_while_it_answers_it_says_so_or_answers_right(insight, face):
@@ -205,9 +208,9 @@ def test_after_llama_cpp_failed_the_next_answer_is_right(insight, face, faces, m
 def test_a_cancelled_answer_costs_no_further_token(insight, face, monkeypatch):
     llm, decode = insight.language.llm, insight.language.llm.decode
     ran = []
-    monkeypatch.setattr(llm, "decode", lambda blocks, at: ran.append(at) or decode(blocks, at))
-    ids = insight.language.read("Describe this face.")
-    stream = insight.language.stream([face], ids, [face.knowledge[:4]])
+    monkeypatch.setattr(llm, "decode", lambda blocks, pos: ran.append(pos) or decode(blocks, pos))
+    query = insight.questions.query("Describe this face.", (face,))
+    stream = insight.language.generate(dataclasses.replace(query, findings=[face.knowledge[:4]]))
     next(stream)
     before = len(ran)
     stream.close()
@@ -218,13 +221,13 @@ def test_a_cancelled_answer_costs_no_further_token(insight, face, monkeypatch):
 def test_words_as_embeddings_are_the_words(insight):
     """Rows read from the file give the same logits as their tokens, to the last bit."""
     llm = insight.language.llm
-    tokens = insight.language.read("Is she wearing glasses, or a hat?")
-    (rows,) = llm.joined([tokens], embedded=True)
+    tokens = insight.language.tokenizer.encode_question("Is she wearing glasses, or a hat?")
+    (rows,) = llm.pack([tokens], embedded=True)
     assert rows.shape == (len(tokens), insight.perception._manifest.llm.width)
     insight.forget()
     logits = []
     for block in (tokens, rows):
-        llm.trim(0)
+        llm.truncate(0)
         llm.decode([block], 0)
         logits.append(llm.logits().copy())
     insight.forget()
@@ -254,18 +257,16 @@ def test_choices_are_what_the_answers_begin_with(insight, face):
     chosen = insight.choose(face, MANY)
     assert [c.question for c in chosen] == MANY
     for choice in chosen[:6]:
-        ids = insight.language.read(choice.question)
-        findings = [insight.relevance.findings(face, insight.relevance(choice.question))]
-        (first,) = insight.language.stream([face], ids, findings, max_tokens=1)
+        (first,) = insight.language.generate(insight.questions.query(choice.question, (face,)), max_tokens=1)
         if first.text in choice.probabilities:
-            assert choice.probabilities[first.text] * choice.covered == pytest.approx(first.probability, abs=2e-2)
+            assert choice.probabilities[first.text] * choice.coverage == pytest.approx(first.probability, abs=2e-2)
             assert choice.answer == first.text
         assert sum(choice.probabilities.values()) == pytest.approx(1)
     smiling, hair, glasses = chosen[:3]
     assert smiling.probabilities["Yes"] > 0.9
     assert glasses.probabilities["No"] > 0.9
     assert [x.name for x in glasses.labels] == ["Eyeglasses"]
-    assert hair.covered < 0.1 < 0.6 < smiling.covered
+    assert hair.coverage < 0.1 < 0.6 < smiling.coverage
     # Each by itself says the same as all together.
     (alone,) = insight.choose(face, [MANY[2]])
     assert alone.probabilities["No"] == pytest.approx(glasses.probabilities["No"], abs=2e-2)

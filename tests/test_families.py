@@ -25,7 +25,7 @@ from faceinsight_export.checkpoint import Checkpoint, CheckpointError
 from faceinsight_export.gguf_file import QUANTISATIONS, quantise
 from faceinsight_export.llm_gguf import llm_bytes, write_llm
 from faceinsight_export.lora import Adapter, Merged, write_adapter
-from faceinsight_export.parity import ProbedLanguage, compare
+from faceinsight_export.parity import LlmProbe, compare
 from faceinsight_export.reference import Reference, logits, stream
 from faceinsight_export.tokenizer_gguf import read_vocabulary
 from faceinsight_models.train.llm import PROMPT
@@ -70,9 +70,9 @@ def make(name: str, folder: Path, **more: Any) -> tuple[Any, Any]:
     return model, tokenizer
 
 
-def opened(path: Path, width: int = 64) -> ProbedLanguage:
+def opened(path: Path, width: int = 64) -> LlmProbe:
     spec = LlmSpec(path.name, width, 192, PROMPT, 64, 64)
-    return ProbedLanguage(load_llm(path, CPU, width=spec.width, context=spec.context, parameters=EXACT), spec)
+    return LlmProbe(load_llm(path, CPU, n_embd=spec.width, n_ctx=spec.context, parameters=EXACT), spec)
 
 
 def ids(size: int, count: int = 40, seed: int = 0) -> list[int]:
@@ -83,7 +83,7 @@ def rows() -> np.ndarray:
     return np.random.default_rng(1).normal(0, 1, (7, 64)).astype(np.float32)
 
 
-def worst(model: Any, language: ProbedLanguage) -> float:
+def worst(model: Any, language: LlmProbe) -> float:
     """Largest error over the positions, of each relative to the largest logit there."""
     tokens = ids(model.get_input_embeddings().num_embeddings)
     reference, found = logits(model, tokens, rows()), language.logits(tokens, rows())
@@ -110,10 +110,10 @@ def test_a_family_computes_as_transformers_does(name: str, tmp_path: Path):
         tokens = ids(model.config.vocab_size, 9)
         assert language.greedy(tokens, 64) == greedy(model, tokens)
         for text in TEXTS:
-            found = [*language.start(), *language.vocabulary.tokens(text, special=True, first=True)]
+            found = [*language.start(), *language.tokenizer.encode(text, special=True, at_start=True)]
             assert found == tokenizer.encode(text).ids, text
             tokenizer.encode_special_tokens = True
-            found = language.vocabulary.tokens(text, first=True)
+            found = language.tokenizer.encode(text, at_start=True)
             assert found == tokenizer.encode(text, add_special_tokens=False).ids, text
             tokenizer.encode_special_tokens = False
 
@@ -132,7 +132,7 @@ def test_the_llm_of_a_llava(new: bool, tmp_path: Path):
         assert worst(model, language) <= 1e-3
         tokens = [
             *language.start(),
-            *language.vocabulary.tokens("USER: Is she smiling? ASSISTANT:", special=True, first=True),
+            *language.tokenizer.encode("USER: Is she smiling? ASSISTANT:", special=True, at_start=True),
         ]
         assert language.greedy(tokens, 64) == greedy(model, tokens)
     with pytest.raises(FileExistsError, match="exists already"):

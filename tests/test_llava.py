@@ -63,7 +63,7 @@ def test_the_runtime_runs_a_users_llava(bundle: Path, photo, face, insight):
         # Another picture, other image tokens.
         other = dataclasses.replace(found, picture=found.picture[::-1].copy(), key="upside down")
         assert fi.vision is not None
-        assert not np.allclose(fi.vision(other), fi.vision(found))
+        assert not np.allclose(fi.vision.encode_face(other), fi.vision.encode_face(found))
         fi.forget()
         assert fi.ask(found, "Is she smiling?", max_tokens=4).text == first.text
 
@@ -71,10 +71,10 @@ def test_the_runtime_runs_a_users_llava(bundle: Path, photo, face, insight):
 def test_findings_are_told_in_words(bundle: Path, photo):
     with FaceInsight.load(bundle, device="cpu", threads=1) as fi:
         (found,) = fi.perceive(photo)
-        told = fi.relevance.findings(found, fi.relevance("Is she wearing glasses?"))
+        told = fi.questions.findings(found, fi.questions.label_ids("Is she wearing glasses?"))
         assert told == " (Measured on this face: The person is not wearing glasses.)"
-        assert fi.relevance.findings(found, fi.relevance("What is the capital of France?")) == ""
-        assert "woman" not in fi.relevance.findings(found, fi.relevance("Is she a woman?"))
+        assert fi.questions.findings(found, fi.questions.label_ids("What is the capital of France?")) == ""
+        assert "woman" not in fi.questions.findings(found, fi.questions.label_ids("Is she a woman?"))
 
 
 def test_everything_is_named_in_the_manifest(bundle: Path):

@@ -18,7 +18,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from faceinsight.language.claims import Grounding, sentences
+from faceinsight.language.claims import ClaimChecker, sentences
 from faceinsight.types import HIDDEN, NO, STATES, UNSURE, YES, Label
 from faceinsight_models import calibration, data, dialogue, lcm, turns
 from faceinsight_models.augment import augment_pair
@@ -589,8 +589,8 @@ def test_switched_off_groups_are_never_spoken_of():
         assert not words.search(answer), answer
 
 
-def grounding() -> Grounding:
-    return Grounding(characteristic_specs(np.tile([1, 0, 0.4, 0.6, 0, 1], (len(NAMES), 1))))
+def grounding() -> ClaimChecker:
+    return ClaimChecker(characteristic_specs(np.tile([1, 0, 0.4, 0.6, 0, 1], (len(NAMES), 1))))
 
 
 def as_labels(states):

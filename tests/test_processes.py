@@ -165,8 +165,10 @@ def test_a_full_disk_is_one_line(command: list[str]):
 @pytest.mark.parametrize("after", [0.2, 0.5, 1.0])
 def test_ctrl_c_ends_without_a_traceback(after: float):
     # A shell starts what it puts into the background with Ctrl-C ignored.
-    code = "import signal\nfrom faceinsight import console\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"
-    code += "print('ready', flush=True)\nraise SystemExit(console.main())"
+    code = (
+        "import signal\nfrom faceinsight.cli import entry\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"
+    )
+    code += "print('ready', flush=True)\nraise SystemExit(entry.main())"
     questions = ["Describe this face."] * 400
     command = [sys.executable, "-c", code, "ask", str(PHOTO), *questions]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as child:

@@ -7,7 +7,7 @@ import pytest
 from conftest import PHOTO
 
 from faceinsight import FaceInsight, PolicyError
-from faceinsight.language.claims import turned, unopened
+from faceinsight.language.claims import is_negated, without_yes_no
 from faceinsight.language.languages import DECLINES, language_of
 from faceinsight.language.spelling import Spelling
 from faceinsight_models import outside, turns
@@ -50,7 +50,7 @@ def face(insight):
 )
 def test_what_no_report_answers_is_declined_as_what_it_is(insight, face, question, reason):
     answer = insight.ask(face, question)
-    assert (answer.outcome, answer.reason, answer.finish) == ("declined", reason, "declined")
+    assert (answer.outcome, answer.reason, answer.finish_reason) == ("declined", reason, "declined")
     assert answer.labels == ()
     assert "".join(map(str, insight.stream(face, question))) == answer.text
     with pytest.raises(PolicyError, match=reason):
@@ -89,7 +89,11 @@ def test_denials_details_and_who_get_a_statement_and_slips_their_answer(insight,
 def test_people_are_counted_by_the_runtime(insight, face, photo):
     assert face.people == 1
     answer = insight.ask(face, "How many people are there?")
-    assert (answer.text, answer.finish, answer.outcome) == ("I see one face in the picture.", "counted", "answered")
+    assert (answer.text, answer.finish_reason, answer.outcome) == (
+        "I see one face in the picture.",
+        "counted",
+        "answered",
+    )
     two = insight.perceive(np.hstack([photo, photo]))
     assert [f.people for f in two] == [2, 2]
     assert insight.ask(two[0], "How many faces do you see?").text == "I see 2 faces in the picture."
@@ -135,13 +139,13 @@ def test_what_turns_a_question_round():
         "She has no beard, right?",
         "Is it false that he smiles?",
     ):
-        assert turned(question), question
+        assert is_negated(question), question
     for question in ("Is she bald?", "Is he smiling or not?", "Glasses, yes or no?", "Is he a knot?"):
-        assert not turned(question), question
-    assert turned("Is she old?", OPPOSITE_WORDS)
-    assert not turned("Is she cold?", OPPOSITE_WORDS)
-    assert unopened("No, the person has no beard.") == "The person has no beard."
-    assert unopened("The person smiles.") == "The person smiles."
+        assert not is_negated(question), question
+    assert is_negated("Is she old?", OPPOSITE_WORDS)
+    assert not is_negated("Is she cold?", OPPOSITE_WORDS)
+    assert without_yes_no("No, the person has no beard.") == "The person has no beard."
+    assert without_yes_no("The person smiles.") == "The person smiles."
 
 
 def test_held_out_words_never_teach():

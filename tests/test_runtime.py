@@ -15,12 +15,12 @@ import pytest
 from conftest import PHOTO
 
 from faceinsight import (
+    AnswerChunk,
     BundleError,
     DependencyError,
     DeviceError,
     Face,
     FaceInsight,
-    Piece,
     PolicyError,
     QuestionError,
     RequestError,
@@ -31,6 +31,7 @@ from faceinsight.backends.llama_cpp.bindings import import_llama, set_params, us
 from faceinsight.bundle.bundle import Bundle
 from faceinsight.draw import draw
 from faceinsight.host.child import Probe
+from faceinsight.language.query import ParsedQuestion, Query
 
 
 def test_astronaut_report(face, insight):
@@ -70,7 +71,7 @@ def test_closed_questions(insight, face, question, start, label, region):
     assert answer.text.startswith(start)
     assert label in [x.name for x in answer.labels]
     assert region in answer.evidence
-    assert answer.finish == "stop"
+    assert answer.finish_reason == "stop"
     assert 0.5 < answer.confidence <= 1
     assert answer.timings.first_token_ms <= answer.timings.total_ms
 
@@ -86,7 +87,7 @@ def test_stream_is_ask(insight, face):
     pieces = list(insight.stream(face, "Describe this face."))
     assert len(pieces) > 10
     assert "".join(map(str, pieces)).strip() == insight.ask(face, "Describe this face.").text
-    assert [p.finish for p in pieces[:-1]] == [None] * (len(pieces) - 1)
+    assert [p.finish_reason for p in pieces[:-1]] == [None] * (len(pieces) - 1)
 
 
 def test_a_stream_that_was_overtaken_says_so(insight, face):
@@ -114,7 +115,7 @@ def test_answers_depend_on_the_face_not_on_what_was_asked_before(insight, face):
 def test_the_llm_reads_what_was_found(insight, face):
     """Swap the finding on glasses: the answer follows the knowledge token, not the question."""
     changed = tuple(dataclasses.replace(x, state="yes") if x.name == "Eyeglasses" else x for x in face.labels)
-    other = dataclasses.replace(face, labels=changed, knowledge=insight.perception.knowledge_tokens(changed))
+    other = dataclasses.replace(face, labels=changed, knowledge=insight.perception.encoders.knowledge_tokens(changed))
     assert insight.ask(other, "Is she wearing glasses?").text.startswith("Yes")
     assert insight.ask(face, "Is she wearing glasses?").text.startswith("No")
 
@@ -127,10 +128,11 @@ def test_image_and_region_tokens_reach_the_answer(insight, face):
 
     def look(tokens, key):
         other = dataclasses.replace(face, tokens=tokens, key=key)
-        ids = insight.language.read("Is she smiling?")
-        return [p.probability for p in insight.language.stream([other], ids, [face.knowledge[:0]], max_tokens=1)]
+        query = insight.questions.query("Is she smiling?", (other,))
+        blind = dataclasses.replace(query, findings=[face.knowledge[:0]])
+        return [p.probability for p in insight.language.generate(blind, max_tokens=1)]
 
-    images = insight.perception.image_tokens
+    images = insight.manifest.image_tokens
     seen = look(face.tokens, "seen")
     assert look(face.tokens[:images], "no regions") != pytest.approx(seen, abs=1e-3)
     assert look(face.tokens[images:], "no image") != pytest.approx(seen, abs=1e-3)
@@ -146,14 +148,14 @@ def test_questions_pick_their_findings(insight, face):
 
 
 def test_a_long_list_of_findings_leaves_out_what_is_absent(insight, face):
-    about = insight.relevance("Describe this face.")
-    given = insight.relevance.findings(face, about)
+    about = insight.questions.label_ids("Describe this face.")
+    given = insight.questions.findings(face, about)
     told = [face.labels[i].name for i in about if face.labels[i].state != "no"]
     # That there is no beard is an absence too.
     assert "No_Beard" in told
     assert len(given) == len(told) - 1 < len(about)
-    one = insight.relevance("Is she wearing glasses?")
-    assert len(insight.relevance.findings(face, one)) == 1
+    one = insight.questions.label_ids("Is she wearing glasses?")
+    assert len(insight.questions.findings(face, one)) == 1
 
 
 def test_two_faces_largest_first(insight, photo):
@@ -220,14 +222,18 @@ def test_allowed_groups_are_computed():
 
 def pieces(*texts):
     """What an LLM might say, token by token."""
-    return iter([*(Piece(t, i + 1, 0.9, 1.0) for i, t in enumerate(texts)), Piece("", 99, 0.9, 1.0, "stop")])
+    return iter(
+        [*(AnswerChunk(t, i + 1, 0.9, 1.0) for i, t in enumerate(texts)), AnswerChunk("", 99, 0.9, 1.0, "stop")]
+    )
 
 
 def guarded(insight, face, *texts, asked=(), off=False, turned=False):
-    faces = [face] if isinstance(face, Face) else face
-    labels = [[f.label(n) for n in asked] for f in faces]
-    out = list(insight._guard(pieces(*texts), faces, labels, off=off, turned=turned))
-    return "".join(map(str, out)).strip(), out[-1].finish
+    faces = (face,) if isinstance(face, Face) else tuple(face)
+    names = [x.name for x in faces[0].labels]
+    ids = np.array([names.index(n) for n in asked], np.int64)
+    question = ParsedQuestion(ids, off, "about", None, "", turned, ("", None))
+    out = list(insight.guard.filter(pieces(*texts), Query(faces, question, [], [])))
+    return "".join(map(str, out)).strip(), out[-1].finish_reason
 
 
 def test_withheld_words_never_leave(insight, face):
@@ -240,20 +246,19 @@ def test_withheld_words_never_leave(insight, face):
 def test_the_llm_goes_back_and_says_it_otherwise(insight, face, monkeypatch):
     """At each word to which there is an objection it takes another plausible one, and no trace of the first stays."""
     # The shipped LLM is too sure of this face to have another word.
-    monkeypatch.setattr("faceinsight.language.generation.PLAUSIBLE", 0)
+    monkeypatch.setattr("faceinsight.language.generation.MIN_ALTERNATIVE_PROB", 0)
     language, question = insight.language, "Describe this face."
-    ids = language.read(question)
-    findings = [insight.relevance.findings(face, insight.relevance(question))]
+    query = insight.questions.query(question, (face,))
 
-    def spoken(objection=None):
-        out = list(language.stream([face], ids, findings, objection=objection))
-        return "".join(map(str, out)), out[-1].finish
+    def spoken(constraint=None):
+        out = list(language.generate(query, constraint=constraint))
+        return "".join(map(str, out)), out[-1].finish_reason
 
     plain, finish = spoken()
     assert finish == "stop"
     assert spoken(lambda text: None) == (plain, "stop")
     # Object to the most doubtful word.
-    pieces = list(language.stream([face], ids, findings))
+    pieces = list(language.generate(query))
     number = min((i for i, p in enumerate(pieces) if p.text.strip()), key=lambda i: pieces[i].probability)
     doubtful = pieces[number]
     at = len("".join(map(str, pieces[:number])))
@@ -277,13 +282,13 @@ def test_findings_against_labels_end_in_what_the_labels_say(insight, face):
     assert insight.ask(face, "Is she smiling?").text == "Yes, the person is smiling."
     answer = insight.ask(changed, "Is she smiling?")
     assert answer.text.endswith("the person is not smiling.") or answer.text == "The person is not smiling."
-    assert answer.finish == "repaired"
+    assert answer.finish_reason == "repaired"
     assert "smiling" not in insight.ask(changed, "Describe this face.").text.replace("not smiling", "")
 
 
 def test_where_a_growing_answer_goes_wrong(insight, face):
     def wrong(text):
-        at = insight._guard.objection([face])(text)
+        at = insight.guard.constraint([face])(text)
         return None if at is None else text[at:]
 
     assert wrong("The person is smil") is None
@@ -353,7 +358,7 @@ def test_what_an_answer_left_out_is_stated(insight, face):
         f"The person is smiling and has bangs. {hat}",
         "repaired",
     )
-    refused = insight._guard._prompt.withheld
+    refused = insight.guard._prompt.withheld
     assert guarded(insight, face, "The person is smiling.", f" {refused}", asked=both) == (
         f"The person is smiling. {hat}",
         "repaired",
@@ -371,7 +376,7 @@ def test_what_an_answer_left_out_is_stated(insight, face):
 
 def test_two_faces_are_compared(insight, face):
     serious = tuple(dataclasses.replace(x, state="no") if x.name == "Smiling" else x for x in face.labels)
-    known = insight.perception.knowledge_tokens(serious)
+    known = insight.perception.encoders.knowledge_tokens(serious)
     other = dataclasses.replace(face, labels=serious, knowledge=known)
     answer = insight.ask((face, other), "Who is smiling?")
     assert answer.text == "Only the first person is smiling."
@@ -436,7 +441,7 @@ def test_bad_arguments(insight, face):
         insight.ask(face, "Is she smiling?", max_tokens=0)
     with pytest.raises(RequestError, match="device"):
         FaceInsight.load("nano", device="npu")
-    assert insight.ask(face, "Describe this face.", max_tokens=3).finish == "length"
+    assert insight.ask(face, "Describe this face.", max_tokens=3).finish_reason == "length"
 
 
 def test_a_device_that_is_not_there_raises():
@@ -514,7 +519,7 @@ def test_amx_is_used_where_it_works(monkeypatch, info, works, used):
     monkeypatch.setattr(llama_cpp, "llama_model_load_from_file", lambda path, params: asked.append(params))
     bundle = Bundle.open("nano")
     with pytest.raises(BundleError):
-        loader.load_llm(bundle.file("llm.gguf"), Device("cpu", False, 1), width=1, context=1)
+        loader.load_llm(bundle.file("llm.gguf"), Device("cpu", False, 1), n_embd=1, n_ctx=1)
     assert asked[0].use_extra_bufts == used
 
 

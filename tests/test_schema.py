@@ -12,7 +12,7 @@ import pytest
 from conftest import PHOTO
 
 import faceinsight
-from faceinsight import Answer, Choice, Face, FaceInsightError, Label, Report
+from faceinsight import Answer, AnswerScores, Face, FaceInsightError, Label, Report
 from faceinsight.cli.main import main
 from faceinsight.cli.schema import FILE, build, read
 from faceinsight.plain import to_json
@@ -105,4 +105,4 @@ def test_no_number_that_is_not_finite_leaves(insight, face: Face, number: float)
 def test_help_shows_what_the_package_offers():
     assert dir(faceinsight) == sorted(faceinsight.__all__)
     assert {"FaceInsight", "Answer", "Quality", "Age"} <= set(dir(faceinsight))
-    assert {Answer, Choice} <= {getattr(faceinsight, name) for name in dir(faceinsight)}
+    assert {Answer, AnswerScores} <= {getattr(faceinsight, name) for name in dir(faceinsight)}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import time
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
@@ -70,23 +71,23 @@ def test_an_answer_is_not_cut_off_by_another_threads_stream(shared, photo):
 
 def test_a_stream_that_was_overtaken_does_not_touch_the_other_conversation(shared, photo, monkeypatch):
     """Taking a word back trims the LLM's cache: only of the conversation that holds it."""
-    monkeypatch.setattr("faceinsight.language.generation.PLAUSIBLE", 0.0)  # there is always another word
+    monkeypatch.setattr("faceinsight.language.generation.MIN_ALTERNATIVE_PROB", 0.0)  # there is always another word
     face = shared.perceive(photo)[0]
     language = shared.language
-    tokens = language.read("Describe this face.")
+    query = shared.questions.query("Describe this face.", (face,))
     overtaking = iter([None])
 
-    def objection(said: str) -> int | None:
+    def constraint(said: str) -> int | None:
         if next(overtaking, said) is None:  # once: another question comes just then
-            language.prepare((face,))
-            language._decode([tokens * 4], language._prefix)
-            positions.append(language.llm.position)
+            language.prefill((face,))
+            language._decode([query.token_ids * 4], language.prefix.length)
+            positions.append(language.llm.n_past)
         return 0
 
     positions: list[int] = []
     with pytest.raises(RequestError, match="another question was asked"):
-        list(language.stream((face,), tokens, [face.knowledge[:0]], objection=objection))
-    assert language.llm.position == positions[0]
+        list(language.generate(dataclasses.replace(query, findings=[face.knowledge[:0]]), constraint=constraint))
+    assert language.llm.n_past == positions[0]
 
 
 def test_closing_waits_for_no_answer_and_breaks_none(photo):

@@ -23,7 +23,7 @@ from faceinsight.perception.clip_pixels import to_pixels
 
 from .attach import Attached, Spoken, attached_stages
 from .onnx_file import FLOAT, HALF
-from .parity import LLM_TOLERANCES, ParityError, ProbedLanguage, Stage, compare
+from .parity import LLM_TOLERANCES, LlmProbe, ParityError, Stage, compare
 from .reference import Reference, logits
 from .token_budget import Budget, reduce
 
@@ -145,21 +145,21 @@ def _llm_stages(
 ) -> list[Stage]:
     """Of a face's image tokens, and of its region tokens and findings where there are any, laid out as in use."""
     prompt = spec.prompt
-    llm = load_llm(path, device, width=spec.width, context=spec.context, parameters=EXACT)
-    with ProbedLanguage(llm, spec) as language:
-        before = language.vocabulary.tokens(prompt.before_face, special=True, first=True)
+    llm = load_llm(path, device, n_embd=spec.width, n_ctx=spec.context, parameters=EXACT)
+    with LlmProbe(llm, spec) as language:
+        before = language.tokenizer.encode(prompt.before_face, special=True, at_start=True)
         asked = [
-            *language.vocabulary.tokens(prompt.after_face, special=True, first=True),
-            *language.vocabulary.tokens(QUESTION),
+            *language.tokenizer.encode(prompt.after_face, special=True, at_start=True),
+            *language.tokenizer.encode(QUESTION),
         ]
-        ready = language.vocabulary.tokens(prompt.before_answer, special=True)
+        ready = language.tokenizer.encode(prompt.before_answer, special=True)
         parts, after = [reference.embed(before), image_tokens], [*asked, *ready]
         if spoken:
             parts, after = [*parts, spoken.regions, reference.embed(asked), spoken.knowledge], ready
         rows = np.concatenate(parts).astype(np.float32)
         answer = language.greedy(after, ANSWER, rows)
         found = language.logits([*after, *answer], rows)
-        typed = [language.vocabulary.tokens(text, first=True) for text in TYPED]
+        typed = [language.tokenizer.encode(text, at_start=True) for text in TYPED]
     tolerance = LLM_TOLERANCES[precision]
     expected = logits(reference.model, [*after, *answer], rows)
     at = range(len(after) - 1, len(after) - 1 + len(answer))

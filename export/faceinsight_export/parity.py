@@ -6,6 +6,7 @@ import ctypes
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 import llama_cpp
@@ -15,9 +16,9 @@ from numpy.typing import NDArray
 
 from faceinsight.backends.device import Device
 from faceinsight.backends.llama_cpp.loader import load_llm
-from faceinsight.backends.llama_cpp.model import EXACT
+from faceinsight.backends.llama_cpp.model import EXACT, Llm
+from faceinsight.backends.llama_cpp.tokenizer import Tokenizer
 from faceinsight.bundle.manifest import LlmSpec
-from faceinsight.language.generation import Language
 
 from .reference import logits
 
@@ -82,17 +83,21 @@ def graph_stages(
     return [compare(n, r.numpy(), f, tolerance) for n, r, f in zip(outputs, reference, found, strict=True)]
 
 
-class ProbedLanguage(Language):
-    """The runtime's Language with its logits laid open: the gate tests the code that will run."""
+class LlmProbe:
+    """The runtime's LLM and tokenizer, with the logits at every position: the gate tests the code that will run."""
+
+    def __init__(self, llm: Llm, spec: LlmSpec) -> None:
+        """Of a loaded model, which is closed with this object."""
+        self.llm = llm
+        self.tokenizer = Tokenizer(llm.model, follow=spec.prompt.follow, max_question=spec.max_question)
 
     def logits(self, tokens: list[int], rows: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Next-token logits after each of `tokens`, which follow the embedding rows."""
-        self.forget()
-        at, out = self.llm.decode([rows] if len(rows) else [], 0), []
+        """(len(tokens), n_vocab) after each of `tokens`, which follow the embedding rows."""
+        self.llm.clear()
+        pos, out = self.llm.decode([rows] if len(rows) else [], 0), []
         for token in tokens:
-            at = self.llm.decode([[token]], at)
+            pos = self.llm.decode([[token]], pos)
             out.append(self.llm.logits().copy())
-        self.forget()
         return np.stack(out)
 
     def start(self) -> list[int]:
@@ -102,13 +107,12 @@ class ProbedLanguage(Language):
 
     def greedy(self, tokens: list[int], count: int, rows: NDArray[np.float32] | None = None) -> list[int]:
         """The `count` likeliest next tokens after embedding rows, if any, and `tokens`, each given those before it."""
-        self.forget()
-        at, out, batch = 0 if rows is None else self.llm.decode([rows], 0), [], tokens
+        self.llm.clear()
+        pos, out, block = 0 if rows is None else self.llm.decode([rows], 0), [], tokens
         for _ in range(count):
-            at = self.llm.decode([batch], at)
-            batch = [self._candidates()[0][0]]
-            out += batch
-        self.forget()
+            pos = self.llm.decode([block], pos)
+            block = [int(self.llm.logits().argmax())]
+            out += block
         return out
 
     def adapt(self, adapter: Path) -> None:
@@ -117,8 +121,16 @@ class ProbedLanguage(Language):
         if not found:
             raise ValueError(f"{adapter} is no adapter for this model")
         one, strength = (llama_cpp.llama_adapter_lora_p_ctypes * 1)(found), (ctypes.c_float * 1)(1.0)
-        if llama_cpp.llama_set_adapters_lora(self.llm.pointer, one, 1, strength) != 0:
+        if llama_cpp.llama_set_adapters_lora(self.llm.ctx, one, 1, strength) != 0:
             raise ValueError(f"llama.cpp could not apply {adapter}")
+
+    def __enter__(self) -> LlmProbe:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.llm.close()
 
 
 def llm_stages(
@@ -135,11 +147,11 @@ def llm_stages(
 ) -> list[Stage]:
     """Tokens and logits at each position, after injected embeddings, for each text."""
     stages = []
-    llm = load_llm(gguf, device, width=spec.width, context=spec.context, parameters=EXACT)
-    with ProbedLanguage(llm, spec) as language:
+    llm = load_llm(gguf, device, n_embd=spec.width, n_ctx=spec.context, parameters=EXACT)
+    with LlmProbe(llm, spec) as language:
         for i, text in enumerate(texts):
             ids = tokenizer.encode(text).ids
-            mine = language.vocabulary.tokens(text)
+            mine = language.tokenizer.encode(text)
             if mine != ids:
                 raise ValueError(f"tokens of {text!r}: reference {ids}, GGUF {mine}")
             reference = logits(model, ids, rows)

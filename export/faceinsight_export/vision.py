@@ -112,7 +112,7 @@ class _Writer:
         graph.output("image_tokens", FLOAT, [batch, count, second.weight.shape[1]])
 
     def _embed(self, pixels: str) -> str:
-        """Patches with the class token before them, placed and normalised: (B,side*side+1,width)."""
+        """Patches with the class token before them, placed and normalize: (B,side*side+1,width)."""
         graph, shape, at = self._graph, self._shape, f"{TOWER}.embeddings"
         weight = self._weight("patches.weight", self._tensor(f"{at}.patch_embedding.weight"))
         strides = {"strides": [shape.patch] * 2, "kernel_shape": [shape.patch] * 2}

@@ -28,7 +28,7 @@ SHARE = 0.2
 class QuestionEncoder(nn.Module):
     """Token ids (B,L) -> relevance logits (B,N), logits of `KINDS` (B,M).
 
-    Relevance: scale * cos(P e, T_k) + W e + b, with e the question's encoding.
+    QuestionEncoder: scale * cos(P e, T_k) + W e + b, with e the question's encoding.
 
     The cosine alone could not say "all of these": one vector has few near neighbours. The linear part can.
     """

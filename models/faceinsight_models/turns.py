@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from faceinsight.bundle.manifest import ABOUT, DETAIL
-from faceinsight.language.claims import turned
+from faceinsight.language.claims import is_negated
 from faceinsight.types import HIDDEN, NO, YES
 
 from . import wordings as w
@@ -142,7 +142,7 @@ def _closed(rng: np.random.Generator, states: Mapping[str, int]) -> Turn:
 
 def _answered(rng: np.random.Generator, concept: Concept, states: Mapping[str, int]) -> Turn:
     question, state = w.closed_question(rng, concept), concept.state(states)
-    if turned(question, OPPOSITE_WORDS):
+    if is_negated(question, OPPOSITE_WORDS):
         return _stated(question, concept, states)
     return Turn(question, DECLINE_OFF if state is None else closed_answer(concept, state), (concept.name,))
 

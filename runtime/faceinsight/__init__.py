@@ -5,7 +5,7 @@
             print(fi.ask(face, "Is she smiling?"), fi.report(face).label("Smiling"))
 
 What this package offers is FaceInsight, the values it hands out (Face, Report, Label, Age, Quality, Answer, Timings,
-Piece, Choice), and FaceInsightError with its children; the modules are internal. Begin with
+AnswerChunk, AnswerScores), and FaceInsightError with its children; the modules are internal. Begin with
 help(faceinsight.FaceInsight).
 """
 
@@ -30,14 +30,15 @@ from .host import offline as offline  # first of all: see there
 
 if TYPE_CHECKING:
     from .insight import FaceInsight
-    from .types import Age, Answer, Choice, Face, Label, Piece, Quality, Report, Timings
+    from .types import Age, Answer, AnswerChunk, AnswerScores, Face, Label, Quality, Report, Timings
 
 __all__ = [
     "Age",
     "Answer",
+    "AnswerChunk",
+    "AnswerScores",
     "BundleError",
     "BundleNotFoundError",
-    "Choice",
     "DependencyError",
     "DeviceError",
     "Face",
@@ -47,7 +48,6 @@ __all__ = [
     "ImageNotFoundError",
     "Label",
     "MemoryShortError",
-    "Piece",
     "PolicyError",
     "Quality",
     "QuestionError",
@@ -59,7 +59,7 @@ __all__ = [
 
 
 _LATER = {"FaceInsight": "insight"} | dict.fromkeys(
-    ("Age", "Answer", "Choice", "Face", "Label", "Piece", "Quality", "Report", "Timings"), "types"
+    ("Age", "Answer", "AnswerScores", "Face", "Label", "AnswerChunk", "Quality", "Report", "Timings"), "types"
 )
 
 

@@ -11,7 +11,7 @@ from .errors import RequestError
 from .types import Face
 
 
-def whom(face: Face | Sequence[Face], enabled: tuple[str, ...]) -> tuple[Face, ...]:
+def as_faces(face: Face | Sequence[Face], enabled: tuple[str, ...]) -> tuple[Face, ...]:
     """One face, or two, with just these characteristics. Raises RequestError."""
     faces = tuple(face) if isinstance(face, (tuple, list)) else (face,)
     if not 1 <= len(faces) <= 2 or not all(isinstance(f, Face) for f in faces):
@@ -28,11 +28,11 @@ def whom(face: Face | Sequence[Face], enabled: tuple[str, ...]) -> tuple[Face, .
     return faces
 
 
-def one(face: Face, enabled: tuple[str, ...]) -> Face:
-    """One face, as `whom`. Raises RequestError."""
+def as_face(face: Face, enabled: tuple[str, ...]) -> Face:
+    """One face, as `as_faces`. Raises RequestError."""
     if not isinstance(face, Face):
         raise RequestError(f"expected one Face from perceive(), found {type(face).__name__}: take them one by one")
-    return whom(face, enabled)[0]
+    return as_faces(face, enabled)[0]
 
 
 def texts(name: str, value: Iterable[str]) -> tuple[str, ...]:

@@ -40,7 +40,13 @@ class Label(Plain):
 
 @dataclass(frozen=True, slots=True)
 class Age(Plain):
-    """How old a face looks: the expected age in years, and bounds between which it lies in four cases of five."""
+    """How old a face looks.
+
+    Attributes:
+        years: the expected age.
+        low: lower bound, years; the age lies between the bounds in four cases of five.
+        high: upper bound, years.
+    """
 
     years: float
     low: int
@@ -113,14 +119,22 @@ class Face(Plain):
 
 
 @dataclass(frozen=True, slots=True)
-class Piece(Plain):
-    """A piece of a streamed answer. `finish` is None until the last one, then as in `Answer`."""
+class AnswerChunk(Plain):
+    """A part of a streamed answer.
+
+    Attributes:
+        text: what to append to the answer.
+        tokens: how many tokens of the answer were generated so far.
+        probability: of the chosen token, 0..1.
+        elapsed_ms: from the call to this token, milliseconds.
+        finish_reason: None until the last chunk, then as in `Answer`.
+    """
 
     text: str
     tokens: int
     probability: float
     elapsed_ms: float
-    finish: str | None = None
+    finish_reason: str | None = None
 
     def __str__(self) -> str:
         return self.text
@@ -128,7 +142,13 @@ class Piece(Plain):
 
 @dataclass(frozen=True, slots=True)
 class Timings(Plain):
-    """Milliseconds from the call; tokens generated."""
+    """Where the time of an answer went.
+
+    Attributes:
+        first_token_ms: from the call to the first token, milliseconds.
+        total_ms: to the end of the answer, milliseconds.
+        tokens: how many were generated.
+    """
 
     first_token_ms: float
     total_ms: float
@@ -137,16 +157,16 @@ class Timings(Plain):
 
 @dataclass(frozen=True, slots=True)
 class Answer(Plain):
-    """The LLM's answer about one face, or two.
+    """The answer to a question about one face, or two.
 
     Attributes:
         text: the answer.
         labels: what was found of that which the question asks about; of two faces, the second's after the first's.
         confidence: geometric mean of the chosen tokens' probabilities, 0..1.
         evidence: the face regions that show them.
-        finish: "stop", "length" (cut at the limit), "withheld" (it would have mentioned something switched off),
-            "repaired" (the LLM began to say what was not found, and said it otherwise, or the sentence was left out),
-            "declined" (the question is not one that the LLM answers) or "counted" (how many faces there are).
+        finish_reason: "stop", "length" (cut at the limit), "withheld" (it would have mentioned something switched off),
+            "repaired" (the LLM began to contradict the labels, and was cut back or the sentence dropped), "declined"
+            (the question is not one that is answered) or "counted" (how many faces there are).
         timings: where the time went.
         outcome: "answered", "unsure" (all that was asked about is uncertain or hidden) or "declined".
         reason: why it was declined: one of the bundle's reasons ("scope", "identity", "character", "language", ...) or
@@ -157,7 +177,7 @@ class Answer(Plain):
     labels: tuple[Label, ...]
     confidence: float
     evidence: tuple[str, ...]
-    finish: str
+    finish_reason: str
     timings: Timings
     outcome: str = "answered"
     reason: str | None = None
@@ -167,20 +187,20 @@ class Answer(Plain):
 
 
 @dataclass(frozen=True, slots=True)
-class Choice(Plain):
-    """How the LLM chooses between given answers.
+class AnswerScores(Plain):
+    """The LLM's probabilities of given answers.
 
     Attributes:
         question: what was asked.
         probabilities: answer -> 0..1, together 1.
-        covered: how likely the LLM would have begun with one of them at all, 0..1; where it is small, they do not fit
+        coverage: the probability that the LLM begins with one of them at all, 0..1; where it is small, they do not fit
             the question.
         labels: what was found of that which the question asks about.
     """
 
     question: str
     probabilities: dict[str, float]
-    covered: float
+    coverage: float
     labels: tuple[Label, ...]
 
     @property
@@ -191,12 +211,21 @@ class Choice(Plain):
 
 @dataclass(frozen=True, slots=True)
 class Report(Plain):
-    """All enabled characteristics of one face, how well it can be read, and its age if that is switched on; no LLM."""
+    """All enabled characteristics of one face; no LLM.
+
+    Attributes:
+        box: x, y, width, height in photo pixels.
+        score: detector confidence, 0..1.
+        labels: the enabled characteristics.
+        areas: region -> share of the canonical crop, 0..1.
+        quality: how well the face can be read; None where the bundle does not say.
+        age: None where age is switched off or the bundle does not say.
+    """
 
     box: tuple[float, float, float, float]
     score: float
     labels: tuple[Label, ...]
-    regions: dict[str, float]
+    areas: dict[str, float]
     quality: Quality | None = None
     age: Age | None = None
 

@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from faceinsight.backends.device import Device
 from faceinsight.bundle.bundle import Bundle
-from faceinsight.perception.alignment import normalised
+from faceinsight.perception.alignment import normalize
 from faceinsight.perception.pipeline import Perception
 
 from ..attached import Record
@@ -126,12 +126,12 @@ def look(bundle: Bundle, tapped: TappedEncoder, faces: Faces, rows: NDArray[np.i
     parts: list[tuple[Any, ...]] = []
     for row in tqdm(rows, desc="looking", unit="face", mininterval=5):
         picture = faces.picture(row)
-        found = perception.detector(picture)[:1]
+        found = perception.detector.detect(picture)[:1]
         if not found:
             continue
         _, wide, small = perception.crops(picture, found)
-        judged = perception.encode(wide, small, numbers)
-        feeds = {"pixels": normalised(small, m.encoder.mean, m.encoder.std), "label_map": judged.label_map}
+        judged = perception.encoders.encode(wide, small, numbers)
+        feeds = {"pixels": normalize(small, m.encoder.mean, m.encoder.std), "label_map": judged.label_map}
         (features,) = session.run([FEATURES], feeds)
         parts.append((row, features, judged.area, judged.logits, found[0].box))
     if not parts:

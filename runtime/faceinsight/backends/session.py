@@ -12,7 +12,7 @@ from ..errors import BundleError, FaceInsightError
 
 
 @dataclass(frozen=True, slots=True)
-class Node:
+class TensorInfo:
     """An input or output of a graph; a free axis is None (or, from ONNX Runtime, its name)."""
 
     name: str
@@ -39,7 +39,7 @@ class Session(Protocol):
         ...
 
 
-class Graph:
+class CheckedSession:
     """An ONNX model checked against the manifest: names and, where the graph states them, sizes."""
 
     def __init__(

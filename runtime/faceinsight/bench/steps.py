@@ -77,25 +77,25 @@ def start(watch: Stopwatch, insight: FaceInsight, photo: Path) -> tuple[Face, ..
 
 def _perception(watch: Stopwatch, insight: FaceInsight, photo: Path) -> Face:
     """The way of `perceive`, stage by stage; returns the largest face."""
-    p = insight.perception
+    p, encoders = insight.perception, insight.perception.encoders
     with watch(STAGE, "decode the photo"):
         image = load_image(photo)
     with watch(STAGE, "detect"):
-        detections = p.detector(image)[: p.batch]
+        detections = p.detector.detect(image)[: p.batch]
     with watch(STAGE, "align"):
-        _, wide, small = p.crops(image, detections)
+        _, parser_crops, encoder_crops = p.crops(image, detections)
     with watch(STAGE, "parse"):
-        label_map = p.parse(wide)
+        label_map = encoders.parse(parser_crops)
     with watch(STAGE, "encode"):
-        seen = p.look(small, label_map, p.numbers)
+        encoded = encoders.encode_crops(encoder_crops, label_map, p.characteristic_ids)
     with watch(STAGE, "close-up"):
-        closeup = p.closer(wide)
-    with watch(STAGE, "judge: calibration and rules"):
-        seen = p.joined(seen, closeup, p.numbers)
-        judged = [p.judge(seen, i) for i in range(len(detections))]
+        closeup = encoders.read_closeup(parser_crops)
+    with watch(STAGE, "labels: calibration and rules"):
+        encoded = encoders.merge_closeup(encoded, closeup, p.characteristic_ids)
+        readings = [encoders.read(encoded, i) for i in range(len(detections))]
     with watch(STAGE, "knowledge tokens"):
-        for found in judged:
-            p.knowledge_tokens(found.labels)
+        for reading in readings:
+            encoders.knowledge_tokens(reading.labels)
     return insight.perceive(image)[0]
 
 
@@ -106,17 +106,16 @@ def _language(watch: Stopwatch, insight: FaceInsight, face: Face) -> Tokens:
     if insight.vision:
         # What it makes is kept, so that the prefix behind it is the LLM's work alone.
         with watch(STAGE, "vision encoder"):
-            insight.vision(face)
+            insight.vision.encode_face(face)
     with watch(STAGE, PREFIX):
         insight.prepare(face)
-    prefix = llm.position
+    prefix = llm.n_past
     with watch(STAGE, "question encoder"):
-        about = insight.relevance(QUESTION)
-    findings = [insight.relevance.findings(face, about)]
-    pieces = language.stream((face,), language.read(QUESTION), findings)
+        query = insight.questions.query(QUESTION, (face,))
+    pieces = language.generate(query)
     with watch(STAGE, PREFILL):
         next(pieces)
-    question = llm.position - prefix
+    question = llm.n_past - prefix
     pieces = insight.unchecked(face, DESCRIBE)
     next(pieces)
     began = time.perf_counter()
@@ -124,7 +123,7 @@ def _language(watch: Stopwatch, insight: FaceInsight, face: Face) -> Tokens:
     if decoded:
         # Their mean: tokens of one answer are not independent measurements.
         watch.add(STAGE, DECODE, (time.perf_counter() - began) * 1e3 / decoded)
-    return Tokens(prefix - language.opening_rows, question, decoded)
+    return Tokens(prefix - language.prefix.system_len, question, decoded)
 
 
 def _answers(watch: Stopwatch, insight: FaceInsight, photo: Path, face: Face) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import FaceInsightError, RequestError
 from ..host.dependencies import load
 from ..plain import plain, to_json
-from ..types import Face, Piece
+from ..types import AnswerChunk, Face
 from .console import utf8
 from .photos import Asked, expand, look, read, several
 
@@ -69,7 +69,7 @@ def ask(args: argparse.Namespace) -> int:
     return 0
 
 
-def _print_stream(pieces: Iterator[Piece]) -> None:
+def _print_stream(pieces: Iterator[AnswerChunk]) -> None:
     for piece in pieces:
         print(piece.text, end="", flush=True)
     print()

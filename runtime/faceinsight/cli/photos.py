@@ -79,7 +79,7 @@ def read(name: str) -> tuple[NDArray[np.uint8], int]:
 
 def look(insight: FaceInsight, name: str) -> tuple[tuple[Face, ...], int]:
     """The faces of a photo, and its width. Raises as `read`."""
-    from ..perception.pipeline import enlarged
+    from ..perception.pipeline import scaled
 
     image, scale = read(name)
-    return tuple(enlarged(f, scale) for f in insight.perceive(image)), scale * image.shape[1]
+    return tuple(scaled(f, scale) for f in insight.perceive(image)), scale * image.shape[1]

@@ -22,7 +22,7 @@ from ..diagnostics.fit import Fit
 from ..diagnostics.info import Info
 from ..errors import RequestError
 from ..plain import public
-from ..types import STATES, Answer, Choice, Face, Report
+from ..types import STATES, Answer, AnswerScores, Face, Report
 from .photos import Asked
 
 FILE = Path(__file__).with_name("schema.json")
@@ -53,7 +53,7 @@ def build() -> dict[str, Any]:
         "ask": _list(answered),
         "describe-line": _line(answered, "answers"),
         "face": _schema(defs, Face),
-        "choices": _list(_schema(defs, Choice)),
+        "choices": _list(_schema(defs, AnswerScores)),
         "info": _fields(defs, get_type_hints(Info)),
         "doctor": _fields(defs, {"ok": bool, "checks": tuple[Check, ...]}),
         "fit": _object(defs, Fit, fits=bool),

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..backends.device import BATCH
-from ..backends.llama_cpp.model import CHUNK
+from ..backends.llama_cpp.model import N_UBATCH
 from ..bundle.bundle import Bundle
 from ..bundle.gguf_header import GgufHeader
 from ..bundle.onnx_header import BITS, FLOAT, FLOAT16, INT8, UINT8, OnnxFile
@@ -122,7 +122,7 @@ def estimate(bundle: Bundle, *, memory: int | None = None, floor: int | None = N
         parts.append(Part(name, kept + arena, f"weights {_mb(kept)} as loaded, activations {_mb(arena)}"))
         held += kept
         heap = max(heap, floor + held + loading)
-    chunk = min(CHUNK, max(m.face_tokens, m.llm.max_question))
+    chunk = min(N_UBATCH, max(m.face_tokens, m.llm.max_question))
     header = GgufHeader.read(bundle.file(m.llm.file))
     parts += _llm(m.llm.file, header, context=m.llm.context, chunk=chunk)
     parts.append(Part("loading", max(0, heap - sum(p.bytes for p in parts)), "a graph, for a moment"))

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from ..bundle.manifest import CharacteristicSpec
 from ..types import Label
 
-#: What turns a clause round, and what starts a new one that does not.
+#: Negated and plain verbs that start a claim.
 _NEGATED = (
     r"is not wearing|is not|does not have|does not look|has no|neither person|no longer|does not (?:seem|appear)"
     r"|(?:may|might|could|must|can) ?not be"
@@ -35,9 +35,9 @@ _OF_TWO = re.compile(
     r"|the (?:first|second) (?:person|one))\b",
     re.IGNORECASE,
 )
-_OPENING = re.compile(r"\s*(?P<word>yes|no)\b,?", re.IGNORECASE)
-#: What turns a question round, and what only asks for a decision.
-_TURNED = re.compile(
+_YES_NO = re.compile(r"\s*(?P<word>yes|no)\b,?", re.IGNORECASE)
+#: Words that negate a question, and those that only ask for a decision.
+_NEGATED_QUESTION = re.compile(
     r"\b(?:not|no|never|none|nobody|neither|nor|without|lacks?|lacking|false|wrong|untrue|incorrect|free|missing|absent"
     r"|(?:is|are|was|do|does|did|has|have|wo|ca|could|would)nt)\b|n['\u2019]t\b",
     re.IGNORECASE,
@@ -49,9 +49,14 @@ _SENTENCE = re.compile(r"[^.!?]*[.!?]+\s*|[^.!?]+$")
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """What a sentence says of one characteristic: of face 0 or 1 that it has it, or has it not; and where.
+    """What a sentence says of one characteristic.
 
-    hedged: it says so with a "probably", which what was found must not deny, and need not be sure of.
+    Attributes:
+        name: of the characteristic.
+        value: that the face has it, or that it has it not.
+        face: 0, or 1 for the second of two.
+        start: where in the sentence it is said.
+        hedged: it is said with a "probably": the labels must not deny it, and need not be sure of it.
     """
 
     name: str
@@ -61,7 +66,7 @@ class Claim:
     hedged: bool = False
 
 
-class Grounding:
+class ClaimChecker:
     """Reads claims about the characteristics of a bundle, and checks them against labels."""
 
     def __init__(self, characteristics: Sequence[CharacteristicSpec]) -> None:
@@ -69,7 +74,7 @@ class Grounding:
         words = [(m.lower(), c) for c in characteristics for m in c.mentions]
         words += [(d.lower(), c) for c in characteristics for d in c.denials]
         words.sort(key=lambda pair: -len(pair[0]))
-        self._spoken = dict(reversed(words))
+        self._by_words = dict(reversed(words))
         self._denials = {d.lower() for c in characteristics for d in c.denials}
         alternatives = "|".join(re.escape(w) for w, _ in words) or r"(?!)"
         self._words = re.compile(rf"\b(?:{alternatives})\b", re.IGNORECASE)
@@ -87,14 +92,14 @@ class Grounding:
             if not before or (found.start() >= certain and not (hedged and likely > certain)):
                 continue
             word = found.group(0).lower()
-            spec = self._spoken[word]
+            spec = self._by_words[word]
             value = (before[-1].lastgroup != "negated") != (word in self._denials)
             for face, v in self._whose(sentence, found, value, faces):
                 yield Claim(spec.name, v != spec.inverted, face, found.start(), hedged)
 
     def mentioned(self, text: str) -> set[str]:
         """Names of the characteristics that a text speaks of, in doubt or not."""
-        return {self._spoken[m.group(0).lower()].name for m in self._words.finditer(text)}
+        return {self._by_words[m.group(0).lower()].name for m in self._words.finditer(text)}
 
     @staticmethod
     def _whose(sentence: str, found: re.Match[str], value: bool, faces: int) -> list[tuple[int, bool]]:
@@ -113,21 +118,20 @@ class Grounding:
 
     def contradicts(self, sentence: str, faces: Sequence[Sequence[Label]]) -> tuple[Claim, ...]:
         """The claims of a sentence that the labels do not bear out: denied by them, or more certain than they are."""
-        return _false(self.claims(sentence, faces=len(faces)), faces)
+        return _contradicted(self.claims(sentence, faces=len(faces)), faces)
 
-    def wrong(self, sentence: str, faces: Sequence[Sequence[Label]]) -> bool:
-        """Does it contradict the labels, or itself, say a thing twice, or speak of two where there is one?"""
+    def violates(self, sentence: str, faces: Sequence[Sequence[Label]]) -> bool:
+        """Does a sentence contradict the labels or itself, repeat itself, or speak of two people where there is one?"""
         if len(faces) == 1 and _OF_TWO.search(sentence):
             return True
         claims = tuple(self.claims(sentence, faces=len(faces)))
-        return bool(_false(claims, faces) or _twice(claims)) or self.torn(sentence)
+        return bool(_contradicted(claims, faces) or _repeated(claims)) or self.self_contradicts(sentence)
 
-    def wrong_from(self, text: str, faces: Sequence[Sequence[Label]]) -> int | None:
-        """Where the last sentence of a growing text begins to say what was not found.
+    def first_violation(self, text: str, faces: Sequence[Sequence[Label]]) -> int | None:
+        """Where the last sentence of a growing text begins to contradict the labels, or to repeat itself; else None.
 
-        Or to say a thing twice: then it was not told apart from another. A word that may still grow is left for the
-        next call. What contradicts in a sentence that opens with Yes or No is left alone: there it is the decision that
-        is wrong, and no other word helps.
+        A word that may still grow is left for the next call. A contradiction in a sentence that starts with Yes or No
+        is left alone: there the decision is wrong, and no other word helps.
         """
         last = sentences(text)[-1:]
         if not last:
@@ -136,21 +140,21 @@ class Grounding:
         if not complete(sentence):
             sentence = sentence[: max(sentence.rfind(" "), 0)]
         claims = tuple(self.claims(sentence, faces=len(faces)))
-        wrong = () if opens(sentence) else _false(claims, faces)
-        at = min((c.start for c in (*wrong, *_twice(claims))), default=None)
+        wrong = () if starts_with_yes_no(sentence) else _contradicted(claims, faces)
+        at = min((c.start for c in (*wrong, *_repeated(claims))), default=None)
         if at is None:
             return None
         # Another word may need another article: "an oval face", "a pointy nose".
         article = _ARTICLE.search(sentence, 0, at)
         return begin + (article.start("article") if article else at)
 
-    def twice(self, sentence: str, faces: int) -> tuple[Claim, ...]:
+    def repeats(self, sentence: str, faces: int) -> tuple[Claim, ...]:
         """The claims of a sentence about what it has spoken of already."""
-        return _twice(self.claims(sentence, faces=faces))
+        return _repeated(self.claims(sentence, faces=faces))
 
-    def torn(self, sentence: str) -> bool:
-        """Does it open with Yes or No and go on to say the opposite?"""
-        opening = _OPENING.match(sentence)
+    def self_contradicts(self, sentence: str) -> bool:
+        """Does a sentence start with Yes or No and go on to say the opposite?"""
+        opening = _YES_NO.match(sentence)
         verb = _VERB.search(sentence, opening.end()) if opening else None
         word = self._words.search(sentence, verb.start()) if verb else None
         if not (opening and verb and word):
@@ -159,34 +163,34 @@ class Grounding:
         return value != (opening["word"].lower() == "yes")
 
 
-def turned(question: str, opposites: Sequence[str] = ()) -> bool:
-    """Is it asked with a denial in it ("Isn't she ...?", "Is he without ...?"), or with one of the opposites of what is
-    known ("Is she old?", where being young is)? "Yes" then says one thing to one reader and another to the next."""
+def is_negated(question: str, opposites: Sequence[str] = ()) -> bool:
+    """Is it asked with a negation ("Isn't she ...?", "Is he without ...?"), or with the opposite of a characteristic
+    ("Is she old?", where "young" is one)? A "Yes" would then mean one thing to one reader and another to the next."""
     asked = _OR_NOT.sub(" ", question)
     words = {w.lower() for w in re.findall(r"\w+", asked)}
-    return bool(_TURNED.search(asked)) or any(w in words for w in opposites)
+    return bool(_NEGATED_QUESTION.search(asked)) or any(w in words for w in opposites)
 
 
-def _false(claims: Iterable[Claim], faces: Sequence[Sequence[Label]]) -> tuple[Claim, ...]:
+def _contradicted(claims: Iterable[Claim], faces: Sequence[Sequence[Label]]) -> tuple[Claim, ...]:
     states = [{x.name: x.state for x in labels} for labels in faces]
-    return tuple(c for c in claims if c.name in states[c.face] and not _borne_out(c, states[c.face][c.name]))
+    return tuple(c for c in claims if c.name in states[c.face] and not _supported(c, states[c.face][c.name]))
 
 
-def _borne_out(claim: Claim, state: str) -> bool:
+def _supported(claim: Claim, state: str) -> bool:
     return state == ("yes" if claim.value else "no") or (claim.hedged and state == "unsure")
 
 
-def _twice(claims: Iterable[Claim]) -> tuple[Claim, ...]:
+def _repeated(claims: Iterable[Claim]) -> tuple[Claim, ...]:
     seen: dict[tuple[str, int], int] = {}
     return tuple(c for c in claims if seen.setdefault((c.name, c.face), c.start) != c.start)
 
 
-def opens(sentence: str) -> bool:
-    """With Yes or No?"""
-    return bool(_OPENING.match(sentence))
+def starts_with_yes_no(sentence: str) -> bool:
+    """Does a sentence start with Yes or No?"""
+    return bool(_YES_NO.match(sentence))
 
 
-def opened(statement: str) -> str:
+def with_yes_no(statement: str) -> str:
     """A statement as the answer to a yes/no question: "The person has no beard." -> "No, the person has no beard."."""
     verb = _VERB.search(statement)
     if not verb or _DOUBT.search(statement) or _HEDGE.search(statement):
@@ -195,14 +199,14 @@ def opened(statement: str) -> str:
     return f"{word}, {statement[:1].lower()}{statement[1:]}"
 
 
-def unopened(sentence: str) -> str:
+def without_yes_no(sentence: str) -> str:
     """Without the Yes or No before it: "No, the person has no beard." -> "The person has no beard."."""
-    rest = sentence[_OPENING.match(sentence).end() :].lstrip() if opens(sentence) else sentence  # type: ignore[union-attr]
+    rest = sentence[_YES_NO.match(sentence).end() :].lstrip() if starts_with_yes_no(sentence) else sentence  # type: ignore[union-attr]
     return rest[:1].upper() + rest[1:]
 
 
 def complete(text: str) -> bool:
-    """Does it end with a sentence's end?"""
+    """Does a text end where a sentence ends?"""
     return text.rstrip().endswith((".", "!", "?"))
 
 

@@ -1,4 +1,8 @@
-"""What is said about faces: their tokens and a question go into the LLM, an answer comes out."""
+"""Answers of the LLM about faces: their tokens are a prefix in its KV cache, a question is decoded behind it.
+
+Decoding is greedy, constrained and backtracking: where a constraint finds a violation in the growing answer, the answer
+is cut back to that word and goes on with the next likeliest token there.
+"""
 
 from __future__ import annotations
 
@@ -14,45 +18,55 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from ..backends.llama_cpp.model import BRANCHES, Llm, Rows
-from ..backends.llama_cpp.tokenizer import Vocabulary
+from ..arguments import whole
+from ..backends.llama_cpp.model import MAX_PARALLEL_SEQS, Llm, LlmInput
+from ..backends.llama_cpp.tokenizer import Tokenizer
 from ..bundle.manifest import LlmSpec
 from ..cache import FaceCache
-from ..errors import FaceInsightError, QuestionError, RequestError
+from ..errors import RequestError
 from ..host.forks import OwnLock
-from ..types import Face, Piece
+from ..types import AnswerChunk, Face
 from .claims import complete
+from .prefix import FacePrefix
+from .query import Query
 
-Self = TypeVar("Self", bound="Language")
+Self = TypeVar("Self", bound="AnswerGenerator")
 
-#: How many next tokens are remembered, should the first one have to be taken back; and how often an answer may be.
-CANDIDATES, TAKEN_BACK = 8, 12
-#: A token less likely than this is not taken instead: it leads to what no one would say.
-PLAUSIBLE = 0.05
-#: Takes an answer that grows; where it begins to say what it must not, or None.
-Objection = Callable[[str], "int | None"]
-#: What was found of a face: knowledge tokens (M,width), or words.
+#: Next tokens that are remembered at each step, for backtracking; and how often an answer may be cut back.
+TOP_K, MAX_BACKTRACKS = 8, 12
+#: Minimum probability of an alternative token when backtracking.
+MIN_ALTERNATIVE_PROB = 0.05
+#: A growing answer -> where it begins to violate something (an index into the text), or None.
+Constraint = Callable[[str], "int | None"]
+#: Per face, what the LLM is told: knowledge tokens (M, width), or words.
 Findings = Sequence["NDArray[np.float32] | str"]
 
 
 @dataclass(slots=True)
 class _Step:
-    """A chosen token that may still be taken back: its place in the context, the likeliest tokens and their
-    probabilities there (the first is the chosen one), its text, and when it was chosen."""
+    """A decoded token that may still be taken back.
 
-    at: int
+    pos: its position in the context; candidates: the likeliest tokens there with their probabilities, the first is the
+    chosen one.
+    """
+
+    pos: int
     candidates: list[tuple[int, float]]
     text: str
     elapsed_ms: float
 
 
-class Language:
+class AnswerGenerator:
     """The LLM in conversation about a face, or two.
 
-    The prompt up to a face (always the same) and a face's tokens are its prefix, which stays in the KV cache: a second
-    question costs only its own tokens. Prefixes of earlier faces are kept beside it, and put back when asked for.
-    A question always goes through the LLM by itself, so an answer does not depend on what was in the cache.
-    One question at a time; `lock` is held while the LLM works, for those who wipe from another thread.
+    A face's tokens are a prefix that stays in the KV cache: a second question costs only its own tokens. A question is
+    always decoded by itself, so an answer does not depend on what was in the cache. One question at a time; `lock` is
+    held while the LLM works, for those who wipe from another thread.
+
+    Attributes:
+        llm: the loaded model.
+        tokenizer: its tokenizer.
+        prefix: what the KV cache holds of the faces that are asked about.
     """
 
     def __init__(
@@ -60,259 +74,216 @@ class Language:
         llm: Llm,
         spec: LlmSpec,
         *,
-        see: Callable[[Face], NDArray[np.float32]] = attrgetter("tokens"),
-        kept: FaceCache | None = None,
+        encode_face: Callable[[Face], NDArray[np.float32]] = attrgetter("tokens"),
+        prefix_cache: FaceCache | None = None,
     ) -> None:
-        """llm: the loaded model, which is closed with this object.
+        """On a loaded model, which is closed with this object.
 
-        see: a face's tokens (T,width), asked for once per prefix; kept: for the prefixes of earlier faces.
+        Args:
+            llm: the model.
+            spec: its prompt and limits.
+            encode_face: a face's tokens (T, width), called once per prefix.
+            prefix_cache: for the prefixes of earlier faces; by default none is kept.
         """
-        self.llm, self._spec, self._see = llm, spec, see
-        self.kept = FaceCache(0) if kept is None else kept
+        self.llm, self._spec = llm, spec
         self._lock = OwnLock()
         prompt = spec.prompt
-        self.vocabulary = Vocabulary(self.llm.model, follow=prompt.follow, max_question=spec.max_question)
-        # Face tokens are no text: what stands before them and behind them begins anew.
-        parts = (prompt.before_face, prompt.after_face, prompt.between, prompt.stop)
-        before, self._after, self._between, stop = (
-            self.vocabulary.tokens(part, special=True, first=True) for part in parts
-        )
-        self._answer = self.vocabulary.tokens(prompt.before_answer, special=True)
-        self._stop = set(stop[:1])
-        #: Rows of the prompt before a face: computed once, put back for each face.
-        self.opening_rows = self.llm.decode(self.llm.joined([before]), 0)
-        self._opening = self.llm.save() if before else None
-        self._known: str | None = None
-        self._prefix = 0
-        #: When the LLM was last used, by time.monotonic.
-        self.used = 0.0
-        self._question_number = 0
+        self.tokenizer = Tokenizer(llm.model, follow=prompt.follow, max_question=spec.max_question)
+        cache = FaceCache(0) if prefix_cache is None else prefix_cache
+        self.prefix = FacePrefix(llm, spec, self.tokenizer, encode_face, cache)
+        self._before_answer = self.tokenizer.encode(prompt.before_answer, special=True)
+        self._stop = set(self.tokenizer.encode(prompt.stop, special=True, at_start=True)[:1])
+        self._conversation = 0
 
     @property
     def lock(self) -> AbstractContextManager[Any]:
         """Held while the LLM works. Raises RequestError in a fork of the process that made this object."""
         return self._lock()
 
-    def read(self, question: str, after: str | None = None) -> list[int]:
-        """Tokens of a question, behind an earlier one if given. Raises QuestionError for an empty or too long one."""
-        self.llm.require_open()
-        return self.vocabulary.read(question, after)
+    def prefill(self, faces: Sequence[Face]) -> int:
+        """Have the prefix of these faces in the KV cache: as it is, restored, or computed.
 
-    def prepare(self, faces: Sequence[Face]) -> int:
-        """Have the prefix of these faces in the KV cache: as it is, or put back, or computed.
-
-        Returns a number that stands for this state of the cache.
+        Returns:
+            A number of this conversation; another prefill, or `forget`, ends it.
         """
         with self.lock:
             self.llm.require_open()
-            self._question_number += 1
-            key = " ".join(f.key for f in faces)
-            if self._known == key:
-                self.llm.trim(self._prefix)
-            else:
-                self._keep()
-                state = self.kept.get(key)
-                self._known = None
-                self._prefix = self._compute(faces) if state is None else self.llm.restore(state)
-                self._known = key
-            self.used = time.monotonic()
-            return self._question_number
+            self._conversation += 1
+            self.prefix.prefill(faces)
+            return self._conversation
 
-    def stream(
+    def generate(
         self,
-        faces: Sequence[Face],
-        question: list[int],
-        findings: Findings,
+        query: Query,
         *,
         max_tokens: int | None = None,
-        objection: Objection | None = None,
-    ) -> Iterator[Piece]:
-        """Greedy answer, token by token; with an objection, sentence by sentence.
+        constraint: Constraint | None = None,
+        began: float | None = None,
+    ) -> Iterator[AnswerChunk]:
+        """Greedy answer, token by token; under a constraint, sentence by sentence.
 
         Args:
-            faces: one, or two to compare; their image and region tokens come first.
-            question: tokens, as `read` gives them.
-            findings: per face what was found of that which the question asks about; may be empty.
-            objection: where it has one, the answer goes back to that word and takes another plausible token there,
-                if there is one.
+            query: faces, whose tokens come first, a question, and what was found of that which it asks about.
+            max_tokens: the answer is cut here; never longer than the bundle allows.
+            constraint: where it finds a violation, the answer goes back to that word and takes another plausible token
+                there, if there is one.
+            began: when the question was asked, by time.perf_counter; by default now.
+
+        Raises:
+            QuestionError: the question does not fit the context.
+            RequestError: max_tokens is below 1; or the conversation was overtaken by another one, or wiped.
         """
-        began = time.perf_counter()
-        limit = self._spec.max_answer if max_tokens is None else min(max_tokens, self._spec.max_answer)
+        began = time.perf_counter() if began is None else began
+        limit = whole("max_tokens", max_tokens)
+        limit = self._spec.max_answer if limit is None else min(limit, self._spec.max_answer)
         if limit < 1:
             raise RequestError(f"max_tokens {max_tokens}; expected at least 1")
-        number = self.prepare(faces)
-        return self._generate(self._asked(question, findings), limit, began, objection, number)
+        conversation = self.prefill(query.faces)
+        return self._generate(self._suffix(query.token_ids, query.findings), limit, began, constraint, conversation)
 
-    def choose(
+    def score(
         self, faces: Sequence[Face], questions: Sequence[tuple[list[int], Findings]], answers: Sequence[str]
     ) -> NDArray[np.float64]:
-        """(questions, answers): how likely each answer is what the LLM would say, of all that it could say.
+        """(questions, answers): the LLM's probability of each answer, among all that it could say.
 
-        All questions go through the LLM at once. An answer is told by its first token behind what all of them begin
-        with. Raises RequestError for answers that begin alike.
+        All questions are decoded in parallel. Answers are compared by their first differing token.
+
+        Raises:
+            RequestError: answers begin alike.
         """
-        shared, firsts = self._first_tokens(answers)
+        shared, first_tokens = self._first_tokens(answers)
         with self.lock:
-            self.prepare(faces)
-            asked = [self._asked(question, findings, shared) for question, findings in questions]
-            if len({(len(a), isinstance(a[0], list)) for a in asked}) > 1:
-                asked = [self._asked(q, f, shared, embedded=True) for q, f in questions]
-            out = [_probabilities(x)[firsts] for x in self._branched(asked)]
-        return np.array(out, np.float64).reshape(len(questions), len(answers))
+            self.prefill(faces)
+            suffixes = [self._suffix(question, findings, shared) for question, findings in questions]
+            # A batch holds tokens or embeddings: where some have findings and others none, all become embeddings.
+            if len({(len(s), isinstance(s[0], list)) for s in suffixes}) > 1:
+                suffixes = [self._suffix(q, f, shared, embedded=True) for q, f in questions]
+            probabilities = [_softmax(x)[first_tokens] for x in self._logits_after(suffixes)]
+        return np.array(probabilities, np.float64).reshape(len(questions), len(answers))
 
     def forget(self) -> None:
         """Wipe the caches: nothing of any face stays in them."""
         with self.lock:
-            self.kept.wipe()
-            self.llm.wipe()
-            self._known = None
-            self._question_number += 1
+            self.prefix.wipe()
+            self._conversation += 1
 
-    def _keep(self) -> None:
-        """Save the prefix in the KV cache, if it is a face's that is not kept yet."""
-        if self._known is not None and self._known not in self.kept:
-            self.llm.trim(self._prefix)
-            self.kept.put(self._known, self.llm.save(), used=self.used)
+    def _suffix(
+        self, question: list[int], findings: Findings, answer: Sequence[int] = (), *, embedded: bool = False
+    ) -> list[LlmInput]:
+        """What follows a prefix, up to the answer and its first tokens, in few blocks."""
+        told: list[LlmInput] = [self.tokenizer.encode(f) if isinstance(f, str) else f for f in findings]
+        parts: list[LlmInput] = [question, *self.prefix.per_face(told), [*self._before_answer, *answer]]
+        return self.llm.pack(parts, embedded=embedded)
 
-    def _compute(self, faces: Sequence[Face]) -> int:
-        seen = [self._see(face) for face in faces]
-        for tokens in seen:
-            if tokens.shape[1] != self._spec.width:
-                raise RequestError(
-                    f"face tokens of width {tokens.shape[1]}; this bundle's LLM reads {self._spec.width}"
-                )
-        self.llm.trim(0)
-        start = 0 if self._opening is None else self.llm.restore(self._opening)
-        return self.llm.decode(self.llm.joined([*self._between_each(seen), self._after]), start)
-
-    def _decode(self, blocks: Sequence[Rows], at: int) -> int:
-        with self._cleared():
-            return self.llm.decode(blocks, at)
-
-    def _branch(self, chunk: Sequence[Rows]) -> list[NDArray[np.float32]]:
-        with self._cleared():
-            return self.llm.branch(chunk, self._prefix) if chunk else []
-
-    @contextmanager
-    def _cleared(self) -> Iterator[None]:
-        """Where llama.cpp fails, the cache was cleared and holds no prefix any more."""
-        try:
-            yield
-        except QuestionError:
-            raise
-        except FaceInsightError:
-            self._known = None
-            raise
-
-    def _asked(
-        self, question: list[int], findings: Findings, behind: Sequence[int] = (), *, embedded: bool = False
-    ) -> list[Rows]:
-        """What follows a prefix, up to where the answer begins and `behind`, in few blocks."""
-        told: list[Rows] = [self.vocabulary.tokens(f) if isinstance(f, str) else f for f in findings]
-        parts = [question, *self._between_each(told), [*self._answer, *behind]]
-        return self.llm.joined(parts, embedded=embedded)
-
-    def _between_each(self, parts: Sequence[Rows]) -> list[Rows]:
-        """The parts, one per face, with what stands between faces."""
-        return [x for i, part in enumerate(parts) for x in ((self._between, part) if i else (part,))]
-
-    def _branched(self, asked: Sequence[list[Rows]]) -> Iterator[NDArray[np.float32]]:
-        """Logits behind each of these, in order; as many at once as the context holds."""
-        chunk: list[Rows] = []
-        room = self._spec.context - self._prefix
-        for blocks in asked:
+    def _logits_after(self, suffixes: Sequence[list[LlmInput]]) -> Iterator[NDArray[np.float32]]:
+        """Logits after each suffix, in order; as many in parallel as the context holds."""
+        batch: list[LlmInput] = []
+        room = self._spec.context - self.prefix.length
+        for blocks in suffixes:
             if len(blocks) > 1:
-                # Tokens and embeddings that cannot be joined: one after the other, in the conversation itself.
-                self.llm.trim(self._prefix)
-                self._decode(blocks, self._prefix)
+                # Tokens and embeddings that cannot be packed: one after the other, in the conversation itself.
+                self.llm.truncate(self.prefix.length)
+                self._decode(blocks, self.prefix.length)
                 yield self.llm.logits()
-                self.llm.trim(self._prefix)
+                self.llm.truncate(self.prefix.length)
                 continue
-            if len(chunk) == BRANCHES or sum(map(len, chunk)) + len(blocks[0]) > room:
-                yield from self._branch(chunk)
-                chunk = []
-            chunk += blocks
-        yield from self._branch(chunk)
+            if len(batch) == MAX_PARALLEL_SEQS or sum(map(len, batch)) + len(blocks[0]) > room:
+                yield from self._decode_parallel(batch)
+                batch = []
+            batch += blocks
+        yield from self._decode_parallel(batch)
 
     def _first_tokens(self, answers: Sequence[str]) -> tuple[list[int], list[int]]:
         """Tokens that all answers begin with, and each one's first token behind them."""
-        tokens = [self.vocabulary.tokens(a) for a in answers]
-        if len(tokens) < 2 or not all(tokens):
+        encoded = [self.tokenizer.encode(a) for a in answers]
+        if len(encoded) < 2 or not all(encoded):
             raise RequestError(f"answers {list(answers)!r}; expected at least two, none of them empty")
         shared = 0
-        while all(len(t) > shared + 1 for t in tokens) and len({t[shared] for t in tokens}) == 1:
+        while all(len(t) > shared + 1 for t in encoded) and len({t[shared] for t in encoded}) == 1:
             shared += 1
-        firsts = [t[shared] for t in tokens]
-        if len(set(firsts)) < len(firsts):
+        first = [t[shared] for t in encoded]
+        if len(set(first)) < len(first):
             raise RequestError(f"answers {list(answers)!r} begin alike: word them so that their first words differ")
-        return tokens[0][:shared], firsts
+        return encoded[0][:shared], first
 
     def _generate(
-        self, asked: list[Rows], limit: int, began: float, objection: Objection | None, number: int
-    ) -> Iterator[Piece]:
-        decoder = codecs.getincrementaldecoder("utf-8")("replace")
-        held: list[_Step] = []
-        out = taken_back = 0
+        self, suffix: list[LlmInput], limit: int, began: float, constraint: Constraint | None, conversation: int
+    ) -> Iterator[AnswerChunk]:
+        """Constrained greedy decoding with backtracking.
+
+        `pending` holds the steps of the last sentence, which can still be cut back; what is yielded cannot.
+        """
+        utf8 = codecs.getincrementaldecoder("utf-8")("replace")
+        pending: list[_Step] = []
+        n_yielded = n_backtracks = 0
         candidates: list[tuple[int, float]] = []
-        at, blocks = self._prefix, asked
+        pos, blocks = self.prefix.length, suffix
         while True:
-            with self._turn(number):
+            with self._turn(conversation):
                 if not candidates:
-                    at = self._decode(blocks, at)
-                    candidates = self._candidates()
-                    self.used = time.monotonic()
+                    pos = self._decode(blocks, pos)
+                    candidates = self._top_tokens()
+                    self.prefix.last_used = time.monotonic()
                 token = candidates[0][0]
-                ends = token in self._stop or self.vocabulary.ends(token)
-                text = decoder.decode(b"" if ends else self.vocabulary.bytes(token), ends)
-            held.append(_Step(at, candidates, text, (time.perf_counter() - began) * 1e3))
-            said = "".join(s.text for s in held)
-            wrong = objection(said) if objection and taken_back < TAKEN_BACK else None
-            back = None if wrong is None else _step_of(held, wrong)
-            others = self._others(back) if back else []
-            if back and others:
-                taken_back += 1
-                del held[held.index(back) :]
-                with self._turn(number):
-                    self.llm.trim(back.at)
-                at, candidates = back.at, others
-                decoder.reset()
+                is_end = token in self._stop or self.tokenizer.is_eog(token)
+                text = utf8.decode(b"" if is_end else self.tokenizer.token_bytes(token), is_end)
+            pending.append(_Step(pos, candidates, text, (time.perf_counter() - began) * 1e3))
+            sentence = "".join(s.text for s in pending)
+            violation = constraint(sentence) if constraint and n_backtracks < MAX_BACKTRACKS else None
+            step = None if violation is None else _step_at(pending, violation)
+            if step and (alternatives := self._alternatives(step)):
+                n_backtracks += 1
+                del pending[pending.index(step) :]
+                with self._turn(conversation):
+                    self.llm.truncate(step.pos)
+                pos, candidates = step.pos, alternatives
+                utf8.reset()
                 continue
-            last = ends or out + len(held) == limit
-            if last or objection is None or complete(said):
-                finish = "repaired" if taken_back and ends else "stop" if ends else "length"
-                for step in held:
-                    out += 1
-                    final = last and step is held[-1]
-                    yield Piece(step.text, out, step.candidates[0][1], step.elapsed_ms, finish if final else None)
-                held = []
-            if last:
+            is_last = is_end or n_yielded + len(pending) == limit
+            if is_last or constraint is None or complete(sentence):
+                finish_reason = "length" if not is_end else "repaired" if n_backtracks else "stop"
+                for s in pending:
+                    n_yielded += 1
+                    final = is_last and s is pending[-1]
+                    probability = s.candidates[0][1]
+                    yield AnswerChunk(s.text, n_yielded, probability, s.elapsed_ms, finish_reason if final else None)
+                pending = []
+            if is_last:
                 return
             blocks, candidates = [[token]], []
 
-    @contextmanager
-    def _turn(self, number: int) -> Iterator[None]:
-        """The LLM, for the stream of this number: the cache holds one conversation, and one that was overtaken must not
-        go on in another's."""
-        with self.lock:
-            self.llm.require_open()
-            if number != self._question_number:
-                raise RequestError("another question was asked, or the cache wiped, while this answer was streaming")
-            yield
-
-    def _candidates(self) -> list[tuple[int, float]]:
-        """The likeliest next tokens and their probabilities, the likeliest first; others only if they are plausible."""
+    def _top_tokens(self) -> list[tuple[int, float]]:
+        """The likeliest next tokens and their probabilities, in order; others than the first only if plausible."""
         logits = self.llm.logits()
-        best = np.argpartition(-logits, CANDIDATES)[:CANDIDATES]
-        best = best[np.argsort(-logits[best], kind="stable")]
-        total = np.exp(logits - logits[best[0]]).sum()
-        out = [(int(t), float(np.exp(logits[t] - logits[best[0]]) / total)) for t in best]
-        return [out[0], *(x for x in out[1:] if x[1] >= PLAUSIBLE)]
+        top = np.argpartition(-logits, TOP_K)[:TOP_K]
+        top = top[np.argsort(-logits[top], kind="stable")]
+        total = np.exp(logits - logits[top[0]]).sum()
+        found = [(int(t), float(np.exp(logits[t] - logits[top[0]]) / total)) for t in top]
+        return [found[0], *(x for x in found[1:] if x[1] >= MIN_ALTERNATIVE_PROB)]
 
-    def _others(self, step: _Step) -> list[tuple[int, float]]:
+    def _alternatives(self, step: _Step) -> list[tuple[int, float]]:
         """The tokens that may stand instead of a step's. Where it does not go on with a word, neither may they: "looks"
         and "ick" would grow together."""
         goes_on = step.text[:1].isalnum()
-        return [x for x in step.candidates[1:] if goes_on or not self.vocabulary.bytes(x[0])[:1].isalnum()]
+        return [x for x in step.candidates[1:] if goes_on or not self.tokenizer.token_bytes(x[0])[:1].isalnum()]
+
+    def _decode(self, blocks: Sequence[LlmInput], pos: int) -> int:
+        with self.prefix.lost_on_error():
+            return self.llm.decode(blocks, pos)
+
+    def _decode_parallel(self, batch: Sequence[LlmInput]) -> list[NDArray[np.float32]]:
+        with self.prefix.lost_on_error():
+            return self.llm.decode_parallel(batch, self.prefix.length) if batch else []
+
+    @contextmanager
+    def _turn(self, conversation: int) -> Iterator[None]:
+        """The LLM, for the stream of this conversation: the cache holds one, and a stream that was overtaken must not
+        go on in another's."""
+        with self.lock:
+            self.llm.require_open()
+            if conversation != self._conversation:
+                raise RequestError("another question was asked, or the cache wiped, while this answer was streaming")
+            yield
 
     def close(self) -> None:
         """Wipe the caches, free model and context."""
@@ -331,17 +302,16 @@ class Language:
         self.close()
 
 
-def _probabilities(logits: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Softmax, (vocabulary,)."""
+def _softmax(logits: NDArray[np.float32]) -> NDArray[np.float64]:
     exp = np.exp(logits.astype(np.float64) - logits.max())
     return np.asarray(exp / exp.sum())
 
 
-def _step_of(held: Sequence[_Step], character: int) -> _Step:
+def _step_at(steps: Sequence[_Step], character: int) -> _Step:
     """The step whose text holds this character."""
     end = 0
-    for step in held:
+    for step in steps:
         end += len(step.text)
         if character < end:
             return step
-    return held[-1]
+    return steps[-1]

@@ -1,4 +1,4 @@
-"""Between the LLM and whoever asked: nothing switched off leaves, and nothing but what was found."""
+"""Filters the LLM's stream: stops before what is switched off, and repairs sentences that contradict the labels."""
 
 from __future__ import annotations
 
@@ -8,125 +8,133 @@ import re
 from collections.abc import Callable, Collection, Iterator, Sequence
 
 from ..bundle.manifest import Manifest
-from ..types import Face, Label, Piece
-from .claims import Grounding, complete, opened, opens, unopened
+from ..types import AnswerChunk, Face, Label
+from .claims import ClaimChecker, complete, starts_with_yes_no, with_yes_no, without_yes_no
+from .query import Query
 
 log = logging.getLogger(__name__)
 
-#: At most so many findings of a face are stated where nothing was left of an answer.
-STATED = 4
+#: At most so many labels of a face are stated where nothing was left of an answer.
+MAX_STATED = 4
 
 
 class Guard:
-    """Reads an answer as it is made, word by word and sentence by sentence.
+    """Reads an answer while it is generated.
 
-    Where a word says what was not found, the LLM goes back and says it otherwise (`objection`). A sentence that speaks
-    of something switched off ends the answer. One that still contradicts the labels, claims more than they do, or says
-    that something is switched off where nothing that is asked is, is left out. Where nothing is left, the findings
-    themselves are stated; where the answer went astray, those that it left out.
+    Where a word contradicts the labels, the LLM is cut back to it and takes another one (`constraint`). A sentence that
+    mentions something switched off ends the answer. One that still contradicts the labels, claims more than they do, or
+    says that something is switched off where nothing that is asked is, is dropped. Where nothing is left, the labels
+    asked about are stated; where sentences were dropped, those that the answer does not mention.
     """
 
     def __init__(self, manifest: Manifest, enabled: Collection[str]) -> None:
-        off = [w for c in manifest.characteristics if c.name not in enabled for w in (*c.mentions, *c.denials)]
+        """Of a bundle, with these characteristics switched on."""
+        disabled = [w for c in manifest.characteristics if c.name not in enabled for w in (*c.mentions, *c.denials)]
         # Finds any of the words; nothing where there are none.
-        self._off = re.compile(rf"\b(?:{'|'.join(map(re.escape, off)) or '(?!)'})\b", re.IGNORECASE)
-        self._grounding = Grounding(manifest.characteristics)
+        self._disabled = re.compile(rf"\b(?:{'|'.join(map(re.escape, disabled)) or '(?!)'})\b", re.IGNORECASE)
+        self._checker = ClaimChecker(manifest.characteristics)
         self._absent = {c.name: c.absent for c in manifest.characteristics}
         self._prompt = manifest.llm.prompt
-        looked = map(re.escape, self._prompt.looked.split("{place}"))
-        self._looked = re.compile("(?P<place>.+)".join(looked), re.IGNORECASE)
+        where = map(re.escape, self._prompt.looked.split("{place}"))
+        self._where = re.compile("(?P<place>.+)".join(where), re.IGNORECASE)
 
     def forbids(self, text: str) -> bool:
-        """Does it speak of something switched off?"""
-        return bool(self._off.search(text))
+        """Does it mention something switched off?"""
+        return bool(self._disabled.search(text))
 
-    def objection(self, faces: Sequence[Face]) -> Callable[[str], int | None]:
-        """A growing answer -> where it begins to say what was not found on these faces; None where it does not."""
+    def constraint(self, faces: Sequence[Face]) -> Callable[[str], int | None]:
+        """A growing answer -> where it begins to contradict the labels of these faces; None where it does not."""
         labels = [f.labels for f in faces]
-        return lambda text: self._grounding.wrong_from(text, labels)
+        return lambda text: self._checker.first_violation(text, labels)
 
-    def __call__(
-        self,
-        pieces: Iterator[Piece],
-        faces: Sequence[Face],
-        asked: Sequence[Sequence[Label]],
-        *,
-        off: bool,
-        turned: bool,
-    ) -> Iterator[Piece]:
-        """pieces: the LLM's answer; faces: whom it is about; asked: per face, the findings it was asked for; off: was
-        it asked about something switched off too?; turned: the answer must not open with Yes or No."""
-        labels = [f.labels for f in faces]
-        places = dict.fromkeys(self._prompt.places[x.region] for own in asked for x in own)
-        held: list[Piece] = []
-        # Sentences that were left out, and those that left.
+    def filter(self, chunks: Iterator[AnswerChunk], query: Query) -> Iterator[AnswerChunk]:
+        """The LLM's answer to a query, sentence by sentence, without what must not be said."""
+        question, places = query.question, self._places(query)
+        # Chunks of the sentence that is growing; sentences that were dropped, and that were passed on.
+        pending: list[AnswerChunk] = []
         dropped: list[str] = []
-        kept: list[str] = []
-        for piece in pieces:
-            held.append(piece)
-            sentence = "".join(p.text for p in held)
-            if not piece.finish and not complete(sentence):
+        passed: list[str] = []
+        for chunk in chunks:
+            pending.append(chunk)
+            sentence = "".join(c.text for c in pending)
+            if not chunk.finish_reason and not complete(sentence):
                 continue
-            if turned and opens(sentence):
-                sentence = unopened(sentence)
-                held = [dataclasses.replace(p, text="" if i else sentence) for i, p in enumerate(held)]
+            if question.as_statement and starts_with_yes_no(sentence):
+                sentence = without_yes_no(sentence)
+                pending = [dataclasses.replace(c, text="" if i else sentence) for i, c in enumerate(pending)]
             if self.forbids(sentence):
-                yield dataclasses.replace(piece, text="" if kept else self._prompt.withheld, finish="withheld")
+                text = "" if passed else self._prompt.withheld
+                yield dataclasses.replace(chunk, text=text, finish_reason="withheld")
                 return
-            looked = self._looked.search(sentence)
-            elsewhere = looked and places and looked["place"].lower() not in places
-            refused = sentence.strip() == self._prompt.withheld and not off
-            if elsewhere or refused or self._grounding.wrong(sentence, labels):
-                log.info("left out: %r", sentence)
+            if self._is_wrong(sentence, query, places) or self._says_again(sentence, passed, query):
+                log.info("dropped: %r", sentence)
                 dropped.append(sentence)
-                held = [dataclasses.replace(p, text="") for p in held]
+                pending = [dataclasses.replace(c, text="") for c in pending]
             elif sentence.strip():
-                if not kept:
-                    held[0] = dataclasses.replace(held[0], text=held[0].text.lstrip())
-                kept.append(sentence)
-            if piece.finish:
-                if kept:
-                    text = self._left_out(kept, asked, astray=bool(dropped))
-                else:
-                    text = self._instead(dropped[0], faces, asked, places, turned=turned) if dropped else ""
+                if not passed:
+                    pending[0] = dataclasses.replace(pending[0], text=pending[0].text.lstrip())
+                passed.append(sentence)
+            if chunk.finish_reason:
+                text = self._missing(passed, query, repaired=bool(dropped))
+                if dropped and not passed:
+                    text = self._fallback(dropped[0], query, places)
                 if text or dropped:
-                    held[-1] = dataclasses.replace(held[-1], text=held[-1].text + text, finish="repaired")
-            yield from held
-            held = []
+                    last = pending[-1]
+                    pending[-1] = dataclasses.replace(last, text=last.text + text, finish_reason="repaired")
+            yield from pending
+            pending = []
 
-    def _left_out(self, kept: Sequence[str], asked: Sequence[Sequence[Label]], *, astray: bool) -> str:
-        """The findings that an answer about one face does not mention, if it went astray or decides: "No, the person is
-        not smiling" is half an answer to whether she smiles and wears a hat. Which of two things holds, is a whole one.
-        """
-        if len(asked) != 1 or not 0 < len(asked[0]) <= STATED:
+    def _places(self, query: Query) -> list[str]:
+        """What the regions are called that show what is asked about."""
+        return list(dict.fromkeys(self._prompt.places[x.region] for own in query.labels for x in own))
+
+    def _is_wrong(self, sentence: str, query: Query, places: Collection[str]) -> bool:
+        where = self._where.search(sentence)
+        elsewhere = where and places and where["place"].lower() not in places
+        refused = sentence.strip() == self._prompt.withheld and not query.question.asks_disabled
+        return bool(elsewhere or refused or self._checker.violates(sentence, [f.labels for f in query.faces]))
+
+    def _says_again(self, sentence: str, passed: Sequence[str], query: Query) -> bool:
+        """Is all that it mentions of one face said already, or doubted ("I am not sure whether ...")?"""
+        if len(query.faces) > 1 or self._where.search(sentence):
+            return False
+        mentioned = self._checker.mentioned(sentence)
+        return bool(mentioned) and mentioned <= self._checker.mentioned(" ".join(passed))
+
+    def _missing(self, passed: Sequence[str], query: Query, *, repaired: bool) -> str:
+        """The labels asked about that an answer about one face does not mention, if sentences were dropped or it
+        decides: "No, the person is not smiling" is half an answer to whether she smiles and wears a hat. Which of two
+        things holds, is a whole one."""
+        if len(query.faces) != 1 or not 0 < len(query.labels[0]) <= MAX_STATED:
             return ""
+        labels = query.labels[0]
         # A place is spoken of in the words of what is there.
-        mentioned = self._grounding.mentioned(" ".join(s for s in kept if not self._looked.search(s)))
-        if not mentioned or not (astray or opens(kept[0]) or mentioned - {x.name for x in asked[0]}):
+        mentioned = self._checker.mentioned(" ".join(s for s in passed if not self._where.search(s)))
+        decides = bool(passed) and starts_with_yes_no(passed[0])
+        if not mentioned or not (repaired or decides or mentioned - {x.name for x in labels}):
             return ""
-        missing = [x for x in asked[0] if x.name not in mentioned]
+        missing = [x for x in labels if x.name not in mentioned]
         return f" {self._statements([missing])}" if missing else ""
 
-    def _instead(
-        self, dropped: str, faces: Sequence[Face], asked: Sequence[Sequence[Label]], places: Collection[str],
-        *, turned: bool,
-    ) -> str:  # fmt: skip
+    def _fallback(self, dropped: str, query: Query, places: Sequence[str]) -> str:
         """What is said where nothing is left of an answer that began with the sentence `dropped`."""
-        if self._looked.search(dropped):
+        if self._where.search(dropped):
             return self._prompt.looked.format(place=" and ".join(places))
-        if not any(asked):
+        labels = query.labels
+        if not any(labels):
             # The LLM understood what the question encoder did not: it spoke of these.
-            spoken = {c.name for c in self._grounding.claims(dropped, faces=len(faces))}
-            asked = [[x for x in f.labels if x.name in spoken] for f in faces]
-        text = self._statements(asked)
-        return opened(text) if opens(dropped) and not turned and [len(own) for own in asked] == [1] else text
+            names = {c.name for c in self._checker.claims(dropped, faces=len(query.faces))}
+            labels = [[x for x in f.labels if x.name in names] for f in query.faces]
+        text = self._statements(labels)
+        decides = starts_with_yes_no(dropped) and not query.question.as_statement and [len(x) for x in labels] == [1]
+        return with_yes_no(text) if decides else text
 
-    def _statements(self, asked: Sequence[Sequence[Label]]) -> str:
-        """What was found, in the bundle's own sentences."""
-        who = self._prompt.who[1:] if len(asked) > 1 else self._prompt.who[:1]
+    def _statements(self, labels: Sequence[Sequence[Label]]) -> str:
+        """Labels, per face, in the bundle's own sentences."""
+        who = self._prompt.who[1:] if len(labels) > 1 else self._prompt.who[:1]
         out = []
-        for name, labels in zip(who, asked, strict=True):
-            telling = [x for x in labels if x.state != "no"] if len(labels) > STATED else labels
-            for x in (telling or labels)[:STATED]:
+        for name, own in zip(who, labels, strict=True):
+            present = [x for x in own if x.state != "no"] if len(own) > MAX_STATED else own
+            for x in (present or own)[:MAX_STATED]:
                 out.append(self._prompt.stated(x.state, who=name, phrase=x.phrase, absent=self._absent[x.name]))
         return " ".join(dict.fromkeys(out)) or self._prompt.withheld

@@ -1,145 +1,166 @@
-"""What does a question ask about, and is it one that is answered? The bundle's question encoder decides; the LLM is
-told just the findings that it needs."""
+"""Which characteristics a question asks about, and whether it is one that is answered: the bundle's question encoder
+decides, and the LLM is told just the findings that it needs."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..backends.llama_cpp.tokenizer import Vocabulary
-from ..backends.session import Graph
+from ..backends.llama_cpp.tokenizer import Tokenizer
+from ..backends.session import CheckedSession
 from ..bundle.manifest import ABOUT, COUNT, DETAIL, LANGUAGE, SCOPE, UNCLEAR, Manifest
 from ..types import Face, Label
-from .claims import sentences, turned
+from .claims import is_negated, sentences
 from .languages import DECLINES, language_of
+from .query import ParsedQuestion, Query
 
 #: Reason for which a question is declined beside those of the prompt.
-OFF = "switched off"
+SWITCHED_OFF = "switched off"
 #: Reasons that other words, or the question before, may put right.
 _OPEN = (SCOPE, UNCLEAR)
-_NOTHING = np.empty(0, np.int64)
+_NO_LABELS = np.empty(0, np.int64)
 
 
-@dataclass(frozen=True, slots=True)
-class Asked:
-    """How a question was understood.
-
-    Attributes:
-        about: positions in the face's labels of what it asks about, ascending.
-        off: whether it asks about something switched off, if only by the way.
-        kind: one of the bundle's kinds of questions.
-        declined: the reason for which it is not answered: a key of the prompt's `declines`, or `OFF`; else None.
-        decline: what is said then.
-        turned: it is asked with a denial in it, so that the answer is a statement without Yes or No.
-        meant: the question, and the one before it, with their words put right.
-    """
-
-    about: NDArray[np.int64]
-    off: bool
-    kind: str
-    declined: str | None
-    decline: str
-    turned: bool
-    meant: tuple[str, str | None]
-
-
-class Relevance:
-    """A question -> which of the enabled characteristics it asks about, and what was found of them."""
+class QuestionEncoder:
+    """A question -> the enabled characteristics that it asks about, and what was found of them."""
 
     def __init__(
         self,
         manifest: Manifest,
         session: Any,
-        vocabulary: Vocabulary,
-        numbers: NDArray[np.int64],
-        spelling: Callable[[str], str] = str,
+        tokenizer: Tokenizer,
+        llm_tokenizer: Tokenizer,
+        characteristic_ids: NDArray[np.int64],
+        correct: Callable[[str], str] = str,
     ) -> None:
-        """vocabulary: the question encoder's; numbers: the enabled characteristics, in the order of a face's labels;
-        spelling: puts a question's words right."""
-        self._spelling = spelling
-        spec, count = manifest.question, len(manifest.characteristics)
-        outputs = {"relevance": (None, count)} | ({"kinds": (None, len(spec.kinds))} if spec.kinds else {})
-        self.graph = Graph(session, spec.file, {"tokens": (None, None)}, outputs)
+        """Of a bundle, for a fixed choice of characteristics.
+
+        Args:
+            manifest: the bundle's.
+            session: of its question encoder.
+            tokenizer: the question encoder's own.
+            llm_tokenizer: the LLM's; the same object where they share one.
+            characteristic_ids: the enabled characteristics, in the order of a face's labels.
+            correct: corrects the misspelt words of a question.
+        """
+        spec, n = manifest.question, len(manifest.characteristics)
+        outputs = {"relevance": (None, n)} | ({"kinds": (None, len(spec.kinds))} if spec.kinds else {})
+        self.graph = CheckedSession(session, spec.file, {"tokens": (None, None)}, outputs)
+        self._correct = correct
         self._kinds, self._opposites = spec.kinds, spec.opposites
-        self._numbers, self._vocabulary = numbers, vocabulary
+        self._ids, self.tokenizer, self._llm_tokenizer = characteristic_ids, tokenizer, llm_tokenizer
         self._list_from, self._share = spec.list_from, spec.share
         self._prompt, self._worded = manifest.llm.prompt, manifest.knowledge is None
         self._absent = {c.name: c.absent for c in manifest.characteristics}
         self._inverted = {c.name for c in manifest.characteristics if c.inverted}
 
-    def __call__(self, question: str, after: str | None = None) -> NDArray[np.int64]:
-        """Positions in the face's labels, ascending. Raises QuestionError for a question that is empty or too long."""
-        return self.read(question, after).about
+    def query(self, question: str, faces: tuple[Face, ...], *, after: str | None = None) -> Query:
+        """A question about these faces, ready for the LLM.
 
-    def read(self, question: str, after: str | None = None) -> Asked:
+        Args:
+            question: in everyday English.
+            faces: one, or two to compare.
+            after: the question before, for one that follows it.
+
+        Raises:
+            QuestionError: it is empty or too long.
+        """
+        token_ids = self._llm_tokenizer.encode_question(question, after)
+        parsed = self.parse(question, after)
+        if parsed.words != (question, after):
+            token_ids = self._llm_tokenizer.encode_question(*parsed.words)
+        findings = [self.findings(f, parsed.label_ids) for f in faces]
+        reply, finish_reason = parsed.decline, "declined" if parsed.declined else ""
+        people = [f.people for f in faces if f.people]
+        if parsed.kind == COUNT and not parsed.declined and people:
+            one, many = self._prompt.counted
+            reply, finish_reason = one if max(people) == 1 else many.format(count=max(people)), "counted"
+        return Query(faces, parsed, token_ids, findings, reply, finish_reason)
+
+    def parse(self, question: str, after: str | None = None) -> ParsedQuestion:
         """How a question is understood: by itself, else by one of its sentences ("Is he bald? Please."), else behind
-        the one before it ("Are you sure?"). Raises QuestionError."""
+        the one before it ("Are you sure?").
+
+        Raises:
+            QuestionError: it is empty or too long.
+        """
         language = language_of(question)
-        # Another language's words are no slips.
-        meant, before = question if language else self._spelling(question), after and self._spelling(after)
+        # Another language's words are not misspelt.
+        corrected, before = question if language else self._correct(question), after and self._correct(after)
+        words = (corrected, before)
         if language and LANGUAGE in self._prompt.declines:
             decline = DECLINES.get(language, self._prompt.declines[LANGUAGE])
-            return Asked(_NOTHING, False, LANGUAGE, LANGUAGE, decline, False, (meant, before))
+            return ParsedQuestion(_NO_LABELS, False, LANGUAGE, LANGUAGE, decline, False, words)
         if not self._kinds:
-            return self._understood(meant, before)
-        asked = self._understood(meant, None)
-        parts = sentences(meant)
-        if asked.declined in _OPEN and len(parts) > 1:
-            asked = next((a for p in parts if p.strip() and not (a := self._understood(p, None)).declined), asked)
-        if asked.declined in _OPEN and before:
-            asked = self._understood(meant, before)
-        return replace(asked, meant=(meant, before))
+            return self._classify(corrected, before)
+        parsed = self._classify(corrected, None)
+        parts = sentences(corrected)
+        if parsed.declined in _OPEN and len(parts) > 1:
+            alone = (self._classify(p, None) for p in parts if p.strip())
+            parsed = next((p for p in alone if not p.declined), parsed)
+        if parsed.declined in _OPEN and before:
+            parsed = self._classify(corrected, before)
+        return replace(parsed, words=words)
 
-    def _understood(self, question: str, after: str | None) -> Asked:
-        read = self.graph(tokens=np.array([self._vocabulary.read(question, after)], np.int64))
-        relevance = read[0][0]
-        kind = self._kinds[int(read[1][0].argmax())] if self._kinds else ABOUT
+    def label_ids(self, question: str, after: str | None = None) -> NDArray[np.int64]:
+        """Positions in a face's labels of what a question asks about, ascending. Raises QuestionError."""
+        return self.parse(question, after).label_ids
+
+    def findings(self, face: Face, label_ids: NDArray[np.int64]) -> NDArray[np.float32] | str:
+        """What the LLM is told: knowledge tokens (M, width), or words where the bundle has none. A long list leaves out
+        what was found absent, and of a beard also that there is none."""
+        if len(label_ids) >= self._list_from:
+            labels = face.labels
+            present = (i for i in label_ids if labels[i].state != "no" and not self._says_absent(labels[i]))
+            label_ids = np.fromiter(present, np.int64)
+        return self._in_words([face.labels[i] for i in label_ids]) if self._worded else face.knowledge[label_ids]
+
+    def decline_reason(self, answer: str) -> str | None:
+        """Why it was declined, if an answer is one of the sentences that say so."""
+        if answer == self._prompt.withheld:
+            return SWITCHED_OFF
+        return next((why for why, decline in self._prompt.declines.items() if answer == decline), None)
+
+    def _classify(self, question: str, after: str | None) -> ParsedQuestion:
+        token_ids = self.tokenizer.encode_question(question, after)
+        outputs = self.graph(tokens=np.array([token_ids], np.int64))
+        relevance = outputs[0][0]
+        kind = self._kinds[int(outputs[1][0].argmax())] if self._kinds else ABOUT
         if self._kinds and kind in (ABOUT, DETAIL) and relevance.max() <= 0:
             # It asks about something, in words that hardly say what: the likeliest.
             relevance = np.where(relevance == relevance.max(), 1.0, relevance)
-        about = np.flatnonzero(relevance[self._numbers] > max(0.0, self._share * relevance.max()))
-        off = bool((np.delete(relevance, self._numbers) > 0).any())
+        label_ids = np.flatnonzero(relevance[self._ids] > max(0.0, self._share * relevance.max()))
+        asks_disabled = bool((np.delete(relevance, self._ids) > 0).any())
         counts = kind == COUNT
-        if counts and len(about):
+        if counts and len(label_ids):
             kind = ABOUT  # "How many people wear glasses?": of this one it is known
-        declined, decline = self._declined(kind, asks=bool(len(about)), off=off)
-        stated = counts or kind == DETAIL or turned(question, self._opposites)
-        return Asked(_NOTHING if declined else about, off, kind, declined, decline, stated, (question, after))
+        declined, decline = self._decline(kind, asks=bool(len(label_ids)), asks_disabled=asks_disabled)
+        as_statement = counts or kind == DETAIL or is_negated(question, self._opposites)
+        ids = _NO_LABELS if declined else label_ids
+        return ParsedQuestion(ids, asks_disabled, kind, declined, decline, as_statement, (question, after))
 
-    def _declined(self, kind: str, *, asks: bool, off: bool) -> tuple[str | None, str]:
-        """Why a question of this kind is not answered, if it is not, and what is said."""
-        says = self._prompt.declines
-        if kind in says:
-            return kind, says[kind]
+    def _decline(self, kind: str, *, asks: bool, asks_disabled: bool) -> tuple[str | None, str]:
+        """Why a question of this kind is not answered, if it is not, and the sentence that says so."""
+        declines = self._prompt.declines
+        if kind in declines:
+            return kind, declines[kind]
         if asks or not self._kinds or (kind == COUNT and self._prompt.counted[0]):
             return None, ""
-        return (OFF, self._prompt.withheld) if off else (SCOPE, says[SCOPE]) if SCOPE in says else (None, "")
+        if asks_disabled:
+            return SWITCHED_OFF, self._prompt.withheld
+        return (SCOPE, declines[SCOPE]) if SCOPE in declines else (None, "")
 
-    def reason(self, answer: str) -> str | None:
-        """Why it was declined, if an answer is one of the sentences that say so."""
-        if answer == self._prompt.withheld:
-            return OFF
-        return next((why for why, decline in self._prompt.declines.items() if answer == decline), None)
-
-    def findings(self, face: Face, about: NDArray[np.int64]) -> NDArray[np.float32] | str:
-        """What the LLM is told: knowledge tokens (M,width), or words where the bundle has none. A long list leaves out
-        what was found absent, and of a beard also that there is none."""
-        if len(about) >= self._list_from:
-            told = (i for i in about if face.labels[i].state != "no" and not self._lacking(face.labels[i]))
-            about = np.fromiter(told, np.int64)
-        return self._words([face.labels[i] for i in about]) if self._worded else face.knowledge[about]
-
-    def _lacking(self, label: Label) -> bool:
+    def _says_absent(self, label: Label) -> bool:
         """Does it say "yes" to the absence of something ("has no beard")?"""
         return label.name in self._inverted and label.state == "yes"
 
-    def _words(self, labels: Sequence[Label]) -> str:
+    def _in_words(self, labels: Sequence[Label]) -> str:
         if not labels:
             return ""
-        who = self._prompt.who[0]
-        told = (self._prompt.stated(x.state, who=who, phrase=x.phrase, absent=self._absent[x.name]) for x in labels)
-        return self._prompt.findings.format(findings=" ".join(dict.fromkeys(told)))
+        who, prompt = self._prompt.who[0], self._prompt
+        told = (prompt.stated(x.state, who=who, phrase=x.phrase, absent=self._absent[x.name]) for x in labels)
+        return prompt.findings.format(findings=" ".join(dict.fromkeys(told)))

@@ -1,4 +1,4 @@
-"""A word that nobody knows, one slip of the finger from one that questions about a face are made of, is that one."""
+"""Corrects misspelt words: an unknown word that is one slip of the finger from one that questions are made of."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ class Spelling:
         """From a bundle's file."""
         return cls(path.read_text(encoding="utf-8"))
 
-    def __call__(self, question: str) -> str:
-        """The question with its words put right; in lower case where one was."""
+    def correct(self, question: str) -> str:
+        """The question with its misspelt words corrected; in lower case where one was."""
         lower = question.lower()
         right = _WORD.sub(lambda found: self._right(found[0]), lower)
         return question if right == lower else right

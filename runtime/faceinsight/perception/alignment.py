@@ -61,7 +61,7 @@ def warp(image: NDArray[np.uint8], matrix: NDArray[np.float32], size: int) -> ND
     return out  # type: ignore[no-any-return]
 
 
-def normalised(
+def normalize(
     crops: NDArray[np.uint8], mean: tuple[float, float, float], std: tuple[float, float, float]
 ) -> NDArray[np.float32]:
     """(B,S,S,3) uint8 RGB -> (B,3,S,S) float32, (x - mean) / std."""

@@ -14,7 +14,7 @@ from .resample import MAX_SIDE, Axis, plain, resample
 
 
 def to_pixels(images: Sequence[NDArray[np.uint8]], spec: VisionSpec) -> NDArray[np.float32]:
-    """RGB images (H,W,3) uint8, of any sizes -> (B,3,size,size) float32, rescaled and normalised.
+    """RGB images (H,W,3) uint8, of any sizes -> (B,3,size,size) float32, rescaled and normalize.
 
     pad "mean": LLaVA-1.5's way; a square around the image in the mean colour, resized.
     pad "none": CLIPImageProcessor's way; the shorter side is resized to `size`, and the centre cut out.

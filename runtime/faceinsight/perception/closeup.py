@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ..backends.session import Graph, Session
+from ..backends.session import CheckedSession, Session
 from ..bundle.manifest import CloseupSpec, Manifest
 from ..types import Age, Quality
-from .alignment import normalised
+from .alignment import normalize
 
 _FLOOR = 1e-8
 #: Share of the years' distribution that lies outside of an age's bounds, on each side.
@@ -32,14 +32,16 @@ class CloseupReading:
 class Closeup:
     """The second trunk of a bundle, for a fixed choice of characteristics: what is switched off is not computed."""
 
-    def __init__(self, manifest: Manifest, spec: CloseupSpec, session: Session, numbers: NDArray[np.int64]) -> None:
-        """numbers: the enabled characteristics, in the order of a face's labels."""
+    def __init__(
+        self, manifest: Manifest, spec: CloseupSpec, session: Session, characteristic_ids: NDArray[np.int64]
+    ) -> None:
+        """characteristic_ids: the enabled characteristics, in the order of a face's labels."""
         size = spec.size
         inputs = {"pixels": (None, 3, size, size), "outputs": (None,)}
-        self.graph = Graph(session, spec.file, inputs, {"logits": (None, None)})
+        self.graph = CheckedSession(session, spec.file, inputs, {"logits": (None, None)})
         self.spec = spec
-        names = [manifest.characteristics[n].name for n in numbers]
-        ages, told, shown = ([n for n in names if n in of] for of in (spec.ages, spec.tells, spec.shows))
+        names = [manifest.characteristics[n].name for n in characteristic_ids]
+        ages, tells, shown = ([n for n in names if n in of] for of in (spec.ages, spec.tells, spec.shows))
         self._with_age = bool(ages)
         # Ranges of years as rows, so that one product makes the bins.
         self._bins = np.array([_between(spec.years, *spec.ages[n]) for n in ages], np.float32)
@@ -47,23 +49,23 @@ class Closeup:
         self._outputs = np.array(
             [
                 *(range(spec.years) if ages else ()),
-                *(spec.years + spec.tells.index(n) for n in told),
+                *(spec.years + spec.tells.index(n) for n in tells),
                 *range(at, at + len(spec.faults) + 4),
             ],
             np.int64,
         )
         self._shown = [spec.faults.index(spec.shows[n]) for n in shown]
-        self._columns = np.array([names.index(n) for n in (*ages, *told, *shown)], np.int64)
+        self._columns = np.array([names.index(n) for n in (*ages, *tells, *shown)], np.int64)
 
-    def __call__(self, wide: NDArray[np.uint8]) -> CloseupReading:
+    def read(self, parser_crops: NDArray[np.uint8]) -> CloseupReading:
         """Canonical crops (B,S,S,3) RGB of the parser's size."""
         s = self.spec
-        window = wide[:, s.top : s.top + s.size, s.left : s.left + s.size]
-        (z,) = self.graph(pixels=normalised(window, s.mean, s.std), outputs=self._outputs)
+        window = parser_crops[:, s.top : s.top + s.size, s.left : s.left + s.size]
+        (z,) = self.graph(pixels=normalize(window, s.mean, s.std), outputs=self._outputs)
         count = s.years if self._with_age else 0
-        told = z.shape[1] - count - len(s.faults) - 4
-        years, told_z, faults, turns = np.split(z, np.cumsum([count, told, len(s.faults)]), axis=1)
-        parts, distribution = [told_z, faults[:, self._shown]], None
+        tells = z.shape[1] - count - len(s.faults) - 4
+        years, tells_z, faults, turns = np.split(z, np.cumsum([count, tells, len(s.faults)]), axis=1)
+        parts, distribution = [tells_z, faults[:, self._shown]], None
         if self._with_age:
             distribution = _softmax(years)
             parts.insert(0, np.log(np.maximum(distribution @ self._bins.T, _FLOOR)))
@@ -71,26 +73,26 @@ class Closeup:
             self._columns, np.concatenate(parts, 1), distribution, 1 / (1 + np.exp(-faults)), _softmax(turns)
         )
 
-    def quality(self, seen: CloseupReading, face: int) -> Quality:
+    def quality(self, reading: CloseupReading, face: int) -> Quality:
         """How well one of the faces can be read."""
-        found = dict(zip(self.spec.faults, seen.faults[face].tolist(), strict=True))
+        found = dict(zip(self.spec.faults, reading.faults[face].tolist(), strict=True))
         covered = tuple(n for n in self.spec.covers if found.pop(n) > 0.5)
-        found["not upright"] = 1 - float(seen.turns[face, 0])
+        found["not upright"] = 1 - float(reading.turns[face, 0])
         reason = max(found, key=found.__getitem__)
         value = 1 - found[reason]
         return Quality(round(value, 4), reason if value < 0.5 else None, covered)
 
-    def age(self, seen: CloseupReading, face: int, bins: NDArray[np.float64]) -> Age | None:
+    def age(self, reading: CloseupReading, face: int, bins: NDArray[np.float64]) -> Age | None:
         """Of one of the faces; bins: calibrated probabilities of the age bins, in the order of the labels. Each bin's
         years are weighed so that together they have the bin's probability."""
-        if seen.years is None:
+        if reading.years is None:
             return None
-        years = seen.years[face].astype(np.float64)
+        years = reading.years[face].astype(np.float64)
         weight = bins / np.maximum(self._bins @ years, _FLOOR)
         p = years * (weight @ self._bins)
         p /= p.sum()
         reached = np.cumsum(p)
-        # A hair's breadth less: sums of float32 fall short of round numbers.
+        # A hair's breadth less: sums of float32 fall short of round characteristic_ids.
         low, high = (int(np.searchsorted(reached, q - 1e-6)) for q in (_TAIL, 1 - _TAIL))
         return Age(round(float(p @ np.arange(len(p))), 1), low, min(high, len(p) - 1))
 

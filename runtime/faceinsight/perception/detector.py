@@ -72,7 +72,7 @@ class FaceDetector:
             raise BundleError(f"{model} is not a detector OpenCV {cv2.__version__} can load: {e.err}") from e
         self._score, self._sides = score_threshold, sides
 
-    def __call__(self, image: Image) -> tuple[Detection, ...]:
+    def detect(self, image: Image) -> tuple[Detection, ...]:
         """RGB (H,W,3) -> faces, the largest first."""
         h, w = image.shape[:2]
         parts = pieces(w, h, self._sides[0])
@@ -88,7 +88,7 @@ class FaceDetector:
         longer, reached, traces, faces = max(photo.shape[:2]), 0, _NONE, _NONE
         for side in dict.fromkeys(min(s, longer) for s in self._sides):
             size = _size(photo, side)
-            rows = self._look(shrunk(photo, *size), _step(photo, size))
+            rows = self._detect(shrunk(photo, *size), _step(photo, size))
             faces = rows[rows[:, 14] >= self._score]
             if side > reached:
                 reached, traces = side, rows
@@ -118,7 +118,7 @@ class FaceDetector:
                 known = _moved(faces, (-x, -y), 1 / step)[:, :4]
                 if not traced and (not anywhere or plain(part, known)):
                     continue
-                rows = _whole(self._look(part, step, tile), spot, w, h)
+                rows = _whole(self._detect(part, step, tile), spot, w, h)
                 rows = rows[rows[:, 2] < OVERLAP * step[0]]
                 traces = np.concatenate([traces, rows])
                 faces = _added(faces, rows[rows[:, 14] >= max(self._score, CLOSER_SCORE)])
@@ -130,10 +130,10 @@ class FaceDetector:
         grows = max(photo.shape[:2]) < CLOSER
         inner = cv2.resize(photo, size, interpolation=cv2.INTER_CUBIC if grows else cv2.INTER_AREA)
         framed = cv2.copyMakeBorder(inner, margin, margin, margin, margin, cv2.BORDER_CONSTANT, value=BORDER)
-        rows = self._look(np.asarray(framed, np.uint8), _step(photo, size), (-margin, -margin))
+        rows = self._detect(np.asarray(framed, np.uint8), _step(photo, size), (-margin, -margin))
         return rows[rows[:, 14] >= self._score]
 
-    def _look(self, picture: Image, step: Floats, corner: Sequence[float] = (0, 0)) -> Rows:
+    def _detect(self, picture: Image, step: Floats, corner: Sequence[float] = (0, 0)) -> Rows:
         """What may be a face in a picture (H,W,3), in the photo's pixels; step: how many of those one of the picture's
         is wide and high, corner: where it begins among them."""
         self._net.setInputSize(picture.shape[1::-1])

@@ -57,7 +57,7 @@ class Labeler:
         """Raw logits (...,K) -> calibrated logits and probabilities; of a choice's members, given that one holds."""
         return calibrated(logits, self._slope, self._shift, self._choices, self._open)
 
-    def __call__(
+    def label(
         self,
         logits: NDArray[np.float32],
         area: Mapping[str, float],

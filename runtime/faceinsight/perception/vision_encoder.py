@@ -1,13 +1,11 @@
-"""A full-size vision encoder: the face and its surroundings to image tokens, when the LLM is first asked about it."""
+"""CLIP vision tower and projector: the face and its surroundings to image tokens, when it is first asked about."""
 
 from __future__ import annotations
-
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..backends.session import Graph
+from ..backends.session import CheckedSession, Session
 from ..bundle.manifest import VisionSpec
 from ..cache import FaceCache
 from ..errors import RequestError
@@ -15,34 +13,38 @@ from ..types import Face
 from .clip_pixels import to_pixels, to_square
 
 
-class Vision:
-    """Looks at a face's picture once; its image tokens are kept in a cache."""
+class VisionEncoder:
+    """Encodes a face's picture once; its image tokens are kept in `cache`."""
 
-    def __init__(self, spec: VisionSpec, session: Any, kept: FaceCache) -> None:
+    def __init__(self, spec: VisionSpec, session: Session, cache: FaceCache) -> None:
         self._spec = spec
         shape = (None, 3, spec.size, spec.size)
         outputs = {"image_tokens": (None, spec.image_tokens, spec.width)}
-        self.graph = Graph(session, spec.file, {"pixels": shape}, outputs)
-        self.kept = kept
+        self.graph = CheckedSession(session, spec.file, {"pixels": shape}, outputs)
+        self.cache = cache
 
-    def __call__(self, face: Face) -> NDArray[np.float32]:
-        """(P+T,width): what the LLM sees of a face that `perceive` of this bundle found: image tokens of its picture,
-        and behind them its region tokens, where the bundle has some."""
-        image = self.look(face)
+    def encode_face(self, face: Face) -> NDArray[np.float32]:
+        """(P+T, width): what the LLM is shown of a face: image tokens of its picture, and behind them its region
+        tokens, where the bundle has some.
+
+        Raises:
+            RequestError: the face was perceived with another bundle.
+        """
+        image = self.encode_image(face)
         if face.tokens.shape[1:] != image.shape[1:]:
             raise RequestError(f"this face was perceived with another bundle: tokens of shape {face.tokens.shape}")
         return np.concatenate([image, face.tokens])
 
-    def look(self, face: Face) -> NDArray[np.float32]:
-        """(P,width) image tokens of its picture."""
-        known: NDArray[np.float32] | None = self.kept.get(face.key)
-        if known is not None:
-            return np.array(known)
+    def encode_image(self, face: Face) -> NDArray[np.float32]:
+        """(P, width) image tokens of its picture."""
+        cached: NDArray[np.float32] | None = self.cache.get(face.key)
+        if cached is not None:
+            return np.array(cached)
         if face.picture is None:
             raise RequestError("this face was perceived with another bundle, which shows its LLM no picture")
         tokens: NDArray[np.float32] = self.graph(pixels=to_pixels([face.picture], self._spec))[0][0]
         # A copy: what is kept is overwritten when it leaves.
-        self.kept.put(face.key, tokens.copy())
+        self.cache.put(face.key, tokens.copy())
         return tokens
 
 

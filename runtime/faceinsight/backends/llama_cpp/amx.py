@@ -75,7 +75,7 @@ def trial(model: Path) -> dict[str, Any]:
     width = GgufHeader.read(model).number("embedding_length")
     logits = []
     for amx in (False, True):
-        llm = Llm(model, Device("cpu", False, cores()), width=width, context=64, repack=amx)
+        llm = Llm(model, Device("cpu", False, cores()), n_embd=width, n_ctx=64, repack=amx)
         at = llm.decode([list(range(100, 140))], 0)
         llm.decode([[100]], at)
         logits.append(llm.logits().copy())

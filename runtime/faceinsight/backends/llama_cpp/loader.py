@@ -13,17 +13,17 @@ from .model import Llm
 
 
 def load_llm(
-    path: Path, device: Device, *, width: int, context: int, parameters: Mapping[str, Any] | None = None
+    path: Path, device: Device, *, n_embd: int, n_ctx: int, parameters: Mapping[str, Any] | None = None
 ) -> Llm:
     """A loaded GGUF, its weights repacked for this CPU unless AMX is there and this build's kernels for it fail.
 
     Args:
         path: the GGUF.
         device: thread budget, and whether the layers go to the GPU.
-        width: embedding width that the file must have.
-        context: tokens that the KV cache holds.
+        n_embd: embedding width that the file must have.
+        n_ctx: tokens that the KV cache holds.
         parameters: overrides for llama.cpp's context parameters.
     """
     llama = import_llama()
     repack = not uses_amx(llama) or works(Path(llama.__file__).parent / "lib", path)
-    return Llm(path, device, width=width, context=context, parameters=parameters, repack=repack)
+    return Llm(path, device, n_embd=n_embd, n_ctx=n_ctx, parameters=parameters, repack=repack)

@@ -1,4 +1,4 @@
-"""Text to tokens and back, by llama.cpp: the LLM's vocabulary, or one on its own."""
+"""Text to tokens and back, by llama.cpp: the LLM's tokenizer, or that of a GGUF without weights."""
 
 from __future__ import annotations
 
@@ -13,73 +13,102 @@ from .bindings import import_llama, llama_version, set_params, silence_log
 _ANCHOR = "\n"
 
 
-class Vocabulary:
-    """The vocabulary of a loaded GGUF. It lives as long as whoever loaded the model."""
+class Tokenizer:
+    """The tokenizer of a loaded GGUF. It lives as long as whoever loaded the model.
+
+    Attributes:
+        n_vocab: how many tokens there are.
+    """
 
     def __init__(self, model: Any, *, follow: str, max_question: int) -> None:
-        """model: llama.cpp's pointer; follow: what stands between an earlier question and the one behind it."""
-        self._c: Any = import_llama()
-        self._vocabulary = self._c.llama_model_get_vocab(model)
-        self.size: int = self._c.llama_vocab_n_tokens(self._vocabulary)
-        # SentencePiece puts a space before a text; within a prompt there must be none.
-        self._anchor = self._tokens(_ANCHOR, False)
-        self._follow, self._max_question = self.tokens(follow, special=True), max_question
+        """Of a model that is loaded.
 
-    def tokens(self, text: str, *, special: bool = False, first: bool = False) -> list[int]:
-        """Tokens of a part of a prompt. Raises QuestionError.
-
-        special: control tokens in it are meant; False for anything a user typed, where they stay text.
-        first: no text stands before it.
+        Args:
+            model: llama.cpp's handle of the model.
+            follow: what stands between an earlier question and the one behind it.
+            max_question: tokens that a question may have.
         """
-        if first or not text:
-            return self._tokens(text, special)
-        anchored = self._tokens(_ANCHOR + text, special)
-        count = len(self._anchor)
-        return anchored[count:] if anchored[:count] == self._anchor else self._tokens(text, special)
+        self._c: Any = import_llama()
+        self._vocab = self._c.llama_model_get_vocab(model)
+        self.n_vocab: int = self._c.llama_vocab_n_tokens(self._vocab)
+        # SentencePiece puts a space before a text; within a prompt there must be none.
+        self._anchor = self._tokenize(_ANCHOR, special=False)
+        self._follow, self._max_question = self.encode(follow, special=True), max_question
 
-    def _tokens(self, text: str, special: bool) -> list[int]:
-        data = text.encode("utf-8", "replace")
-        out = (ctypes.c_int32 * (len(data) + 8))()
-        count = self._c.llama_tokenize(self._vocabulary, data, len(data), out, len(out), False, special)
-        if count < 0:
-            raise QuestionError(f"the text could not be tokenised ({len(data)} bytes)")
-        return list(out[:count])
+    def encode(self, text: str, *, special: bool = False, at_start: bool = False) -> list[int]:
+        """Token ids of a part of a prompt.
 
-    def read(self, question: str, after: str | None = None) -> list[int]:
-        """Tokens of a question, behind an earlier one if given. Raises QuestionError for an empty or too long one."""
+        Args:
+            text: the part.
+            special: control tokens in it are meant; False for anything a user typed, where they stay text.
+            at_start: no text stands before it.
+
+        Raises:
+            QuestionError: it could not be tokenized.
+        """
+        if at_start or not text:
+            return self._tokenize(text, special=special)
+        anchored = self._tokenize(_ANCHOR + text, special=special)
+        n = len(self._anchor)
+        return anchored[n:] if anchored[:n] == self._anchor else self._tokenize(text, special=special)
+
+    def encode_question(self, question: str, after: str | None = None) -> list[int]:
+        """Token ids of a question, behind an earlier one if given.
+
+        Raises:
+            QuestionError: it is empty, too long, or no string.
+        """
         for given in (question, "" if after is None else after):
             if not isinstance(given, str):
                 raise QuestionError(f"the question is of type {type(given).__name__}; expected str, one at a time")
         text = " ".join(question.split())
         if text.isupper():
-            # Capitals are other tokens, which nobody taught.
+            # Capitals are other tokens, which no training showed.
             text = text.lower()
         if not text:
             raise QuestionError("the question is empty")
-        tokens = self.tokens(text)
+        token_ids = self.encode(text)
         if after is not None:
-            tokens = [*self.tokens(" ".join(after.split())), *self._follow, *tokens]
-        if len(tokens) > self._max_question:
-            raise QuestionError(f"the question has {len(tokens)} tokens; at most {self._max_question}")
-        return tokens
+            token_ids = [*self.encode(" ".join(after.split())), *self._follow, *token_ids]
+        if len(token_ids) > self._max_question:
+            raise QuestionError(f"the question has {len(token_ids)} tokens; at most {self._max_question}")
+        return token_ids
 
-    def bytes(self, token: int) -> bytes:
+    def token_bytes(self, token: int) -> bytes:
         """What a token stands for in an answer; nothing for a control token."""
         out = ctypes.create_string_buffer(256)
-        count = self._c.llama_token_to_piece(self._vocabulary, token, out, len(out), 0, False)
-        return out.raw[:count] if count > 0 else b""
+        n = self._c.llama_token_to_piece(self._vocab, token, out, len(out), 0, False)
+        return out.raw[:n] if n > 0 else b""
 
-    def ends(self, token: int) -> bool:
-        """Does the model itself end a text with it?"""
-        return bool(self._c.llama_vocab_is_eog(self._vocabulary, token))
+    def is_eog(self, token: int) -> bool:
+        """Does the model end a generation with it?"""
+        return bool(self._c.llama_vocab_is_eog(self._vocab, token))
+
+    def _tokenize(self, text: str, *, special: bool) -> list[int]:
+        data = text.encode("utf-8", "replace")
+        out = (ctypes.c_int32 * (len(data) + 8))()
+        n = self._c.llama_tokenize(self._vocab, data, len(data), out, len(out), False, special)
+        if n < 0:
+            raise QuestionError(f"the text could not be tokenized ({len(data)} bytes)")
+        return list(out[:n])
 
 
-class VocabularyFile(Vocabulary):
-    """A GGUF with a vocabulary and no weights: how the question encoder reads, beside an LLM that reads otherwise."""
+class GgufTokenizer(Tokenizer):
+    """The tokenizer of a GGUF without weights: the question encoder's, where the LLM has another one."""
 
     _model: Any = None
 
     def __init__(self, path: Path, *, follow: str, max_question: int) -> None:
+        """Open a GGUF.
+
+        Args:
+            path: the file.
+            follow: what stands between an earlier question and the one behind it.
+            max_question: tokens that a question may have.
+
+        Raises:
+            BundleError: llama.cpp cannot read it.
+        """
         c = import_llama()
         silence_log(c)
         params = set_params(c.llama_model_default_params(), {"vocab_only": True})

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import DeviceError, RequestError
-from ..session import Node
+from ..session import TensorInfo
 from .cudart import Cuda
 
 log = logging.getLogger(__name__)
@@ -47,7 +47,7 @@ class _Shaped:
 
 
 class TensorRtSession:
-    """Runs a plan; the interface of an ONNX Runtime session as `graph.Graph` uses it. Not thread-safe."""
+    """Runs a plan; the interface of an ONNX Runtime session as `CheckedSession` uses it. Not thread-safe."""
 
     # What close() looks at, also where __init__ failed early.
     _stream: int | None = None
@@ -63,8 +63,8 @@ class TensorRtSession:
         if self._engine is None:
             raise DeviceError(f"{name}: TensorRT {self._trt.__version__} does not load its plan; build it again")
         self._shaped: OrderedDict[Shapes, _Shaped] = OrderedDict()
-        self._inputs: list[Node] = []
-        self._outputs: list[Node] = []
+        self._inputs: list[TensorInfo] = []
+        self._outputs: list[TensorInfo] = []
         self._types: dict[str, np.dtype[Any]] = {}
         for i in range(self._engine.num_io_tensors):
             tensor = self._engine.get_tensor_name(i)
@@ -73,14 +73,14 @@ class TensorRtSession:
             shape = tuple(None if d < 0 else int(d) for d in self._engine.get_tensor_shape(tensor))
             self._types[tensor] = np.dtype(self._trt.nptype(self._engine.get_tensor_dtype(tensor)))
             enters = self._engine.get_tensor_mode(tensor) == self._trt.TensorIOMode.INPUT
-            (self._inputs if enters else self._outputs).append(Node(tensor, shape))
+            (self._inputs if enters else self._outputs).append(TensorInfo(tensor, shape))
         self._stream = self._cuda.stream()
 
-    def get_inputs(self) -> list[Node]:
+    def get_inputs(self) -> list[TensorInfo]:
         """Names and shapes; None for a free axis."""
         return self._inputs
 
-    def get_outputs(self) -> list[Node]:
+    def get_outputs(self) -> list[TensorInfo]:
         """Names and shapes; None for a free axis."""
         return self._outputs
 
@@ -100,7 +100,7 @@ class TensorRtSession:
         chosen = [n.name for n in self._outputs] if names is None else names
         return [shaped.outputs[n].array.copy() for n in chosen]
 
-    def _checked(self, node: Node, feeds: dict[str, NDArray[Any]]) -> NDArray[Any]:
+    def _checked(self, node: TensorInfo, feeds: dict[str, NDArray[Any]]) -> NDArray[Any]:
         if node.name not in feeds:
             raise RequestError(f"{self._name}: input {node.name!r} is missing; given: {', '.join(feeds) or 'nothing'}")
         array = feeds[node.name]
