@@ -46,6 +46,7 @@ test-versions: setup-dev
 lint: setup-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
 
 types: setup-dev
 	$(BIN)/mypy

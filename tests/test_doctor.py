@@ -18,8 +18,9 @@ from conftest import PHOTO
 
 from faceinsight.bundle.bundle import locate
 from faceinsight.cli.main import main
-from faceinsight.diagnostics import doctor, versions
-from faceinsight.diagnostics.doctor import Facts, diagnose, gather
+from faceinsight.diagnostics import doctor, facts, versions
+from faceinsight.diagnostics.doctor import diagnose
+from faceinsight.diagnostics.facts import Facts, gather
 from faceinsight.diagnostics.versions import found_versions
 from faceinsight.host.child import Probe
 from faceinsight.host.jetson import Jetson, read_jetson
@@ -232,7 +233,7 @@ def test_a_jetson_is_read_from_its_files(board: Path):
 
 
 def test_facts_come_from_the_root_that_is_given(board: Path, monkeypatch):
-    monkeypatch.setattr(doctor, "probe", lambda name: getattr(ORIN, name))
+    monkeypatch.setattr(facts, "probe", lambda name: getattr(ORIN, name))
     checks = {c.name: c for c in diagnose(gather("nano", root=board))}
     assert checks["bundle"].status == "ok"
     assert checks["memory"].status == "fail"

@@ -55,9 +55,13 @@ def text_width(text: str, scale: float, weight: int = 1) -> int:
 
 
 def write(
-    image: NDArray[np.uint8], text: str, at: tuple[int, ...], scale: float, colour: tuple[int, int, int],
+    image: NDArray[np.uint8],
+    text: str,
+    at: tuple[int, ...],
+    scale: float,
+    colour: tuple[int, int, int],
     weight: int = 1,
-) -> None:  # fmt: skip
+) -> None:
     """Draw into an RGB image; at: the left end of the baseline; weight: 1, or 2 for bold."""
     where: Any = at
     cv2.putText(image, text, where, _FONT, scale, colour, _weight(scale, weight), cv2.LINE_AA)

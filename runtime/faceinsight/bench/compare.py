@@ -14,9 +14,18 @@ from .stats import Summary
 SLOWER, FASTER, SAME, UNCLEAR = "slower", "faster", "same", "unclear"
 #: Where these differ, another machine or other work was measured.
 MUST_AGREE = (
-    "machine", "cores", "device", "providers", "gpu", "llm_on_gpu", "threads", "power_mode", "governor",
-    "photo_sha256", "question",
-)  # fmt: skip
+    "machine",
+    "cores",
+    "device",
+    "providers",
+    "gpu",
+    "llm_on_gpu",
+    "threads",
+    "power_mode",
+    "governor",
+    "photo_sha256",
+    "question",
+)
 #: Where these differ, that may be what is to be compared; it is said.
 MAY_DIFFER = ("versions", "llama_build", "bundle", "bundle_sha256", "quantisation", "rounds")
 

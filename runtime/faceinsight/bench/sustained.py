@@ -87,6 +87,12 @@ def energy(work: str, answers: int, meter: Meter, *, idle_watts: float | None = 
     """What a meter saw of so many answers."""
     joules = {name: round(j, 3) for name, j in meter.joules.items()}
     return Energy(
-        work, answers, round(meter.seconds, 3), joules, round(meter.total, 3), round(meter.total / meter.seconds, 3),
-        round(meter.total / answers, 4), idle_watts,
-    )  # fmt: skip
+        work,
+        answers,
+        round(meter.seconds, 3),
+        joules,
+        round(meter.total, 3),
+        round(meter.total / meter.seconds, 3),
+        round(meter.total / answers, 4),
+        idle_watts,
+    )

@@ -44,8 +44,16 @@ def plain(result: Result) -> str:
 def changes(comparison: Comparison) -> str:
     """A comparison in columns; the worst first."""
     ordered = sorted(comparison.changes, key=lambda c: -c.change)
-    rows = [(c.name, f"{number(c.a)} {c.unit}", f"{number(c.b)} {c.unit}", f"{c.change:+.1%}",
-             "" if c.verdict == SAME else c.verdict) for c in ordered]  # fmt: skip
+    rows = [
+        (
+            c.name,
+            f"{number(c.a)} {c.unit}",
+            f"{number(c.b)} {c.unit}",
+            f"{c.change:+.1%}",
+            "" if c.verdict == SAME else c.verdict,
+        )
+        for c in ordered
+    ]
     lines = [f"warning: {w}" for w in comparison.warnings]
     lines += _columns([("", "A", "B", "change", ""), *rows])
     lines += [f"note: {text}" for text in comparison.only]
@@ -113,12 +121,18 @@ def window_rows(sustained: Sustained) -> list[Row]:
     """Part by part."""
     return [
         (
-            number(w.begins_s), number(w.per_minute), str(w.ms.n) if w.ms else "0", number(w.ms.p50 if w.ms else None),
-            number(w.ms.p99 if w.ms else None), number(max(w.state.celsius.values(), default=None)),
-            number(w.state.cpu_mhz), number(w.state.gpu_mhz), ", ".join(w.state.throttled or ()) or _NONE,
+            number(w.begins_s),
+            number(w.per_minute),
+            str(w.ms.n) if w.ms else "0",
+            number(w.ms.p50 if w.ms else None),
+            number(w.ms.p99 if w.ms else None),
+            number(max(w.state.celsius.values(), default=None)),
+            number(w.state.cpu_mhz),
+            number(w.state.gpu_mhz),
+            ", ".join(w.state.throttled or ()) or _NONE,
         )
         for w in sustained.windows
-    ]  # fmt: skip
+    ]
 
 
 def _sustained_line(s: Sustained) -> str:

@@ -18,8 +18,28 @@ from ..errors import BundleError
 
 FLOAT, UINT8, INT8, FLOAT16 = 1, 2, 3, 10
 #: Bits of an element, by onnx.TensorProto.DataType.
-BITS = {1: 32, 2: 8, 3: 8, 4: 16, 5: 16, 6: 32, 7: 64, 9: 8, 10: 16, 11: 64, 12: 32, 13: 64, 16: 16, 17: 8, 18: 8,
-        19: 8, 20: 8, 21: 4, 22: 4, 23: 4}  # fmt: skip
+BITS = {
+    1: 32,
+    2: 8,
+    3: 8,
+    4: 16,
+    5: 16,
+    6: 32,
+    7: 64,
+    9: 8,
+    10: 16,
+    11: 64,
+    12: 32,
+    13: 64,
+    16: 16,
+    17: 8,
+    18: 8,
+    19: 8,
+    20: 8,
+    21: 4,
+    22: 4,
+    23: 4,
+}
 
 #: Field numbers of onnx.proto.
 MODEL_GRAPH = 7

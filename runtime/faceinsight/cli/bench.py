@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..errors import RequestError
 from ..plain import to_json
@@ -13,6 +13,8 @@ from ..plain import to_json
 if TYPE_CHECKING:
     # At run time argparse's own class takes no type.
     Commands = argparse._SubParsersAction[argparse.ArgumentParser]
+else:
+    Commands = Any
 
 #: Two words that argparse takes for one command.
 COMPARE = "bench compare"
@@ -49,9 +51,14 @@ def _bench(args: argparse.Namespace) -> int:
 
     files = targets(args.out) if args.out else None
     result = bench(
-        args.image, bundle=args.bundle, device=args.device, threads=args.threads, rounds=args.rounds,
-        minutes=args.minutes, progress=lambda line: print(line, file=sys.stderr),
-    )  # fmt: skip
+        args.image,
+        bundle=args.bundle,
+        device=args.device,
+        threads=args.threads,
+        rounds=args.rounds,
+        minutes=args.minutes,
+        progress=lambda line: print(line, file=sys.stderr),
+    )
     if files:
         save(result, files)
     print(result.to_json() if args.json else plain(result), end="" if args.json else "\n")

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from .._version import __version__
 from ..backends.device import DEVICES
-from . import photo_commands as commands
-from .bench import COMPARE, add_bench
+from . import photo_commands
+from .bench import COMPARE, Commands, add_bench
 from .console import end
 from .photo_commands import print_json
 
@@ -35,48 +35,67 @@ def main(argv: list[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="faceinsight", description="Ask questions about the faces in photos, offline.", epilog=EXIT_CODES,
+        prog="faceinsight",
+        description="Ask questions about the faces in photos, offline.",
+        epilog=EXIT_CODES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
+    )
     parser.add_argument("--version", action="version", version=f"faceinsight {__version__}")
     add = parser.add_subparsers(dest="command", required=True)
-    photo, photos = "a JPEG, PNG or WebP; - is standard input", "photos and folders; - is standard input"
+    _add_photo_commands(add)
+    _add_machine_commands(add)
+    return parser
 
+
+def _add_photo_commands(add: Commands) -> None:
+    """ask, describe, report, draw: what is done with photos."""
+    photo, photos = "a JPEG, PNG or WebP; - is standard input", "photos and folders; - is standard input"
     ask = add.add_parser("ask", help="ask one or more questions about a face")
     ask.add_argument("image", help=photo)
     ask.add_argument("question", nargs="+", help="each in its own quotes")
-    ask.add_argument(
-        "--face", type=_faces, metavar="N", help="1 is the largest (default); N,M compares two, all asks about each"
-    )
+    which = "1 is the largest (default); N,M compares two, all asks about each"
+    ask.add_argument("--face", type=_faces, metavar="N", help=which)
     ask.add_argument("--follow", action="store_true", help="each question follows the one before")
-    ask.set_defaults(run=commands.ask)
+    ask.set_defaults(run=photo_commands.ask)
 
     describe = add.add_parser("describe", help="each face in a few sentences")
     describe.add_argument("image", nargs="+", help=photos)
     describe.add_argument("--face", type=_faces, default=(), metavar="N", help="one face only, 1 is the largest")
-    describe.set_defaults(run=commands.describe)
+    describe.set_defaults(run=photo_commands.describe)
 
     report = add.add_parser("report", help="all enabled characteristics of every face")
     report.add_argument("image", nargs="+", help=photos)
     report.add_argument("--all", action="store_true", help="every label with state, probability and rule, a line each")
-    report.set_defaults(run=commands.report)
+    report.set_defaults(run=photo_commands.report)
 
     draw = add.add_parser("draw", help="a picture of boxes, parsing and labels")
     draw.add_argument("image", help=photo)
     draw.add_argument("question", nargs="*", help="asked about one face, answered in the picture")
     draw.add_argument("-o", "--out", type=Path, required=True, metavar="OUT.png", help="or .jpg, .webp")
     draw.add_argument("--face", type=_faces, default=(1,), metavar="N", help="which face the questions are about (1)")
-    draw.set_defaults(run=commands.draw)
+    draw.set_defaults(run=photo_commands.draw)
 
+    for command in (ask, describe, report, draw):
+        _add_device(command)
+        _add_switches(command)
+    ask.add_argument("--json", action="store_true", help="machine-readable output")
+    for command in (describe, report):
+        lines = "a list for one photo; JSON Lines, one object a photo, for several or a folder"
+        command.add_argument("--json", action="store_true", help=f"machine-readable output: {lines}")
+        command.add_argument("--jsonl", action="store_true", help="JSON Lines, also for one photo")
+
+
+def _add_machine_commands(add: Commands) -> None:
+    """info, doctor, fit, bench, bench compare, schema: what is said of this machine and this package."""
     info = add.add_parser("info", help="versions, devices, active providers, bundle, sizes")
     info.set_defaults(run=_info)
-
+    bundle = "a shipped bundle or a folder (default: nano)"
     doctor = add.add_parser("doctor", help="what is wrong with this machine's set-up, and what to do")
-    doctor.add_argument("--bundle", default="nano", metavar="B", help="a shipped bundle or a folder (default: nano)")
+    doctor.add_argument("--bundle", default="nano", metavar="B", help=bundle)
     doctor.set_defaults(run=_doctor)
 
     fit = add.add_parser("fit", help="will a bundle fit into memory? Before it is loaded")
-    fit.add_argument("bundle", nargs="?", default="nano", help="a shipped bundle or a folder (default: nano)")
+    fit.add_argument("bundle", nargs="?", default="nano", help=bundle)
     fit.add_argument("--memory", metavar="8GB", help="what it may use (default: what is available here now)")
     fit.set_defaults(run=_fit)
 
@@ -85,28 +104,25 @@ def _parser() -> argparse.ArgumentParser:
     schema.set_defaults(run=_schema, verbose=False)
 
     bench, compare = add_bench(add)
-
+    for command in (info, bench):
+        _add_device(command)
     for command in (doctor, fit, compare):
-        command.add_argument("--json", action="store_true", help="machine-readable output")
         command.add_argument("-v", "--verbose", action="store_true", help="log more")
-    for command in (ask, describe, report, draw, info, bench):
-        command.add_argument(
-            "--bundle", default="nano", metavar="B", help="a shipped bundle or a folder (default: nano)"
-        )
-        command.add_argument("--device", default="auto", choices=DEVICES)
-        command.add_argument("--threads", type=int, metavar="N", help="thread budget (default: all cores)")
-        command.add_argument("-v", "--verbose", action="store_true", help="log device choices")
-        if command not in (info, bench):
-            on, off = "groups to switch on: gender,age,race,subjective", "groups to switch off: expression"
-            command.add_argument("--allow", action="append", default=[], metavar="G,...", help=f"{on}; may be repeated")
-            command.add_argument("--deny", action="append", default=[], metavar="G,...", help=f"{off}; may be repeated")
-        if command in (describe, report):
-            lines = "a list for one photo; JSON Lines, one object a photo, for several or a folder"
-            command.add_argument("--json", action="store_true", help=f"machine-readable output: {lines}")
-            command.add_argument("--jsonl", action="store_true", help="JSON Lines, also for one photo")
-        elif command is not draw:
-            command.add_argument("--json", action="store_true", help="machine-readable output")
-    return parser
+    for command in (info, doctor, fit, bench, compare):
+        command.add_argument("--json", action="store_true", help="machine-readable output")
+
+
+def _add_device(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--bundle", default="nano", metavar="B", help="a shipped bundle or a folder (default: nano)")
+    command.add_argument("--device", default="auto", choices=DEVICES)
+    command.add_argument("--threads", type=int, metavar="N", help="thread budget (default: all cores)")
+    command.add_argument("-v", "--verbose", action="store_true", help="log device choices")
+
+
+def _add_switches(command: argparse.ArgumentParser) -> None:
+    on, off = "groups to switch on: gender,age,race,subjective", "groups to switch off: expression"
+    command.add_argument("--allow", action="append", default=[], metavar="G,...", help=f"{on}; may be repeated")
+    command.add_argument("--deny", action="append", default=[], metavar="G,...", help=f"{off}; may be repeated")
 
 
 def _faces(text: str) -> tuple[int, ...]:
@@ -131,7 +147,8 @@ def _info(args: argparse.Namespace) -> int:
 
 
 def _doctor(args: argparse.Namespace) -> int:
-    from ..diagnostics.doctor import FAIL, diagnose, gather, to_dict
+    from ..diagnostics.doctor import FAIL, diagnose, to_dict
+    from ..diagnostics.facts import gather
 
     checks = diagnose(gather(args.bundle))
     if args.json:

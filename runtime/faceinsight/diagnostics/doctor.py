@@ -1,30 +1,21 @@
 """What is wrong with this machine's set-up, by name, and what to do about it.
 
-`gather` looks (in child processes where a native library is involved), `diagnose` judges what was found and touches
-nothing.
+`facts.gather` looks, `diagnose` judges what was found and touches nothing.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import platform
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 from ..backends.llama_cpp.amx import FLAGS, verdict
 from ..backends.tensorrt.engines import OLDEST
-from ..bundle.bundle import Bundle
-from ..errors import FaceInsightError
-from ..host.child import NO_PYTHON, Probe, interpreter, probe
-from ..host.dependencies import INSTALL, installed
-from ..host.jetson import Jetson, read_jetson
-from ..host.machine import available_memory
-from ..host.offline import telemetry_off
-from .fit import estimate
-from .versions import EXPORT, ONNXRUNTIMES, RUNTIME, found_versions, numbers, too_old, untried
+from ..host.child import NO_PYTHON, interpreter
+from ..host.dependencies import INSTALL
+from .facts import Facts, gather
+from .versions import EXPORT, RUNTIME, numbers, too_old, untried
 
 OK, WARN, FAIL = "ok", "warn", "fail"
 
@@ -38,79 +29,23 @@ _LLAMA_CUDA = f'CMAKE_ARGS="-DGGML_CUDA=on{{arch}}" CUDACXX=/usr/local/cuda/bin/
 _LLAMA_AMX = f"CMAKE_ARGS=\"-DCMAKE_CXX_FLAGS='{FLAGS}'\" {_LLAMA_BUILD}"
 
 
-NOT_TRIED = Probe()
-
-
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One finding: status is ok, warn or fail; `do` is empty where nothing is to be done."""
+    """One finding.
+
+    Attributes:
+        name: what was checked.
+        status: "ok", "warn" or "fail".
+        found: what is there.
+        expected: what should be.
+        do: what mends it; "" where nothing is to be done.
+    """
 
     name: str
     status: str
     found: str
     expected: str = ""
     do: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Facts:
-    """What was seen of a machine: probes of libraries, versions of distributions, memory in bytes.
-
-    amx: where llama.cpp was compiled for it; driver: NVIDIA's kernel driver, as it names itself; need: bytes the
-    bundle takes; bundle_error: why it did not open; telemetry_off: ONNX Runtime was told to send nothing; versions: by
-    the names in versions.py.
-    """
-
-    machine: str
-    distributions: dict[str, str]
-    onnxruntime: Probe
-    llama: Probe
-    cuda: Probe
-    tensorrt: Probe
-    opencv: Probe
-    amx: Probe = NOT_TRIED
-    driver: str | None = None
-    memory: int | None = None
-    jetson: Jetson | None = None
-    bundle: str = ""
-    bundle_error: str = ""
-    need: int | None = None
-    telemetry_off: bool = True
-    versions: Mapping[str, str] = field(default_factory=dict)
-
-    @property
-    def gpu(self) -> bool:
-        """Is there a sign of an NVIDIA GPU?"""
-        return self.jetson is not None or self.cuda.found is not None or self.driver is not None
-
-    @property
-    def sm(self) -> int | None:
-        """Compute capability, if it is known."""
-        return (self.cuda.found or {}).get("sm") or (self.jetson.sm if self.jetson else None)
-
-
-def gather(bundle: str | None = "nano", *, root: Path = Path("/")) -> Facts:
-    """Look at this machine. `root`: where its /etc, /proc and /sys are."""
-    names = {n: v for n in ONNXRUNTIMES if (v := installed(n)) is not None}
-    seen = {n: probe(n) for n in ("onnxruntime", "llama", "cuda", "tensorrt", "opencv")}
-    title, error, need, model = bundle or "", "", None, ""
-    if bundle is not None:
-        try:
-            opened = Bundle.open(bundle)
-            title, need = f"{opened.manifest.name} ({opened.path})", estimate(opened, memory=0).total
-            model = str(opened.file(opened.manifest.llm.file))
-        except FaceInsightError as e:
-            error = str(e)
-    if model and (seen["llama"].found or {}).get("amx"):
-        seen["amx"] = probe("amx", model)
-    try:
-        memory = available_memory(root)
-    except FaceInsightError:
-        memory = None
-    return Facts(
-        platform.machine(), names, **seen, driver=_driver(root), memory=memory, jetson=read_jetson(root), bundle=title,
-        bundle_error=error, need=need, telemetry_off=telemetry_off(), versions=found_versions(seen),
-    )  # fmt: skip
 
 
 def diagnose(facts: Facts) -> tuple[Check, ...]:
@@ -193,9 +128,12 @@ def _distributions(f: Facts) -> Check | None:
     found = ", ".join(f"{n} {v}" for n, v in f.distributions.items())
     keep = "onnxruntime-gpu" if "onnxruntime-gpu" in f.distributions else next(iter(f.distributions))
     return Check(
-        "distributions", FAIL, f"{found}: they overwrite each other's files", "one of them",
+        "distributions",
+        FAIL,
+        f"{found}: they overwrite each other's files",
+        "one of them",
         f"pip uninstall -y {' '.join(f.distributions)} && pip install {keep}",
-    )  # fmt: skip
+    )
 
 
 def _onnxruntime(f: Facts) -> Check:
@@ -206,9 +144,11 @@ def _onnxruntime(f: Facts) -> Check:
     text = f"{version}: {', '.join(p.removesuffix('ExecutionProvider') for p in providers)}"
     if not f.gpu or "CUDAExecutionProvider" in providers:
         return Check("ONNX Runtime", OK, text)
-    do = "use device='tensorrt', or a wheel built for Jetson: docs/jetson.md" if f.jetson else (
-        "pip uninstall -y onnxruntime && pip install 'onnxruntime-gpu[cuda,cudnn]'"
-    )  # fmt: skip
+    do = (
+        "use device='tensorrt', or a wheel built for Jetson: docs/jetson.md"
+        if f.jetson
+        else ("pip uninstall -y onnxruntime && pip install 'onnxruntime-gpu[cuda,cudnn]'")
+    )
     return Check("ONNX Runtime", WARN, f"{text}; no GPU provider in this build", "CUDA beside an NVIDIA GPU", do)
 
 
@@ -233,10 +173,13 @@ def _cuda_library(f: Facts) -> Check | None:
     runtime = (f.cuda.found or {}).get("runtime")
     have = f"; the CUDA runtime found is {_dotted(runtime)}" if runtime else ""
     return Check(
-        "CUDA libraries", FAIL, f"{missing[0]} is missing{have}", f"{what}: this ONNX Runtime was built for it",
+        "CUDA libraries",
+        FAIL,
+        f"{missing[0]} is missing{have}",
+        f"{what}: this ONNX Runtime was built for it",
         "install that major version (pip install 'onnxruntime-gpu[cuda,cudnn]' brings both), or an ONNX Runtime built "
         "for yours: docs/desktop-gpu.md",
-    )  # fmt: skip
+    )
 
 
 def _cuda_kernels(f: Facts) -> Check | None:
@@ -249,10 +192,14 @@ def _cuda_kernels(f: Facts) -> Check | None:
     if "no kernel image" in run or "NoKernelImage" in run or (f.machine == "aarch64" and f.jetson is not None):
         wheel = ", ".join(map(str, WHEEL_AARCH64))
         return Check(
-            "CUDA kernels", FAIL, f"none for this GPU (sm_{f.sm}): {run}", "an ONNX Runtime with kernels for it",
+            "CUDA kernels",
+            FAIL,
+            f"none for this GPU (sm_{f.sm}): {run}",
+            "an ONNX Runtime with kernels for it",
             f"the aarch64 wheel on PyPI has sm {wheel} only, not Orin (87) nor Thor (110): docs/jetson.md"
-            if f.machine == "aarch64" else "install a newer onnxruntime-gpu, or one built for this GPU",
-        )  # fmt: skip
+            if f.machine == "aarch64"
+            else "install a newer onnxruntime-gpu, or one built for this GPU",
+        )
     do = "check the driver with nvidia-smi; docs/desktop-gpu.md"
     return Check("CUDA kernels", FAIL, run, "y = x + x runs on the GPU", do)
 
@@ -288,9 +235,11 @@ def _tensorrt(f: Facts) -> Check | None:
         return None
     absent = "No module named" in (f.tensorrt.error or "")
     if absent:
-        do = "sudo apt install python3-libnvinfer, in a venv with --system-site-packages" if f.jetson else (
-            "pip install 'tensorrt>=10.3', if you want device='tensorrt'"
-        )  # fmt: skip
+        do = (
+            "sudo apt install python3-libnvinfer, in a venv with --system-site-packages"
+            if f.jetson
+            else ("pip install 'tensorrt>=10.3', if you want device='tensorrt'")
+        )
     else:
         do = "its CUDA major must be one that the driver supports: nvidia-smi shows it; docs/desktop-gpu.md"
     return Check("TensorRT", WARN, f.tensorrt.error or "", f"{oldest} or newer", do)
@@ -313,36 +262,37 @@ def _jetson(f: Facts) -> tuple[Check, ...]:
         return ()
     old = numbers(j.l4t) < (36,)
     release = Check(
-        "L4T release", FAIL if old else OK, f"{j.l4t} ({j.model})", "36.4 (JetPack 6.2) or 39.2 (JetPack 7.2)",
+        "L4T release",
+        FAIL if old else OK,
+        f"{j.l4t} ({j.model})",
+        "36.4 (JetPack 6.2) or 39.2 (JetPack 7.2)",
         "JetPack 5 and older are not supported: flash JetPack 6.2 or newer" if old else "",
-    )  # fmt: skip
+    )
     full = j.mode is None or "MAXN" in j.mode.upper()
     power = Check(
-        "power mode", OK if full else WARN, j.mode or "not readable", "MAXN, for speed",
+        "power mode",
+        OK if full else WARN,
+        j.mode or "not readable",
+        "MAXN, for speed",
         "" if full else "sudo nvpmodel -p --verbose lists the modes, sudo nvpmodel -m N sets one",
-    )  # fmt: skip
+    )
     if j.gpu_hz is None:
         return release, power
     now, most = (hz / 1e6 for hz in j.gpu_hz)
     locked = j.gpu_min_hz == j.gpu_hz[1]
     clocks = Check(
-        "GPU clock", OK if locked else WARN, f"{now:.0f} of {most:.0f} MHz, {'held' if locked else 'it varies'}",
-        "held at its maximum while measuring", "" if locked else "sudo jetson_clocks",
-    )  # fmt: skip
+        "GPU clock",
+        OK if locked else WARN,
+        f"{now:.0f} of {most:.0f} MHz, {'held' if locked else 'it varies'}",
+        "held at its maximum while measuring",
+        "" if locked else "sudo jetson_clocks",
+    )
     return release, power, clocks
 
 
 def _dotted(cuda: int) -> str:
     """12060 -> "12.6" """
     return f"{cuda // 1000}.{cuda % 1000 // 10}"
-
-
-def _driver(root: Path) -> str | None:
-    try:
-        line = (root / "proc/driver/nvidia/version").read_text().splitlines()[0]
-    except (OSError, IndexError):
-        return None
-    return line.removeprefix("NVRM version:").strip()
 
 
 def to_dict(checks: tuple[Check, ...]) -> dict[str, Any]:

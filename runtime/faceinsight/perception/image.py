@@ -20,8 +20,11 @@ MAX_PIXELS = 16_000_000
 MAX_BYTES = 128_000_000
 #: What OpenCV is told, by how much libjpeg reduces a picture's width and height on the way.
 _FLAGS = {
-    1: cv2.IMREAD_COLOR, 2: cv2.IMREAD_REDUCED_COLOR_2, 4: cv2.IMREAD_REDUCED_COLOR_4, 8: cv2.IMREAD_REDUCED_COLOR_8,
-}  # fmt: skip
+    1: cv2.IMREAD_COLOR,
+    2: cv2.IMREAD_REDUCED_COLOR_2,
+    4: cv2.IMREAD_REDUCED_COLOR_4,
+    8: cv2.IMREAD_REDUCED_COLOR_8,
+}
 
 #: Also a file that is open for reading bytes, and what lends its pixels as Pillow's images do.
 ImageSource = str | os.PathLike[str] | bytes | bytearray | memoryview | NDArray[np.uint8] | BinaryIO

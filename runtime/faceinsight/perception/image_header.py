@@ -14,9 +14,13 @@ MAX_SCANS = 64
 _MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]", re.DOTALL)
 #: Brands in the first box of files of the ISO base media format.
 _BRANDS = {
-    b"heic": "HEIC, as iPhones save it", b"heix": "HEIC, as iPhones save it", b"mif1": "HEIF", b"msf1": "HEIF",
-    b"avif": "AVIF", b"avis": "AVIF",
-}  # fmt: skip
+    b"heic": "HEIC, as iPhones save it",
+    b"heix": "HEIC, as iPhones save it",
+    b"mif1": "HEIF",
+    b"msf1": "HEIF",
+    b"avif": "AVIF",
+    b"avis": "AVIF",
+}
 #: Bytes of a lost block, as storage and downloads leave it: never read, or erased flash.
 _HOLES = (bytes(64), b"\xff" * 64)
 

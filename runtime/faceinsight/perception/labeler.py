@@ -91,11 +91,16 @@ class Labeler:
                 states[max(free, key=lambda i: float(probability[i]))] = UNSURE
         return tuple(
             Label(
-                c.name, c.phrase, c.group, None if hidden[i] else round(float(probability[i]), 4), STATES[states[i]],
-                c.region, changed.get(c.name),
+                c.name,
+                c.phrase,
+                c.group,
+                None if hidden[i] else round(float(probability[i]), 4),
+                STATES[states[i]],
+                c.region,
+                changed.get(c.name),
             )
             for i, c in enumerate(self._specs)
-        )  # fmt: skip
+        )
 
     def _state(self, i: int, value: bool, probability: float, changed: bool, poor: bool) -> int:
         """What its own evidence allows to be claimed; of a label that a rule turned round, nothing."""

@@ -11,14 +11,13 @@ import hashlib
 import logging
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from ...bundle.gguf_header import GgufHeader
 from ...host.child import Probe, probe, say
 from ...host.machine import cache_folder, cores
-from ..device import Device
 from .model import Llm
 
 log = logging.getLogger(__name__)
@@ -28,6 +27,11 @@ FLAGS = "-fno-dse -fno-tree-dse"
 #: Largest difference of logits with and without AMX, of the largest logit: both round to 8 bits, in another order.
 TOLERANCE = 0.05
 _WORKS, _FAILS = "works", "fails"
+
+
+class _Cpu(NamedTuple):
+    threads: int
+    llm_on_gpu: bool = False
 
 
 @cache
@@ -75,7 +79,7 @@ def trial(model: Path) -> dict[str, Any]:
     width = GgufHeader.read(model).number("embedding_length")
     logits = []
     for amx in (False, True):
-        llm = Llm(model, Device("cpu", False, cores()), n_embd=width, n_ctx=64, repack=amx)
+        llm = Llm(model, _Cpu(cores()), n_embd=width, n_ctx=64, repack=amx)
         at = llm.decode([list(range(100, 140))], 0)
         llm.decode([[100]], at)
         logits.append(llm.logits().copy())

@@ -6,14 +6,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..device import Device
 from .amx import works
 from .bindings import import_llama, uses_amx
-from .model import Llm
+from .model import Llm, Placement
 
 
 def load_llm(
-    path: Path, device: Device, *, n_embd: int, n_ctx: int, parameters: Mapping[str, Any] | None = None
+    path: Path, device: Placement, *, n_embd: int, n_ctx: int, parameters: Mapping[str, Any] | None = None
 ) -> Llm:
     """A loaded GGUF, its weights repacked for this CPU unless AMX is there and this build's kernels for it fail.
 

@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from ...errors import BundleError, FaceInsightError, MemoryShortError, QuestionError, RequestError
 from ...host.forks import never_freed, starts_threads
 from ...host.memory import room
-from ..device import Device
 from .bindings import import_llama, llama_version, set_params, silence_log
 from .embeddings import Embeddings
 from .threads import Threads
@@ -28,6 +27,20 @@ MAX_PARALLEL_SEQS = 16
 N_UBATCH = 256
 #: Context parameters for comparing with a reference: float32 KV cache and plain attention; slower and larger.
 EXACT = {"type_k": 0, "type_v": 0, "flash_attn_type": 0}
+
+
+class Placement(Protocol):
+    """Where the LLM runs; `backends.device.Device` is one."""
+
+    @property
+    def threads(self) -> int:
+        """Threads for what runs on the CPU."""
+        ...
+
+    @property
+    def llm_on_gpu(self) -> bool:
+        """Do the layers go to the GPU?"""
+        ...
 
 
 class Llm:
@@ -47,7 +60,7 @@ class Llm:
     def __init__(
         self,
         path: Path,
-        device: Device,
+        device: Placement,
         *,
         n_embd: int,
         n_ctx: int,
@@ -102,14 +115,15 @@ class Llm:
             raise BundleError(f"{path.name} has embedding width {found}, the manifest says {n_embd}")
         return model
 
-    def _context_params(self, device: Device) -> dict[str, Any]:
+    def _context_params(self, device: Placement) -> dict[str, Any]:
         params = dict.fromkeys(("n_ctx", "n_batch", "n_ubatch"), self.n_ctx)
         if not device.llm_on_gpu:
             # On a CPU, flash attention wins by little where many tokens go in at once, and loses by far where fewer
             # than 64 do, as in a question. Without it, large batches take memory (benchmarks/settings.py).
             params |= {
-                "flash_attn_type": self._c.LLAMA_FLASH_ATTN_TYPE_DISABLED, "n_ubatch": min(self.n_ctx, N_UBATCH),
-            }  # fmt: skip
+                "flash_attn_type": self._c.LLAMA_FLASH_ATTN_TYPE_DISABLED,
+                "n_ubatch": min(self.n_ctx, N_UBATCH),
+            }
         params |= dict.fromkeys(("n_threads", "n_threads_batch"), device.threads)
         # Parallel sequences share the cells of what they have in common.
         return params | {"n_seq_max": 1 + MAX_PARALLEL_SEQS, "kv_unified": True}

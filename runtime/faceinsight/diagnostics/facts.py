@@ -1,0 +1,111 @@
+"""What was found on this machine: the facts that `doctor` judges, gathered without judging.
+
+Native libraries are looked at in child processes.
+"""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ..bundle.bundle import Bundle
+from ..errors import FaceInsightError
+from ..host.child import Probe, probe
+from ..host.dependencies import installed
+from ..host.jetson import Jetson, read_jetson
+from ..host.machine import available_memory
+from ..host.offline import telemetry_off
+from .fit import estimate
+from .versions import ONNXRUNTIMES, found_versions
+
+NOT_TRIED = Probe()
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What was found on a machine.
+
+    Attributes:
+        machine: the CPU's architecture, as platform.machine names it.
+        distributions: the ONNX Runtimes that pip installed, and their versions.
+        onnxruntime: what a child process found out about ONNX Runtime; likewise llama, cuda, tensorrt, opencv.
+        amx: whether llama.cpp's AMX kernels work, where it was compiled for them.
+        driver: NVIDIA's kernel driver, as it names itself.
+        memory: bytes available.
+        jetson: the board, if it is one.
+        bundle: the bundle's name and folder.
+        bundle_error: why it did not open.
+        need: bytes that the bundle takes.
+        telemetry_off: ONNX Runtime was told to send nothing.
+        versions: by the names in versions.py.
+    """
+
+    machine: str
+    distributions: dict[str, str]
+    onnxruntime: Probe
+    llama: Probe
+    cuda: Probe
+    tensorrt: Probe
+    opencv: Probe
+    amx: Probe = NOT_TRIED
+    driver: str | None = None
+    memory: int | None = None
+    jetson: Jetson | None = None
+    bundle: str = ""
+    bundle_error: str = ""
+    need: int | None = None
+    telemetry_off: bool = True
+    versions: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def gpu(self) -> bool:
+        """Is there a sign of an NVIDIA GPU?"""
+        return self.jetson is not None or self.cuda.found is not None or self.driver is not None
+
+    @property
+    def sm(self) -> int | None:
+        """Compute capability, if it is known."""
+        return (self.cuda.found or {}).get("sm") or (self.jetson.sm if self.jetson else None)
+
+
+def gather(bundle: str | None = "nano", *, root: Path = Path("/")) -> Facts:
+    """Look at this machine. `root`: where its /etc, /proc and /sys are."""
+    names = {n: v for n in ONNXRUNTIMES if (v := installed(n)) is not None}
+    probes = {n: probe(n) for n in ("onnxruntime", "llama", "cuda", "tensorrt", "opencv")}
+    title, error, need, model = bundle or "", "", None, ""
+    if bundle is not None:
+        try:
+            opened = Bundle.open(bundle)
+            title, need = f"{opened.manifest.name} ({opened.path})", estimate(opened, memory=0).total
+            model = str(opened.file(opened.manifest.llm.file))
+        except FaceInsightError as e:
+            error = str(e)
+    if model and (probes["llama"].found or {}).get("amx"):
+        probes["amx"] = probe("amx", model)
+    try:
+        memory = available_memory(root)
+    except FaceInsightError:
+        memory = None
+    return Facts(
+        platform.machine(),
+        names,
+        **probes,
+        driver=_driver(root),
+        memory=memory,
+        jetson=read_jetson(root),
+        bundle=title,
+        bundle_error=error,
+        need=need,
+        telemetry_off=telemetry_off(),
+        versions=found_versions(probes),
+    )
+
+
+def _driver(root: Path) -> str | None:
+    try:
+        line = (root / "proc/driver/nvidia/version").read_text().splitlines()[0]
+    except (OSError, IndexError):
+        return None
+    return line.removeprefix("NVRM version:").strip()
