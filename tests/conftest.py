@@ -8,6 +8,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import tiny_bundle as tiny_bundles
 from numpy.typing import NDArray
 
 from faceinsight import Face, FaceInsight
@@ -30,4 +31,22 @@ def insight() -> Iterator[FaceInsight]:
 @pytest.fixture(scope="session")
 def face(insight: FaceInsight) -> Face:
     (found,) = insight.perceive(PHOTO)
+    return found
+
+
+@pytest.fixture(scope="session")
+def tiny_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a bundle of random weights (tiny_bundle.py)."""
+    return tiny_bundles.make(tmp_path_factory.mktemp("bundles") / "tiny")
+
+
+@pytest.fixture(scope="session")
+def tiny(tiny_bundle: Path) -> Iterator[FaceInsight]:
+    with FaceInsight.load(tiny_bundle, device="cpu") as loaded:
+        yield loaded
+
+
+@pytest.fixture(scope="session")
+def tiny_face(tiny: FaceInsight) -> Face:
+    (found,) = tiny.perceive(PHOTO)
     return found

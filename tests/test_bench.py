@@ -539,7 +539,7 @@ def test_a_gpu_run_on_the_cpu_is_refused(tmp_path: Path, monkeypatch, capsys):
     cpu = Device("cpu", False, 1)
     gpu = Device("cuda", False, 1, strict=False)
     monkeypatch.setattr(Device, "resolve", classmethod(lambda cls, name, threads=None: gpu))
-    monkeypatch.setattr(Device, "session", lambda self, model: cpu._onnxruntime(model))
+    monkeypatch.setattr(Device, "session", lambda self, model: cpu._on_onnxruntime(model))
     out = tmp_path / "out"
     assert main(["bench", str(PHOTO), "--device", "cuda", "--rounds", "1", "--out", str(out)]) == 1
     captured = capsys.readouterr()

@@ -36,7 +36,7 @@ def test_boxes_without_size_or_off_the_photo_are_dropped(insight: FaceInsight, p
             return 1, rows.copy()
 
     monkeypatch.setattr(detector, "_net", Net())
-    (found,) = detector(photo)
+    (found,) = detector.detect(photo)
     assert found.box == (10, 10, 40, 50)
 
 
@@ -99,7 +99,7 @@ def looked_at(insight: FaceInsight, image: NDArray[np.uint8], monkeypatch) -> tu
 
     with monkeypatch.context() as patch:
         patch.setattr(detector, "_net", Counted())
-        return len(detector(image)), sum(pixels)
+        return len(detector.detect(image)), sum(pixels)
 
 
 def test_where_nothing_else_is_no_closer_look_is_taken(insight: FaceInsight, photo, alone, monkeypatch):

@@ -23,7 +23,7 @@ from faceinsight.backends.probes import tiny_model
 from faceinsight.backends.session import CheckedSession
 from faceinsight.backends.tensorrt import engines
 from faceinsight.backends.tensorrt.cudart import Cuda
-from faceinsight.backends.tensorrt.engines import BuildingSession, EngineCache, Target, key_of
+from faceinsight.backends.tensorrt.engines import EngineCache, LazyEngineSession, Target, key_of
 from faceinsight.backends.tensorrt.rewrite import for_tensorrt
 from faceinsight.backends.tensorrt.session import SHAPES, TensorRtSession
 from faceinsight.bundle.bundle import Bundle
@@ -98,7 +98,7 @@ def test_an_unknown_free_axis_is_named(model: Path, tmp_path: Path):
     proto = onnx.load(model)
     proto.graph.input[0].type.tensor_type.shape.dim[0].dim_param = "frames"
     onnx.save(proto, tmp_path / "f.onnx")
-    with pytest.raises(DeviceError, match=r"free axis 'frames'; expected one of batch, count, length"):
+    with pytest.raises(DeviceError, match=r"dynamic axis 'frames'; expected one of batch, count, length"):
         key_of(tmp_path / "f.onnx", ORIN)
 
 
@@ -278,7 +278,7 @@ def test_answers_come_from_the_fallback_until_the_plan_is_there(trt, caplog):
         return b"plan"
 
     opens = functools.partial(TensorRtSession, name="m", trt=trt, cuda=trt.FakeCuda())
-    session = BuildingSession("m", Doubling(), make, opens=opens)
+    session = LazyEngineSession("m", Doubling(), make, opens=opens)
     x = np.ones((1, 2), np.float32)
     assert session.get_providers() == ["CUDAExecutionProvider"]
     assert (session.run(["y"], {"x": x})[0] == 2).all()
@@ -294,7 +294,7 @@ def test_a_failed_background_build_stays_on_the_fallback_and_says_why(caplog):
     def make():
         raise DeviceError("no such operator")
 
-    session = BuildingSession("m", Doubling(), make)
+    session = LazyEngineSession("m", Doubling(), make)
     x = np.ones((1, 2), np.float32)
     session.run(["y"], {"x": x})
     session.wait()

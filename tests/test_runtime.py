@@ -147,6 +147,17 @@ def test_questions_pick_their_findings(insight, face):
     assert about("Is she a woman?") == set()
 
 
+def test_the_llm_chooses_what_it_would_say(insight, face):
+    smiling, hair, glasses = insight.choose(
+        face, ["Is she smiling?", "What color is the hair?", "Is she wearing glasses?"]
+    )
+    assert smiling.probabilities["Yes"] > 0.9
+    assert glasses.probabilities["No"] > 0.9
+    assert hair.coverage < 0.1 < 0.6 < smiling.coverage
+    with pytest.raises(PolicyError, match="identity"):
+        insight.choose(face, ["Who is this?"], ("man", "woman"))
+
+
 def test_a_long_list_of_findings_leaves_out_what_is_absent(insight, face):
     about = insight.questions.label_ids("Describe this face.")
     given = insight.questions.findings(face, about)

@@ -93,7 +93,7 @@ def test_values_speak_for_themselves(insight, face: Face):
 def test_no_number_that_is_not_finite_leaves(insight, face: Face, number: float):
     spoilt: list[Callable[[], Report | Label | Face]] = [
         lambda: dataclasses.replace(insight.report(face), box=(0.0, 0.0, number, 1.0)),
-        lambda: dataclasses.replace(insight.report(face), regions={"hair": number}),
+        lambda: dataclasses.replace(insight.report(face), areas={"hair": number}),
         lambda: dataclasses.replace(face.labels[0], probability=number),
         lambda: dataclasses.replace(face, landmarks=np.full((5, 2), number, np.float32)),
     ]

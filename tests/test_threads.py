@@ -16,8 +16,8 @@ from faceinsight.perception.image import load_image
 
 
 @pytest.fixture(scope="module")
-def shared():
-    with FaceInsight.load("nano", device="cpu", threads=1) as fi:
+def shared(tiny_bundle):
+    with FaceInsight.load(tiny_bundle, device="cpu", threads=1) as fi:
         yield fi
 
 
@@ -90,8 +90,8 @@ def test_a_stream_that_was_overtaken_does_not_touch_the_other_conversation(share
     assert language.llm.n_past == positions[0]
 
 
-def test_closing_waits_for_no_answer_and_breaks_none(photo):
-    fi = FaceInsight.load("nano", device="cpu", threads=1)
+def test_closing_waits_for_no_answer_and_breaks_none(photo, tiny_bundle):
+    fi = FaceInsight.load(tiny_bundle, device="cpu", threads=1)
     face = fi.perceive(photo)[0]
 
     def talk() -> str:

@@ -13,7 +13,7 @@ from ..errors import BundleError, FaceInsightError
 
 @dataclass(frozen=True, slots=True)
 class TensorInfo:
-    """An input or output of a graph; a free axis is None (or, from ONNX Runtime, its name)."""
+    """An input or output of a graph; a dynamic axis is None (or, from ONNX Runtime, its name)."""
 
     name: str
     shape: tuple[Any, ...]
@@ -45,6 +45,17 @@ class CheckedSession:
     def __init__(
         self, session: Session, name: str, inputs: dict[str, tuple[Any, ...]], outputs: dict[str, tuple[Any, ...]]
     ) -> None:
+        """Check a session.
+
+        Args:
+            session: what runs the graph.
+            name: of its file, for errors.
+            inputs: name -> shape as the manifest has it; a dynamic axis is None.
+            outputs: the same.
+
+        Raises:
+            BundleError: an input or output is missing, or of another shape.
+        """
         self._session = session
         self.name = name
         self._outputs = list(outputs)
@@ -60,6 +71,7 @@ class CheckedSession:
                     raise BundleError(f"{name}: {kind} {key!r} has shape {found[key]}, the manifest says {shape}")
 
     def __call__(self, **inputs: NDArray[Any]) -> list[NDArray[Any]]:
+        """Run the graph: outputs in the order in which they were named. Raises FaceInsightError."""
         try:
             return self._session.run(self._outputs, inputs)
         except Exception as e:

@@ -79,9 +79,13 @@ def compare(a: Result, b: Result, *, threshold: float = 0.10, anyway: bool = Fal
     """Medians of every step, peak memory and J per answer of two runs.
 
     Args:
+        a: the earlier run.
+        b: the later one.
         threshold: 0.1 is 10 %.
         anyway: compare runs of different machines or settings too, with a warning.
-    Raises RequestError where the two were not measured alike, or have nothing in common.
+
+    Raises:
+        RequestError: the two were not measured alike, or have nothing in common.
     """
     if not 0 < threshold < 100:
         raise RequestError(f"threshold {threshold}; expected more than 0, e.g. 0.10 for 10 %")

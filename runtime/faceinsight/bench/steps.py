@@ -27,6 +27,7 @@ class Stopwatch:
     """Milliseconds by step, in the order of their first use."""
 
     def __init__(self) -> None:
+        """Start with nothing measured."""
         self._ms: dict[tuple[str, str], list[float]] = {}
 
     @contextmanager

@@ -50,14 +50,14 @@ TENSOR_DIMS, TENSOR_TYPE, TENSOR_NAME, TENSOR_RAW = 1, 2, 8, 9
 
 @dataclass(frozen=True, slots=True)
 class Value:
-    """A tensor: its name, element type (onnx.TensorProto.DataType) and shape; a free axis by its name."""
+    """A tensor: its name, element type (onnx.TensorProto.DataType) and shape; a dynamic axis by its name."""
 
     name: str
     kind: int
     shape: tuple[int | str, ...]
 
     def bytes(self, axes: dict[str, int]) -> int:
-        """Size with these lengths of the free axes ("2*batch" is worked out; an axis that is not known is 1)."""
+        """Size with these lengths of the dynamic axes ("2*batch" is worked out; an axis that is not known is 1)."""
         count = math.prod(d if isinstance(d, int) else _length(d, axes) for d in self.shape)
         return count * BITS.get(self.kind, 32) // 8
 

@@ -291,7 +291,7 @@ def _jetson(f: Facts) -> tuple[Check, ...]:
 
 
 def _dotted(cuda: int) -> str:
-    """12060 -> "12.6" """
+    """CUDA's version number 12060 as "12.6"."""
     return f"{cuda // 1000}.{cuda % 1000 // 10}"
 
 

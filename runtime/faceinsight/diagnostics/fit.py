@@ -174,7 +174,7 @@ def weights(graph: OnnxFile, *, onnxruntime: tuple[int, ...] = ()) -> tuple[int,
 
 
 def activations(graph: OnnxFile, axes: dict[str, int]) -> int:
-    """Peak bytes of the tensors alive at once, run in the file's order, with these lengths of the free axes."""
+    """Peak bytes of the tensors alive at once, run in the file's order, with these lengths of the dynamic axes."""
     folded = {name for n in graph.narrow() for name in n.made}
     sizes = {name: v.bytes(axes) for name, v in graph.values.items() if name not in folded}
     last = {name: at for at, node in enumerate(graph.nodes) for name in node.inputs}
@@ -193,7 +193,7 @@ def measure_floor() -> int:
 
 
 def parse_memory(text: str) -> int:
-    """ "8GB", "7.4 GiB", "512MB" -> bytes. Raises RequestError."""
+    """Bytes of a size such as "8GB", "7.4 GiB" or "512MB". Raises RequestError."""
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*", text)
     if not match or match[2].upper() not in _UNITS:
         raise RequestError(f"memory {text!r}; expected a number and a unit, e.g. 8GB, 7.4GiB or 512MB")

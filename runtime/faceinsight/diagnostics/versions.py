@@ -109,5 +109,5 @@ def untried(versions: Mapping[str, str]) -> list[str]:
 
 
 def numbers(version: str) -> tuple[int, ...]:
-    """ "4.10.0.84" -> (4, 10, 0, 84)"""
+    """The numbers of a version: "4.10.0.84" -> (4, 10, 0, 84)."""
     return tuple(int(n) for n in re.findall(r"\d+", version))

@@ -47,6 +47,7 @@ class OwnLock:
     """Call it for a lock among the threads of the process that made it; in a fork of that process it raises."""
 
     def __init__(self) -> None:
+        """Of this process."""
         self._lock, self._process = threading.RLock(), os.getpid()
         _locks.add(self)
 

@@ -62,7 +62,7 @@ def _release(root: Path) -> str | None:
 
 
 def _mode(root: Path) -> str | None:
-    """nvpmodel keeps the number of its mode in a status file, and the modes' names in its configuration."""
+    """The nvpmodel keeps the number of its mode in a status file, and the modes' names in its configuration."""
     status = re.search(r"pmode:(\d+)", read_text(root / "var/lib/nvpmodel/status") or "")
     if status is None:
         return None

@@ -70,6 +70,7 @@ class ClaimChecker:
     """Reads claims about the characteristics of a bundle, and checks them against labels."""
 
     def __init__(self, characteristics: Sequence[CharacteristicSpec]) -> None:
+        """For the words by which these characteristics are spoken of."""
         # The longest wording first: "black hair" is hair before it is black.
         words = [(m.lower(), c) for c in characteristics for m in c.mentions]
         words += [(d.lower(), c) for c in characteristics for d in c.denials]

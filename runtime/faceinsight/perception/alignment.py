@@ -18,6 +18,7 @@ def similarity(source: NDArray[np.float32], target: NDArray[np.float32]) -> NDAr
     Args:
         source: (K,2) points in pixels.
         target: (K,2) points where they should go.
+
     Returns:
         (2,3) matrix mapping source to target.
     """

@@ -63,6 +63,17 @@ class FaceDetector:
     def __init__(
         self, model: Path, *, score_threshold: float = 0.7, nms_threshold: float = 0.3, sides: tuple[int, ...] = (640,)
     ) -> None:
+        """Open YuNet in OpenCV.
+
+        Args:
+            model: its ONNX file.
+            score_threshold: least confidence of a face, 0..1.
+            nms_threshold: overlap (IoU) above which two boxes are one face.
+            sides: longer sides, in pixels, at which a photo is tried until a face is found.
+
+        Raises:
+            BundleError: OpenCV cannot load the file.
+        """
         try:
             with _no_warnings():
                 self._net: Any = cv2.FaceDetectorYN.create(

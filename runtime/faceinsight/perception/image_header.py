@@ -133,7 +133,7 @@ def _zeros_are_smooth(scan: bytes, firsts: dict[int, int]) -> bool:
 
 
 def _check_whole(data: bytes, begin: int, end: int, smooth: bool, name: str) -> None:
-    """libjpeg makes up what is lost and warns at most."""
+    """What libjpeg makes up what is lost and warns at most."""
     for hole in _HOLES[1:] if smooth else _HOLES:
         if (at := data.find(hole, begin, end)) >= 0:
             raise ImageError(f"{name}: a stretch of the JPEG is lost (byte {at:,} on); get the file again")

@@ -45,6 +45,7 @@ class Labeler:
     def __init__(
         self, characteristics: Sequence[CharacteristicSpec], rules: Sequence[RuleSpec], *, soft_weight: float = 0.0
     ) -> None:
+        """For these characteristics; soft_weight: what breaking a soft rule costs, in calibrated logits."""
         self._specs = tuple(characteristics)
         names = [c.name for c in self._specs]
         self._slope, self._shift = np.array([c.calibration for c in self._specs]).reshape(-1, 2).T

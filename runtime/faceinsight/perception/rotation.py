@@ -32,6 +32,7 @@ def unturn(width: int, height: int, turns: int, corner: tuple[int, int]) -> NDAr
 
 
 def points(given: NDArray[np.float32], matrix: NDArray[np.float64]) -> NDArray[np.float32]:
+    """Points (N,2) after a quarter turn (2,3)."""
     return np.asarray(given @ matrix[:, :2].T + matrix[:, 2], np.float32)
 
 

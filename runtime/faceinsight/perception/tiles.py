@@ -63,6 +63,7 @@ def shrunk(image: Image, width: int, height: int) -> Image:
 
 
 def cut(image: Image, window: Window) -> Image:
+    """The part of an image (H,W,3) in a window (x, y, width, height)."""
     x, y, w, h = window
     return image[y : y + h, x : x + w]
 

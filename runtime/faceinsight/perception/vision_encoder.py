@@ -17,6 +17,7 @@ class VisionEncoder:
     """Encodes a face's picture once; its image tokens are kept in `cache`."""
 
     def __init__(self, spec: VisionSpec, session: Session, cache: FaceCache) -> None:
+        """On a session of the graph, with a cache for the image tokens of earlier faces."""
         self._spec = spec
         shape = (None, 3, spec.size, spec.size)
         outputs = {"image_tokens": (None, spec.image_tokens, spec.width)}

@@ -26,7 +26,7 @@ class Embeddings:
     """Rows of `token_embd.weight` as llama.cpp itself reads them, from the file: only pages in use are in memory."""
 
     def __init__(self, table: NDArray[Any], kind: int) -> None:
-        """table (tokens, blocks of a row)."""
+        """Of a table (tokens, blocks of a row) of this ggml type."""
         self._table, self._kind = table, kind
 
     @classmethod

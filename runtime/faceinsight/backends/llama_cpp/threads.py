@@ -21,6 +21,7 @@ class Threads:
     """
 
     def __init__(self, budget: int) -> None:
+        """Of at most `budget` threads."""
         self.choices = [max(1, budget >> i) for i in range(budget.bit_length())]
         self._best = self._tried = self._last = 0
         self._usual: float | None = None

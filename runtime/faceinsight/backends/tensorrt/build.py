@@ -31,26 +31,32 @@ def build(
     model: Path,
     sha256: str,
     profile: Mapping[str, tuple[Shape, Shape, Shape]],
-    timing: Path,
+    timing_cache_in: Path,
     out: Path,
-    timings: Path,
+    timing_cache_out: Path,
     progress: Callable[[str], None],
 ) -> None:
-    """Write the plan to `out` and kernel timings to `timings`, starting from those in `timing` if it exists.
+    """Build an engine in a child process.
 
     Args:
-        model: the ONNX file; it must still have this sha256.
-        profile: input -> least, most usual and most shape.
-        progress: takes a line now and then.
-    Raises DeviceError with TensorRT's reason, or how the child ended.
+        model: the ONNX file.
+        sha256: that it must still have.
+        profile: input -> (min, opt, max) shape.
+        timing_cache_in: kernel timings of earlier builds, if the file exists.
+        out: where the serialized engine (the plan) is written.
+        timing_cache_out: where the kernel timings are written.
+        progress: called with a line now and then.
+
+    Raises:
+        DeviceError: with TensorRT's reason, or how the child ended.
     """
     request = {
         "model": str(model),
         "sha256": sha256,
         "profile": dict(profile),
-        "timing": str(timing),
+        "timing_cache_in": str(timing_cache_in),
         "out": str(out),
-        "timings": str(timings),
+        "timing_cache_out": str(timing_cache_out),
     }
     python = interpreter()
     if python is None:
@@ -104,8 +110,8 @@ def build_here(request: dict[str, Any], trt: Any, say: Callable[[str], None]) ->
     for name, shapes in request["profile"].items():
         profile.set_shape(name, *(tuple(s) for s in shapes))
     config.add_optimization_profile(profile)
-    timing = Path(request["timing"])
-    cache = config.create_timing_cache(timing.read_bytes() if timing.is_file() else b"")
+    timings = Path(request["timing_cache_in"])
+    cache = config.create_timing_cache(timings.read_bytes() if timings.is_file() else b"")
     config.set_timing_cache(cache, ignore_mismatch=False)
     config.progress_monitor = _monitor(trt, say)
     plan = builder.build_serialized_network(network, config)
@@ -113,7 +119,7 @@ def build_here(request: dict[str, Any], trt: Any, say: Callable[[str], None]) ->
         raise RuntimeError(f"TensorRT {trt.__version__} made no plan; its messages are above")
     _write(Path(request["out"]), plan)
     if (cache := config.get_timing_cache()) is not None:
-        _write(Path(request["timings"]), cache.serialize())
+        _write(Path(request["timing_cache_out"]), cache.serialize())
 
 
 def _monitor(trt: Any, say: Callable[[str], None]) -> Any:

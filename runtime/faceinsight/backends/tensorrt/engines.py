@@ -33,7 +33,7 @@ log = logging.getLogger(__name__)
 
 #: What TensorRT 10.3 (JetPack 6) to 11 have in common is what is used here.
 OLDEST = (10, 3)
-#: Free axes by the name the exporter gives them (least, most usual, most): faces, characteristics, tokens.
+#: Dynamic axes by the name the exporter gives them (min, opt, max): faces, characteristics, tokens.
 AXES = {"batch": (1, 1, 8), "count": (1, 64, 256), "length": (1, 16, 512)}
 #: Networks are strongly typed: they compute in the types the graph states, float32 with TensorRT's default TF32.
 PRECISION = f"strongly typed, tf32, rewrite {REWRITE}"
@@ -52,7 +52,7 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class EngineKey:
-    """Everything a plan depends on. `profile`: name and (least, most usual, most) shape of each input."""
+    """Everything a plan depends on. `profile`: name and (min, opt, max) shape of each input."""
 
     onnx_sha256: str
     target: Target
@@ -82,7 +82,7 @@ def target() -> Target:
 
 
 def key_of(model: Path, where: Target) -> EngineKey:
-    """The key of an ONNX model's plan on a device. Raises BundleError, DeviceError for an unknown free axis."""
+    """The key of an ONNX model's plan on a device. Raises BundleError, DeviceError for an unknown dynamic axis."""
     profile = tuple((v.name, _shapes(v)) for v in OnnxFile.read(model).inputs)
     return EngineKey(hashlib.sha256(model.read_bytes()).hexdigest(), where, PRECISION, profile)
 
@@ -90,9 +90,9 @@ def key_of(model: Path, where: Target) -> EngineKey:
 def _shapes(value: Value) -> tuple[Shape, Shape, Shape]:
     unknown = [d for d in value.shape if isinstance(d, str) and d not in AXES]
     if unknown:
-        raise DeviceError(f"input {value.name!r} has a free axis {unknown[0]!r}; expected one of {', '.join(AXES)}")
-    low, usual, high = (tuple(d if isinstance(d, int) else AXES[d][i] for d in value.shape) for i in range(3))
-    return low, usual, high
+        raise DeviceError(f"input {value.name!r} has a dynamic axis {unknown[0]!r}; expected one of {', '.join(AXES)}")
+    low, opt, high = (tuple(d if isinstance(d, int) else AXES[d][i] for d in value.shape) for i in range(3))
+    return low, opt, high
 
 
 class EngineCache:
@@ -125,14 +125,14 @@ class EngineCache:
                 left.unlink()
             # Timings of kernels are shared by all models of one TensorRT on one GPU.
             name = hashlib.sha256(json.dumps(asdict(key.target)).encode()).hexdigest()[:32]
-            timing = self.folder / f"timing-{name}.cache"
+            timing_cache = self.folder / f"timing-{name}.cache"
             out, timings = (self.folder / f".{key.digest}-{part}" for part in ("plan", "timing"))
             try:
-                build(model, key.onnx_sha256, dict(key.profile), timing, out, timings, progress)
+                build(model, key.onnx_sha256, dict(key.profile), timing_cache, out, timings, progress)
                 plan = _read(out)
                 out.replace(self._path(key, "plan"))
                 if timings.exists():
-                    timings.replace(timing)
+                    timings.replace(timing_cache)
             finally:
                 out.unlink(missing_ok=True)
                 timings.unlink(missing_ok=True)
@@ -178,12 +178,12 @@ def open_session(model: Path, where: Target, fallback: Session | None) -> Sessio
         return cache.build(key, model, lambda line: log.info("%s: %s", model.name, line))
 
     if fallback is not None:
-        return BuildingSession(model.name, fallback, make)
+        return LazyEngineSession(model.name, fallback, make)
     log.warning("%s: building its TensorRT plan; this takes minutes, once on this device", model.name)
     return TensorRtSession(make(), name=model.name)
 
 
-class BuildingSession:
+class LazyEngineSession:
     """Runs on a fallback, builds in the background from the first run on, and goes over to the plan when it is there.
 
     If the build fails, the reason is logged and the fallback stays, which is a GPU's too.
@@ -222,7 +222,7 @@ class BuildingSession:
             self._thread = threading.Thread(target=self._build, name=f"build {self._name}", daemon=True)
             self._thread.start()
         if self._plan is not None:
-            self._go_over(self._plan)
+            self._switch_to_engine(self._plan)
         return self._session.run(names, feeds)
 
     def wait(self) -> None:
@@ -236,7 +236,7 @@ class BuildingSession:
         except (DeviceError, OSError) as e:
             log.error("%s: stays on %s: %s", self._name, self.get_providers()[0], e)
 
-    def _go_over(self, plan: bytes) -> None:
+    def _switch_to_engine(self, plan: bytes) -> None:
         self._plan = None
         try:
             self._session = self._opens(plan)

@@ -77,11 +77,11 @@ class TensorRtSession:
         self._stream = self._cuda.stream()
 
     def get_inputs(self) -> list[TensorInfo]:
-        """Names and shapes; None for a free axis."""
+        """Names and shapes; None for a dynamic axis."""
         return self._inputs
 
     def get_outputs(self) -> list[TensorInfo]:
-        """Names and shapes; None for a free axis."""
+        """Names and shapes; None for a dynamic axis."""
         return self._outputs
 
     def get_providers(self) -> list[str]:
