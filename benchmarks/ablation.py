@@ -236,7 +236,7 @@ def described(
     everywhere = dict.fromkeys(REGIONS, 0.01)
     claims = denied = 0
     for z, y in zip(logits, labels, strict=True):
-        found: tuple[Label, ...] = labeler(z, everywhere)
+        found: tuple[Label, ...] = labeler.label(z, everywhere)
         for sentence in sentences(describe({x.name: STATES.index(x.state) for x in found})):
             for claim in grounding.claims(sentence):
                 if not np.isnan(y[NAMES.index(claim.name)]):

@@ -172,7 +172,7 @@ def test_a_counter_that_wraps_twice_is_seen_by_looking_often(tmp_path: Path):
     package.start(0.0)
     for i, microjoules in enumerate((100_000, 800_000, 0, 300_000)):
         path.write_text(str(microjoules))
-        package.look(float(i + 1))
+        package.sample(float(i + 1))
     assert package.joules == pytest.approx(0.2 + 0.7 + 0.2 + 0.3)
 
 
@@ -203,10 +203,10 @@ def test_a_jetsons_rails_are_summed_over_time(tmp_path: Path):
     assert [(s.name, s.counted) for s in found] == [("INA3221 VDD_IN", True), ("INA3221 VDD_CPU_GPU_CV", False)]
     whole = found[0]
     whole.start(0.0)
-    whole.look(2.0)
+    whole.sample(2.0)
     assert whole.joules == pytest.approx(20.0)
     (tmp_path / "sys/class/hwmon/hwmon3/curr1_input").write_text("4000")
-    whole.look(3.0)
+    whole.sample(3.0)
     assert whole.joules == pytest.approx(20.0 + 15.0)
     # Without a rail that feeds the others, all of them are the total.
     (tmp_path / "sys/class/hwmon/hwmon3/in1_label").write_text("VDD_GPU_SOC")

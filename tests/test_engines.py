@@ -278,7 +278,7 @@ def test_answers_come_from_the_fallback_until_the_plan_is_there(trt, caplog):
         return b"plan"
 
     opens = functools.partial(TensorRtSession, name="m", trt=trt, cuda=trt.FakeCuda())
-    session = LazyEngineSession("m", Doubling(), make, opens=opens)
+    session = LazyEngineSession("m", Doubling(), make, open_engine=opens)
     x = np.ones((1, 2), np.float32)
     assert session.get_providers() == ["CUDAExecutionProvider"]
     assert (session.run(["y"], {"x": x})[0] == 2).all()

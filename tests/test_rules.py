@@ -99,13 +99,13 @@ def labeler():
 
 
 def test_calibration_and_abstention():
-    bangs, wavy, bald = labeler()(np.array([0.1, 1.0, -4.0], np.float32), {"hair": 0.3, "hat": 0.0})
+    bangs, wavy, bald = labeler().label(np.array([0.1, 1.0, -4.0], np.float32), {"hair": 0.3, "hat": 0.0})
     assert (bangs.state, wavy.state, bald.state) == ("unsure", "yes", "no")
     assert wavy.probability == pytest.approx(1 / (1 + np.exp(-1.0)), abs=1e-4)
 
 
 def test_not_visible_comes_from_the_map_and_frees_the_rules():
-    bangs, wavy, bald = labeler()(np.array([6.0, 5.0, 4.0], np.float32), {"hair": 0.001, "hat": 0.2})
+    bangs, wavy, bald = labeler().label(np.array([6.0, 5.0, 4.0], np.float32), {"hair": 0.001, "hat": 0.2})
     assert (bangs.state, bangs.probability) == ("not visible", None)
     assert wavy.state == "not visible"
     # Bangs would have excluded bald; hidden, they say nothing.
@@ -113,7 +113,7 @@ def test_not_visible_comes_from_the_map_and_frees_the_rules():
 
 
 def test_rule_decides_between_two_likely_labels():
-    bangs, _, bald = labeler()(np.array([3.0, 0.0, 2.0], np.float32), {"hair": 0.3, "hat": 0.0})
+    bangs, _, bald = labeler().label(np.array([3.0, 0.0, 2.0], np.float32), {"hair": 0.3, "hat": 0.0})
     assert (bangs.state, bald.state) == ("yes", "no")
     assert bald.rule == "bald excludes bangs"
 
@@ -122,19 +122,19 @@ def test_of_a_choice_one_is_claimed_or_in_doubt():
     names = ("young", "middle", "old")
     specs = [CharacteristicSpec(n, f"is {n}", f"is not {n}", "face", "age", (1.0, 0.0), (0.0, 0.6), ()) for n in names]
     judge = Labeler(specs, [RuleSpec("exactly_one", names, True)])
-    sure = judge(np.array([-4.0, -1.0, -3.5], np.float32), {"face": 0.5})
+    sure = judge.label(np.array([-4.0, -1.0, -3.5], np.float32), {"face": 0.5})
     assert [x.state for x in sure] == ["no", "yes", "no"]
     assert sum(x.probability for x in sure) == pytest.approx(1, abs=1e-3)
     # One must hold: that is the choice itself, no rule turned it round.
     assert sure[1].rule is None
-    unsure = judge(np.array([2.0, 2.2, -3.5], np.float32), {"face": 0.5})
+    unsure = judge.label(np.array([2.0, 2.2, -3.5], np.float32), {"face": 0.5})
     assert [x.state for x in unsure] == ["no", "unsure", "no"]
 
 
 def test_at_most_one_shares_probability_with_none():
     names = ("black", "blond")
     specs = [CharacteristicSpec(n, f"has {n}", f"no {n}", "hair", "", (1.0, 0.0), (0.2, 0.6), ()) for n in names]
-    black, blond = Labeler(specs, [RuleSpec("at_most_one", names, True)])(
+    black, blond = Labeler(specs, [RuleSpec("at_most_one", names, True)]).label(
         np.array([1.0, -1.0], np.float32), {"hair": 0.5}
     )
     total = np.exp(1) + np.exp(-1) + 1
@@ -154,9 +154,9 @@ def test_a_rule_claims_only_what_its_claims_leave_open():
         RuleSpec("excludes", ("seventies", "young"), True),
     ]  # fmt: skip
     judge = Labeler(specs, rules)
-    twenties, _, young = judge(np.array([6.0, -3.0, -1.0], np.float32), {"face": 0.5})
+    twenties, _, young = judge.label(np.array([6.0, -3.0, -1.0], np.float32), {"face": 0.5})
     assert (twenties.state, young.state) == ("yes", "yes")
-    twenties, _, young = judge(np.array([1.0, 0.2, -0.5], np.float32), {"face": 0.5})
+    twenties, _, young = judge.label(np.array([1.0, 0.2, -0.5], np.float32), {"face": 0.5})
     assert (twenties.state, young.state) == ("unsure", "unsure")
 
 
@@ -166,9 +166,9 @@ def test_poor_pictures_and_covered_parts():
     )
     judge = Labeler([spec], [])
     z = np.array([4.0], np.float32)
-    assert judge(z, {"mouth": 0.5})[0].state == "yes"
-    assert judge(z, {"mouth": 0.5}, poor=True)[0].state == "unsure"
-    assert judge(z, {"mouth": 0.5}, covered=("mask",))[0].state == "not visible"
+    assert judge.label(z, {"mouth": 0.5})[0].state == "yes"
+    assert judge.label(z, {"mouth": 0.5}, poor=True)[0].state == "unsure"
+    assert judge.label(z, {"mouth": 0.5}, covered=("mask",))[0].state == "not visible"
     wide = Labeler(
         [
             CharacteristicSpec(
@@ -177,7 +177,7 @@ def test_poor_pictures_and_covered_parts():
         ],
         [],
     )
-    assert [wide(np.array([x], np.float32), {"mouth": 0.5}, poor=True)[0].state for x in (4.0, 1.0)] == [
+    assert [wide.label(np.array([x], np.float32), {"mouth": 0.5}, poor=True)[0].state for x in (4.0, 1.0)] == [
         "yes",
         "unsure",
     ]
@@ -191,7 +191,9 @@ def test_not_everything_is_denied_of_what_must_be_one_thing():
         CharacteristicSpec("child", "is a child", "is no child", "face", "", (1.0, 0.0), (0.4, 0.6), ()),
     ]
     rules = [RuleSpec("at_least_one", names, False), RuleSpec("excludes", ("child", "gray"), True)]
-    states = lambda z: [x.state for x in Labeler(specs, rules)(np.array(z, np.float32), {"hair": 0.5, "face": 0.5})]  # noqa: E731
+    states = lambda z: [
+        x.state for x in Labeler(specs, rules).label(np.array(z, np.float32), {"hair": 0.5, "face": 0.5})
+    ]  # noqa: E731
     assert states([-3.0, -2.0, -5.0]) == ["no", "unsure", "no"]
     assert states([-3.0, -2.0, 5.0]) == ["unsure", "no", "yes"]
     assert states([3.0, -2.0, 5.0]) == ["yes", "no", "yes"]

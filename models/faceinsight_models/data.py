@@ -281,7 +281,7 @@ def _landmarks(
     out = np.full((len(rows), 5, 2), np.nan, np.float32)
     with open_pictures(data, name) as archive:
         for i, row in enumerate(tqdm(rows, desc=f"finding faces: {name}", unit="face", mininterval=5)):
-            faces = detector(read_image(archive, row["file"]))
+            faces = detector.detect(read_image(archive, row["file"]))
             if faces:
                 out[i] = faces[0].landmarks
     missing = np.isnan(out[:, 0, 0])
@@ -332,7 +332,7 @@ def _write_masks(
         for i, row in enumerate(tqdm(rows, desc="aligning CelebAMask-HQ", unit="pair")):
             image = read_image(archive, row["file"])
             mask = read_mask(archive, row["mask"])
-            faces = detector(image)
+            faces = detector.detect(image)
             # These pictures are aligned by their makers: one in which no face is found says the crop is at fault.
             if not faces:
                 raise ValueError(f"celebamask: no face found in {row['file']}")

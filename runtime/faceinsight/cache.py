@@ -21,21 +21,21 @@ class FaceCache:
     ) -> None:
         """limit: bytes, 0 keeps nothing; seconds: how long after its last use an array is kept, None for ever."""
         self._limit, self._seconds, self._clock = limit, seconds, clock
-        self._kept: OrderedDict[str, tuple[NDArray[Any], float]] = OrderedDict()
+        self._entries: OrderedDict[str, tuple[NDArray[Any], float]] = OrderedDict()
         self.bytes = 0
 
     def __contains__(self, key: str) -> bool:
-        return key in self._kept
+        return key in self._entries
 
     def __len__(self) -> int:
-        return len(self._kept)
+        return len(self._entries)
 
     def get(self, key: str) -> NDArray[Any] | None:
         """The array, which counts as used now; None if it is not, or no longer, kept."""
-        if key not in self._kept:
+        if key not in self._entries:
             return None
-        array, _ = self._kept.pop(key)
-        self._kept[key] = array, self._clock()
+        array, _ = self._entries.pop(key)
+        self._entries[key] = array, self._clock()
         return array
 
     def put(self, key: str, array: NDArray[Any], *, used: float | None = None) -> None:
@@ -46,26 +46,26 @@ class FaceCache:
         self._drop(key)
         if array.nbytes > self._limit:
             return
-        self._kept[key] = array, self._clock() if used is None else used
+        self._entries[key] = array, self._clock() if used is None else used
         self.bytes += array.nbytes
         while self.bytes > self._limit:
-            self._drop(next(iter(self._kept)))
+            self._drop(next(iter(self._entries)))
 
     def expire(self) -> None:
         """Wipe what was not used for too long."""
         if self._seconds is None:
             return
         oldest = self._clock() - self._seconds
-        for key in [k for k, (_, used) in self._kept.items() if used <= oldest]:
+        for key in [k for k, (_, used) in self._entries.items() if used <= oldest]:
             self._drop(key)
 
     def wipe(self) -> None:
         """Wipe everything."""
-        for key in list(self._kept):
+        for key in list(self._entries):
             self._drop(key)
 
     def _drop(self, key: str) -> None:
-        if key in self._kept:
-            array, _ = self._kept.pop(key)
+        if key in self._entries:
+            array, _ = self._entries.pop(key)
             self.bytes -= array.nbytes
             array.fill(0)

@@ -124,9 +124,9 @@ def _talk(talk: Sequence[tuple[str, str]], width: int, scale: float, about: int 
     missing = 0
     for pair in talk:
         for text, colour in zip(pair, (_DIM, _INK), strict=True):
-            shown, left_out = drawable(text)
+            drawn, left_out = drawable(text)
             missing += left_out
-            lines += [(line, colour) for line in _wrapped(shown.strip() or "(...)", width, scale)]
+            lines += [(line, colour) for line in _wrapped(drawn.strip() or "(...)", width, scale)]
     if missing:
         note = f"({missing} character{'s' if missing > 1 else ''} left out, which cannot be drawn here)"
         lines += [(line, _DIM) for line in _wrapped(note, width, scale)]
@@ -173,10 +173,10 @@ def _overlay(canvas: NDArray[np.uint8], faces: Sequence[Face], zoom: float) -> N
         soft = cv2.GaussianBlur((mask > 0).astype(np.float32), (0, 0), 1.2)
         alpha = (soft * np.minimum(near / _FADE, 1) * _ALPHA)[..., None]
         colour = _COLOURS[np.minimum(mask, len(_COLOURS) - 1)].astype(np.float32)
-        own = (mask > 0) & (near > nearest[part])
+        nearer = (mask > 0) & (near > nearest[part])
         blended = (plain[part] * (1 - alpha) + colour * alpha).astype(np.uint8)
-        canvas[part] = np.where(own[..., None], blended, canvas[part])
-        nearest[part] = np.where(own, near, nearest[part])
+        canvas[part] = np.where(nearer[..., None], blended, canvas[part])
+        nearest[part] = np.where(nearer, near, nearest[part])
 
 
 def _nearness(side: int) -> NDArray[np.float32]:
@@ -194,8 +194,8 @@ def _box(canvas: NDArray[np.uint8], face: Face, zoom: float, scale: float, numbe
     # Inside of a box that begins at the photo's edge.
     tag, name = round(24 * scale), str(number + 1)
     foot = y if y >= tag else y + tag
-    wide = text_width(name, 0.55 * scale) + round(18 * scale)
-    cv2.rectangle(canvas, (x, foot - tag), (x + wide, foot), colour, -1)
+    tag_width = text_width(name, 0.55 * scale) + round(18 * scale)
+    cv2.rectangle(canvas, (x, foot - tag), (x + tag_width, foot), colour, -1)
     write(canvas, name, (x + round(9 * scale), foot - round(7 * scale)), 0.55 * scale, (20, 20, 20), 2)
 
 
@@ -204,16 +204,16 @@ def _panels(faces: Sequence[Face], height: int, labels: int, scale: float) -> li
     if not faces:
         return [_empty(height, scale, "No face found")]
     rows = 1 if len(faces) <= _ALONE else _ROWS
-    shown = min(len(faces), rows * _COLUMNS)
-    note = round(44 * scale) if shown < len(faces) else 0
+    n_panels = min(len(faces), rows * _COLUMNS)
+    note = round(44 * scale) if n_panels < len(faces) else 0
     room = (height - note) // rows
     columns = []
-    for first in range(0, shown, rows):
-        numbers = range(first, min(first + rows, shown))
+    for first in range(0, n_panels, rows):
+        numbers = range(first, min(first + rows, n_panels))
         column = [_panel(faces[i], i, room, labels, scale) for i in numbers]
         columns.append(_filled(np.concatenate(column), height))
     if note:
-        more = f"+{len(faces) - shown} more faces without a panel"
+        more = f"+{len(faces) - n_panels} more faces without a panel"
         write(columns[-1], more, (round(28 * scale), height - round(16 * scale)), 0.6 * scale, _DIM)
     return columns
 
@@ -228,8 +228,8 @@ def _panel(face: Face, number: int, height: int, count: int, scale: float) -> ND
     cv2.rectangle(panel, (0, 0), (round(5 * scale), height), _ACCENTS[number % len(_ACCENTS)], -1)
     left = round(28 * scale)
     write(panel, f"Face {number + 1}", (left, round(46 * scale)), 0.85 * scale, _INK, 2)
-    seen = f"{face.box[2]:.0f} x {face.box[3]:.0f} px   detector {face.score:.2f}"
-    write(panel, seen, (left, round(74 * scale)), 0.45 * scale, _DIM)
+    subtitle = f"{face.box[2]:.0f} x {face.box[3]:.0f} px   detector {face.score:.2f}"
+    write(panel, subtitle, (left, round(74 * scale)), 0.45 * scale, _DIM)
     for row, label in enumerate(top_labels(face.labels, min(count, int((height / scale - 110) // 42)))):
         _bar(panel, label, 112 + row * 42, scale)
     return panel
@@ -237,8 +237,8 @@ def _panel(face: Face, number: int, height: int, count: int, scale: float) -> ND
 
 def top_labels(labels: Sequence[Label], count: int) -> list[Label]:
     """What is there, the most probable first; then what is unsure."""
-    seen = [x for x in labels if x.state in ("yes", "unsure") and x.probability is not None]
-    return sorted(seen, key=lambda x: (x.state != "yes", -(x.probability or 0.0)))[:count]
+    present = [x for x in labels if x.state in ("yes", "unsure") and x.probability is not None]
+    return sorted(present, key=lambda x: (x.state != "yes", -(x.probability or 0.0)))[:count]
 
 
 def _bar(panel: NDArray[np.uint8], label: Label, y: int, scale: float) -> None:

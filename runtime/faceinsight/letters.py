@@ -18,17 +18,17 @@ _RIGHT_TO_LEFT = ("R", "AL", "AN", "RLE", "RLO", "RLI")
 def drawable(text: str) -> tuple[str, int]:
     """What of a text can be drawn, and how many characters were left out: emoji, what is written from right to left,
     and what the font does not have (OpenCV before version 5 has ASCII only)."""
-    kept = []
+    found = []
     missing = 0
     for c in unicodedata.normalize("NFC", text):
         # What joins characters or chooses between their forms has no shape of its own.
         if not c.isspace() and (unicodedata.category(c) in ("Cf", "Cc") or "\ufe00" <= c <= "\ufe0f"):
             continue
         if c.isspace() or _has(c):
-            kept.append(" " if c.isspace() else c)
+            found.append(" " if c.isspace() else c)
         else:
             missing += 1
-    return "".join(kept), missing
+    return "".join(found), missing
 
 
 @lru_cache(maxsize=4096)

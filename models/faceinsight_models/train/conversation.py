@@ -69,7 +69,9 @@ class Judge:
         self, logits: NDArray[np.float32], area: NDArray[np.float32], chosen: NDArray[np.int64]
     ) -> NDArray[np.int64]:
         """logits (N,) of all characteristics, area (R,), numbers (K,) of the chosen ones -> states (K,)."""
-        labels = self._labeler(tuple(chosen.tolist()))(logits[chosen], dict(zip(REGIONS, area.tolist(), strict=True)))
+        labels = self._labeler(tuple(chosen.tolist())).label(
+            logits[chosen], dict(zip(REGIONS, area.tolist(), strict=True))
+        )
         return np.array([STATES.index(label.state) for label in labels])
 
 

@@ -54,8 +54,8 @@ class _Scale:
 
     @classmethod
     def of(cls, steps: Sequence[Step]) -> _Scale:
-        seen = [v for s in steps for v in (s.ms.p50, s.ms.p90) if v]
-        low, high = (min(seen), max(seen)) if seen else (1.0, 10.0)
+        values = [v for s in steps for v in (s.ms.p50, s.ms.p90) if v]
+        low, high = (min(values), max(values)) if values else (1.0, 10.0)
         first = math.floor(math.log10(low))
         return cls(first, max(first + 1, math.ceil(math.log10(high))))
 

@@ -43,9 +43,9 @@ class EnergySensor:
     def start(self, now: float) -> None:
         """Forget what was summed up."""
         self.joules, self._last = 0.0, None
-        self.look(now)
+        self.sample(now)
 
-    def look(self, now: float) -> None:
+    def sample(self, now: float) -> None:
         """Add what has come since the last look; now: seconds."""
         value = self.read()
         if value is None:
@@ -85,11 +85,11 @@ class Meter:
 
     def _watch(self) -> None:
         while not self._stop.wait(self._every):
-            self._look()
+            self._read_all()
 
-    def _look(self) -> None:
+    def _read_all(self) -> None:
         for sensor in self._sensors:
-            sensor.look(time.monotonic())
+            sensor.sample(time.monotonic())
 
     def __enter__(self) -> Meter:
         self._began = time.monotonic()
@@ -105,7 +105,7 @@ class Meter:
         self._stop.set()
         if self._sensors:
             self._thread.join()
-        self._look()
+        self._read_all()
         self.seconds = time.monotonic() - self._began
 
 

@@ -137,10 +137,10 @@ def narrow_weights(nodes: Sequence[Node], weights: Mapping[str, Value]) -> list[
     for node in nodes:
         if node.op != "Mul":
             continue
-        for wide, scale in (node.inputs, node.inputs[::-1]):
+        for weight, scale in (node.inputs, node.inputs[::-1]):
             # What is cast for other readers too is more than a weight on its way.
-            if wide in casts and kinds[casts[wide]] == INT8 and kinds.get(scale) == FLOAT and uses[wide] == 1:
-                out.append(Narrow(node.outputs[0], casts[wide], (wide, node.outputs[0]), scale))
+            if weight in casts and kinds[casts[weight]] == INT8 and kinds.get(scale) == FLOAT and uses[weight] == 1:
+                out.append(Narrow(node.outputs[0], casts[weight], (weight, node.outputs[0]), scale))
     return out
 
 

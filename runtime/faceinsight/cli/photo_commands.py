@@ -12,7 +12,7 @@ from ..host.dependencies import load
 from ..plain import plain, to_json
 from ..types import AnswerChunk, Face
 from .console import utf8
-from .photos import Asked, expand, look, read, several
+from .photos import PhotoAnswer, expand, perceive, read, several
 
 if TYPE_CHECKING:
     from ..insight import FaceInsight
@@ -42,7 +42,7 @@ def ask(args: argparse.Namespace) -> int:
     from .text import listed, place
 
     with _load(args) as insight:
-        faces, width = look(insight, args.image)
+        faces, width = perceive(insight, args.image)
         if not faces:
             raise RequestError(f"{args.image}: no face found")
         if args.face is None and len(faces) > 1:
@@ -59,7 +59,7 @@ def ask(args: argparse.Namespace) -> int:
                 after = before if args.follow else None
                 if args.json:
                     answer = insight.ask(chosen, question, after=after)
-                    answers.append(plain(Asked(question, numbers, len(faces))) | answer.to_dict())
+                    answers.append(plain(PhotoAnswer(question, numbers, len(faces))) | answer.to_dict())
                     continue
                 if len(args.question) > 1:
                     print(f"> {question}")
@@ -84,7 +84,7 @@ def describe(args: argparse.Namespace) -> int:
         out = []
         for number, face in zip(numbers, _choose(faces, numbers, name), strict=True):
             answer = insight.ask(face, DESCRIBE)
-            out.append(plain(Asked(DESCRIBE, (number,), len(faces))) | answer.to_dict())
+            out.append(plain(PhotoAnswer(DESCRIBE, (number,), len(faces))) | answer.to_dict())
             if not (args.json or args.jsonl):
                 who = f"face {number}, {place(face.box, width)}: " if len(faces) > 1 else ""
                 print(f"{who}{answer}", flush=True)
@@ -116,7 +116,7 @@ def _each_photo(
     with _load(args) as insight:
         for name in expand(args.image):
             try:
-                faces, width = look(insight, name)
+                faces, width = perceive(insight, name)
                 if many and not json:
                     print(f"{name}: {len(faces)} face{'' if len(faces) == 1 else 's'}")
                 elif not faces and not json:

@@ -24,7 +24,7 @@ REFUSED = (".heic", ".heif", ".avif", ".gif", ".bmp", ".tif", ".tiff")
 
 
 @dataclass(frozen=True, slots=True)
-class Asked(Plain):
+class PhotoAnswer(Plain):
     """A question on the command line.
 
     Attributes:
@@ -77,7 +77,7 @@ def read(name: str) -> tuple[NDArray[np.uint8], int]:
     return load_scaled(name)
 
 
-def look(insight: FaceInsight, name: str) -> tuple[tuple[Face, ...], int]:
+def perceive(insight: FaceInsight, name: str) -> tuple[tuple[Face, ...], int]:
     """The faces of a photo, and its width. Raises as `read`."""
     from ..perception.pipeline import scaled
 

@@ -23,7 +23,7 @@ from ..diagnostics.info import Info
 from ..errors import RequestError
 from ..plain import public
 from ..types import STATES, Answer, AnswerScores, Face, Report
-from .photos import Asked
+from .photos import PhotoAnswer
 
 FILE = Path(__file__).with_name("schema.json")
 #: Fields whose values are a few words: (dataclass, field) -> these.
@@ -46,7 +46,7 @@ def read(document: str | None = None) -> dict[str, Any]:
 def build() -> dict[str, Any]:
     """The schema, from the dataclasses."""
     defs: dict[str, Any] = {}
-    answered = _object(defs, Answer, before=Asked)
+    answered = _object(defs, Answer, before=PhotoAnswer)
     documents = {
         "report": _list(_schema(defs, Report)),
         "report-line": _line(_schema(defs, Report), "faces"),
@@ -106,9 +106,9 @@ def _schema(defs: dict[str, Any], kind: Any) -> dict[str, Any]:
 def _object(defs: dict[str, Any], kind: Any, *, before: Any = None, **more: Any) -> dict[str, Any]:
     """Of a dataclass, with the fields of another one before its own, or more of them behind."""
     fields: dict[str, Any] = {}
-    for own in (before, kind) if before else (kind,):
-        hints = get_type_hints(own)
-        fields |= {f.name: hints[f.name] for f in public(own)}
+    for part in (before, kind) if before else (kind,):
+        hints = get_type_hints(part)
+        fields |= {f.name: hints[f.name] for f in public(part)}
     found = _fields(defs, fields | more)
     for name, property_ in found["properties"].items():
         if words := WORDS.get((kind.__name__, name)):

@@ -111,8 +111,8 @@ def reason(label: Label, report: Report, manifest: Manifest) -> str:
     if rule.kind == "at_least_one":
         return f"one is so: this, or {', or '.join(phrases)}"
     if label.name != rule.of[0]:
-        own = specs[label.name].phrase if rule.kind == "implies" else specs[label.name].absent
-        return f"who {specs[rule.of[0]].phrase} {own}"
+        phrase = specs[label.name].phrase if rule.kind == "implies" else specs[label.name].absent
+        return f"who {specs[rule.of[0]].phrase} {phrase}"
     claimed = [n for n in others if (x := report.label(n)) and x.state == "yes"]
     cause = specs[(claimed or others)[0]]
     return f"who {cause.absent if rule.kind == 'implies' else cause.phrase} {specs[label.name].absent}"

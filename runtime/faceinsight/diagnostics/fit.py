@@ -112,15 +112,15 @@ def estimate(bundle: Bundle, *, memory: int | None = None, floor: int | None = N
     parts = [Part("libraries", floor, "Python, numpy, OpenCV, ONNX Runtime, llama.cpp")]
     graphs = {name: OnnxFile.read(bundle.file(name)) for name in m.files if name.endswith(".onnx")}
     detector = graphs.pop(m.detector.file)
-    looks = [_detector(detector, side) for side in m.detector.sides]
-    parts.append(Part(m.detector.file, looks[0], f"first look, {m.detector.sides[0]} px"))
+    passes = [_detector(detector, side) for side in m.detector.sides]
+    parts.append(Part(m.detector.file, passes[0], f"first pass, {m.detector.sides[0]} px"))
     held = heap = 0
     onnxruntime = onnxruntime_version()
     for name, graph in graphs.items():
-        kept, loading = weights(graph, onnxruntime=onnxruntime)
+        resident, loading = weights(graph, onnxruntime=onnxruntime)
         arena = round(ARENA * activations(graph, axes))
-        parts.append(Part(name, kept + arena, f"weights {_mb(kept)} as loaded, activations {_mb(arena)}"))
-        held += kept
+        parts.append(Part(name, resident + arena, f"weights {_mb(resident)} as loaded, activations {_mb(arena)}"))
+        held += resident
         heap = max(heap, floor + held + loading)
     chunk = min(N_UBATCH, max(m.face_tokens, m.llm.max_question))
     header = GgufHeader.read(bundle.file(m.llm.file))
@@ -135,7 +135,7 @@ def estimate(bundle: Bundle, *, memory: int | None = None, floor: int | None = N
         Part("earlier faces", CACHE_MB * 10**6, f"at most (cache_mb); one that was asked about is {_mb(face)}"),
         Part(f"{BATCH['cpu']} faces or more", more, "the encoders run on this many faces at a time"),
         Part(
-            "no face at first", max(looks) - looks[0], f"the detector looks again at up to {max(m.detector.sides)} px"
+            "no face at first", max(passes) - passes[0], f"the detector looks again at up to {max(m.detector.sides)} px"
         ),
         Part("each further megapixel", 6_000_000, "the photo and a copy of it, 3 bytes a pixel"),
     )
@@ -155,22 +155,22 @@ def weights(graph: OnnxFile, *, onnxruntime: tuple[int, ...] = ()) -> tuple[int,
             users[name].add(node.op)
     narrow = {n.stored: n for n in graph.narrow()}
     scales = {n.scale for n in narrow.values()}
-    kept = loading = 0.0
+    resident = loading = 0.0
     for name, weight in graph.weights.items():
         if name in scales:
             continue
-        wide = narrow.get(name)
-        size = weight.bytes({}) * (BITS[FLOAT] // BITS[weight.kind] if wide else 1)
-        ops = users[wide.name if wide else name]
+        scaled = narrow.get(name)
+        size = weight.bytes({}) * (BITS[FLOAT] // BITS[weight.kind] if scaled else 1)
+        ops = users[scaled.name if scaled else name]
         copies = [SECOND_COPY[op] for op in ops & SECOND_COPY.keys()]
         second = max((share for before, share in copies if onnxruntime < before), default=0.0)
-        if weight.kind in (UINT8, INT8) and not wide:
+        if weight.kind in (UINT8, INT8) and not scaled:
             beyond = LOADING_PACKED
         else:
-            beyond = (LOADING_CONVOLUTION if "Conv" in ops else LOADING_MATRIX)[weight.kind if wide else FLOAT]
-        kept += size * (1 + second)
+            beyond = (LOADING_CONVOLUTION if "Conv" in ops else LOADING_MATRIX)[weight.kind if scaled else FLOAT]
+        resident += size * (1 + second)
         loading += size * max(0.0, beyond - second)
-    return round(kept), round(loading)
+    return round(resident), round(loading)
 
 
 def activations(graph: OnnxFile, axes: dict[str, int]) -> int:
@@ -178,12 +178,12 @@ def activations(graph: OnnxFile, axes: dict[str, int]) -> int:
     folded = {name for n in graph.narrow() for name in n.made}
     sizes = {name: v.bytes(axes) for name, v in graph.values.items() if name not in folded}
     last = {name: at for at, node in enumerate(graph.nodes) for name in node.inputs}
-    kept = {v.name for v in graph.outputs}
+    resident = {v.name for v in graph.outputs}
     live = peak = sum(sizes[v.name] for v in graph.inputs)
     for at, node in enumerate(graph.nodes):
         live += sum(sizes.get(name, 0) for name in node.outputs)
         peak = max(peak, live)
-        live -= sum(sizes.get(n, 0) for n in set(node.inputs) if last[n] == at and n not in kept)
+        live -= sum(sizes.get(n, 0) for n in set(node.inputs) if last[n] == at and n not in resident)
     return peak
 
 

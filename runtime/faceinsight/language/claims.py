@@ -141,8 +141,8 @@ class ClaimChecker:
         if not complete(sentence):
             sentence = sentence[: max(sentence.rfind(" "), 0)]
         claims = tuple(self.claims(sentence, faces=len(faces)))
-        wrong = () if starts_with_yes_no(sentence) else _contradicted(claims, faces)
-        at = min((c.start for c in (*wrong, *_repeated(claims))), default=None)
+        contradicted = () if starts_with_yes_no(sentence) else _contradicted(claims, faces)
+        at = min((c.start for c in (*contradicted, *_repeated(claims))), default=None)
         if at is None:
             return None
         # Another word may need another article: "an oval face", "a pointy nose".
@@ -167,9 +167,9 @@ class ClaimChecker:
 def is_negated(question: str, opposites: Sequence[str] = ()) -> bool:
     """Is it asked with a negation ("Isn't she ...?", "Is he without ...?"), or with the opposite of a characteristic
     ("Is she old?", where "young" is one)? A "Yes" would then mean one thing to one reader and another to the next."""
-    asked = _OR_NOT.sub(" ", question)
-    words = {w.lower() for w in re.findall(r"\w+", asked)}
-    return bool(_NEGATED_QUESTION.search(asked)) or any(w in words for w in opposites)
+    question = _OR_NOT.sub(" ", question)
+    words = {w.lower() for w in re.findall(r"\w+", question)}
+    return bool(_NEGATED_QUESTION.search(question)) or any(w in words for w in opposites)
 
 
 def _contradicted(claims: Iterable[Claim], faces: Sequence[Sequence[Label]]) -> tuple[Claim, ...]:
@@ -182,8 +182,8 @@ def _supported(claim: Claim, state: str) -> bool:
 
 
 def _repeated(claims: Iterable[Claim]) -> tuple[Claim, ...]:
-    seen: dict[tuple[str, int], int] = {}
-    return tuple(c for c in claims if seen.setdefault((c.name, c.face), c.start) != c.start)
+    first: dict[tuple[str, int], int] = {}
+    return tuple(c for c in claims if first.setdefault((c.name, c.face), c.start) != c.start)
 
 
 def starts_with_yes_no(sentence: str) -> bool:

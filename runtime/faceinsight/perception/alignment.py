@@ -54,10 +54,10 @@ def warp(image: NDArray[np.uint8], matrix: NDArray[np.float32], size: int) -> ND
         # Bilinear sampling reads four pixels: shrink by area first, down to at most twice the crop's resolution.
         factor = 2.0 * scale
         h, w = image.shape[:2]
-        small = cv2.resize(image, (max(1, round(w * factor)), max(1, round(h * factor))), interpolation=cv2.INTER_AREA)
-        sx, sy = w / small.shape[1], h / small.shape[0]
+        shrunk = cv2.resize(image, (max(1, round(w * factor)), max(1, round(h * factor))), interpolation=cv2.INTER_AREA)
+        sx, sy = w / shrunk.shape[1], h / shrunk.shape[0]
         pre = np.array([[sx, 0, 0.5 * sx - 0.5], [0, sy, 0.5 * sy - 0.5], [0, 0, 1]])
-        matrix, image = matrix @ pre, small
+        matrix, image = matrix @ pre, shrunk
     out: Any = cv2.warpAffine(image, matrix, (size, size), flags=cv2.INTER_LINEAR, borderValue=BORDER)
     return out  # type: ignore[no-any-return]
 

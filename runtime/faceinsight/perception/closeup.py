@@ -41,7 +41,7 @@ class Closeup:
         self.graph = CheckedSession(session, spec.file, inputs, {"logits": (None, None)})
         self.spec = spec
         names = [manifest.characteristics[n].name for n in characteristic_ids]
-        ages, tells, shown = ([n for n in names if n in of] for of in (spec.ages, spec.tells, spec.shows))
+        ages, tells, occluded = ([n for n in names if n in of] for of in (spec.ages, spec.tells, spec.shows))
         self._with_age = bool(ages)
         # Ranges of years as rows, so that one product makes the bins.
         self._bins = np.array([_between(spec.years, *spec.ages[n]) for n in ages], np.float32)
@@ -54,8 +54,8 @@ class Closeup:
             ],
             np.int64,
         )
-        self._shown = [spec.faults.index(spec.shows[n]) for n in shown]
-        self._columns = np.array([names.index(n) for n in (*ages, *tells, *shown)], np.int64)
+        self._occluded = [spec.faults.index(spec.shows[n]) for n in occluded]
+        self._columns = np.array([names.index(n) for n in (*ages, *tells, *occluded)], np.int64)
 
     def read(self, parser_crops: NDArray[np.uint8]) -> CloseupReading:
         """Canonical crops (B,S,S,3) RGB of the parser's size."""
@@ -65,7 +65,7 @@ class Closeup:
         count = s.years if self._with_age else 0
         tells = z.shape[1] - count - len(s.faults) - 4
         years, tells_z, faults, turns = np.split(z, np.cumsum([count, tells, len(s.faults)]), axis=1)
-        parts, distribution = [tells_z, faults[:, self._shown]], None
+        parts, distribution = [tells_z, faults[:, self._occluded]], None
         if self._with_age:
             distribution = _softmax(years)
             parts.insert(0, np.log(np.maximum(distribution @ self._bins.T, _FLOOR)))

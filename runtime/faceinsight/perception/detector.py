@@ -115,8 +115,8 @@ class FaceDetector:
             # Once only: where the smallest leave no trace.
             anywhere = SMALLEST * side < TRACE * longer and side < max(self._sides)
             unsure = (traces[:, 14] < self._score) & (traces[:, 2] * side < SMALL * longer)
-            small = traces[unsure & ~_shared(traces, faces)]
-            if not anywhere and not len(small):
+            candidates = traces[unsure & ~_shared(traces, faces)]
+            if not anywhere and not len(candidates):
                 break
             side = min(2 * side, longer)
             size = _size(photo, side)
@@ -125,7 +125,7 @@ class FaceDetector:
             for tile in tiles(*size):
                 part, x, y = cut(level, tile), *(tile[:2] * step)
                 spot = (x, y, *(tile[2:] * step))
-                traced = _centred(small, spot).any()
+                traced = _centred(candidates, spot).any()
                 known = _moved(faces, (-x, -y), 1 / step)[:, :4]
                 if not traced and (not anywhere or plain(part, known)):
                     continue

@@ -105,7 +105,7 @@ def _from_array(array: NDArray[Any], *, bgr: bool = False) -> NDArray[np.uint8]:
     if array.dtype != np.uint8:
         raise ImageError(f"array of {array.dtype}; expected uint8 from 0 to 255, or floats from 0 to 1 or 0 to 255")
     colour = np.ascontiguousarray(array[:, :, 2::-1] if bgr else array[:, :, :3])
-    return colour if array.shape[2] == 3 else _seen(colour, array[:, :, 3], "array")
+    return colour if array.shape[2] == 3 else _over_grey(colour, array[:, :, 3], "array")
 
 
 def _from_floats(array: NDArray[Any]) -> NDArray[np.uint8]:
@@ -118,7 +118,7 @@ def _from_floats(array: NDArray[Any]) -> NDArray[np.uint8]:
     return np.asarray(np.rint(array * (255 if high <= 1 else 1)), np.uint8)
 
 
-def _seen(colour: NDArray[np.uint8], alpha: NDArray[np.uint8], name: str) -> NDArray[np.uint8]:
+def _over_grey(colour: NDArray[np.uint8], alpha: NDArray[np.uint8], name: str) -> NDArray[np.uint8]:
     """Colours (H,W,3) over grey, as far as they can be seen: alpha (H,W) from 0 to 255."""
     if (alpha == 255).all():
         return colour
@@ -139,7 +139,7 @@ def _decode(data: bytes, name: str) -> tuple[NDArray[np.uint8], int]:
     if bgr.shape[0] * bgr.shape[1] != width * height:
         raise ImageError(f"{name}: expected {width}x{height} by its header, decoded {bgr.shape[1]}x{bgr.shape[0]}")
     rgb = np.asarray(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB), np.uint8)
-    return (_seen(rgb, _alpha(data, bgr, name), name) if header.alpha else rgb), scale
+    return (_over_grey(rgb, _alpha(data, bgr, name), name) if header.alpha else rgb), scale
 
 
 def _alpha(data: bytes, bgr: NDArray[np.uint8], name: str) -> NDArray[np.uint8]:

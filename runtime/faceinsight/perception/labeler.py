@@ -30,11 +30,11 @@ def calibrated(
     z = np.clip(slope * logits + shift, -30, 30)
     probability = 1 / (1 + np.exp(-z))
     for columns, rest in (*((c, False) for c in choices), *((c, True) for c in open_choices)):
-        own = z[..., columns]
-        highest = own.max(-1, keepdims=True)
+        group_z = z[..., columns]
+        highest = group_z.max(-1, keepdims=True)
         if rest:
             highest = np.maximum(highest, 0)
-        e = np.exp(own - highest)
+        e = np.exp(group_z - highest)
         probability[..., columns] = e / (e.sum(-1, keepdims=True) + rest * np.exp(-highest))
     return z, probability
 

@@ -49,8 +49,8 @@ def nearest(found: Sequence[Detection], back: NDArray[np.float64], box: Box) -> 
     x, y, w, h = box
 
     def off(d: Detection) -> float:
-        left, top, wide, high = moved(d.box, back)
-        return float(np.hypot(left + wide / 2 - x - w / 2, top + high / 2 - y - h / 2))
+        left, top, width, height = moved(d.box, back)
+        return float(np.hypot(left + width / 2 - x - w / 2, top + height / 2 - y - h / 2))
 
     best = min(found, key=off, default=None)
     return best if best is not None and off(best) <= 0.5 * max(w, h) else None

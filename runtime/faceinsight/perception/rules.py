@@ -145,13 +145,13 @@ class RuleSet:
 def _broken(rule: RuleSpec, bits: Bits, of: list[int]) -> NDArray[np.int64]:
     """How many clauses of the rule each assignment (M,n) breaks. Members beyond n are not decided yet."""
     decided = [i for i in of if i < bits.shape[1]]
-    own = bits[:, decided]
-    true = own.sum(1)
+    values = bits[:, decided]
+    true = values.sum(1)
     if rule.kind == "at_most_one":
         return np.asarray(true * (true - 1) // 2)
     if rule.kind == "at_least_one":
         return np.asarray(true == 0, np.int64)
     if rule.kind == "exactly_one":
         return np.asarray((true > 1) | ((true == 0) & (len(decided) == len(of))), np.int64)
-    first, others = own[:, :1], own[:, 1:]
+    first, others = values[:, :1], values[:, 1:]
     return np.asarray((first & (others if rule.kind == "excludes" else ~others)).sum(1))

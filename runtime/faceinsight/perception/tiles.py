@@ -78,7 +78,7 @@ def plain(tile: Image, boxes: NDArray[np.float32]) -> bool:
     half = cv2.resize(tile, (max(1, w // 2), max(1, h // 2)), interpolation=cv2.INTER_AREA)
     difference = cv2.absdiff(tile, cv2.resize(half, (w, h), interpolation=cv2.INTER_LINEAR))
     cells = cv2.resize(difference, (max(1, w // 8), max(1, h // 8)), interpolation=cv2.INTER_AREA)
-    for x, y, wide, high in boxes[boxes[:, 2] > OVERLAP] / 8:
-        left, right, top = (max(0, round(v)) for v in (x - wide, x + 2 * wide, y - 0.75 * high))
+    for x, y, w, h in boxes[boxes[:, 2] > OVERLAP] / 8:
+        left, right, top = (max(0, round(v)) for v in (x - w, x + 2 * w, y - 0.75 * h))
         cells[top:, left:right] = 0
     return bool(cells.max() < DETAIL)

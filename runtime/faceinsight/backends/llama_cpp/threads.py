@@ -40,7 +40,7 @@ class Threads:
         if self._tried != self._best:
             self._trial.append(seconds)
             if seconds > SLOW * usual or len(self._trial) == TRIAL:
-                self._judge(sum(self._trial) / len(self._trial), usual)
+                self._end_trial(sum(self._trial) / len(self._trial), usual)
             return
         if seconds > SLOW * usual and self._best + 1 < len(self.choices):
             # Somebody else wants a core, if it happens again: fewer at once. With few, a slow step says nothing.
@@ -64,7 +64,7 @@ class Threads:
             self._last = (self._last + 1) % len(self.choices)
         self._tried, self._trial = self._last, []
 
-    def _judge(self, mean: float, usual: float) -> None:
+    def _end_trial(self, mean: float, usual: float) -> None:
         if mean < BETTER * usual:
             self._best, self._usual, self._wait = self._tried, mean, SOON
         else:

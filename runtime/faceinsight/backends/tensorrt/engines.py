@@ -72,13 +72,13 @@ class EngineKey:
 
 def target() -> Target:
     """TensorRT and GPU of this device, looked at in a child process. Raises DeviceError."""
-    seen = probe("tensorrt")
-    if seen.found is None:
-        raise DeviceError(f"TensorRT cannot be used: {seen.error}")
-    version = seen.found["version"]
+    tried = probe("tensorrt")
+    if tried.found is None:
+        raise DeviceError(f"TensorRT cannot be used: {tried.error}")
+    version = tried.found["version"]
     if tuple(int(n) for n in version.split(".")[:2]) < OLDEST:
         raise DeviceError(f"TensorRT {version} is too old; expected {'.'.join(map(str, OLDEST))} or newer")
-    return Target(version, seen.found["sm"], seen.found["device"])
+    return Target(version, tried.found["sm"], tried.found["device"])
 
 
 def key_of(model: Path, where: Target) -> EngineKey:
@@ -195,11 +195,11 @@ class LazyEngineSession:
         fallback: Session,
         make: Callable[[], bytes],
         *,
-        opens: Callable[[bytes], Session] | None = None,
+        open_engine: Callable[[bytes], Session] | None = None,
     ) -> None:
-        """make: builds the plan. opens: makes a session of it."""
+        """make: builds the plan. open_engine: makes a session of it."""
         self._name, self._session, self._make = name, fallback, make
-        self._opens = opens or (lambda plan: TensorRtSession(plan, name=name))
+        self._open = open_engine or (lambda plan: TensorRtSession(plan, name=name))
         self._thread: threading.Thread | None = None
         self._plan: bytes | None = None
 
@@ -239,7 +239,7 @@ class LazyEngineSession:
     def _switch_to_engine(self, plan: bytes) -> None:
         self._plan = None
         try:
-            self._session = self._opens(plan)
+            self._session = self._open(plan)
             log.info("%s: runs on %s now", self._name, self.get_providers()[0])
         except DeviceError as e:
             log.error("%s: stays on %s: %s", self._name, self.get_providers()[0], e)

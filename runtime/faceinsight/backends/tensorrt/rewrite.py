@@ -64,16 +64,16 @@ def for_tensorrt(data: bytes) -> bytes:
     used = {name for _, n in nodes if n.outputs[0] not in folded for name in n.inputs}
     unused = {name for n in narrow for name in (n.stored, n.scale)} - used
     inputs = [read_value(value) for number, value in fields(graph) if number == GRAPH_INPUT]
-    wide = {v.name: f"{v.name}.float" for v in inputs if v.kind == UINT8}
+    as_float = {v.name: f"{v.name}.float" for v in inputs if v.kind == UINT8}
     # Constants and conversions of inputs stand before the nodes that read them.
-    out = [_delimited(GRAPH_NODE, _cast(name, new, FLOAT)) for name, new in wide.items()]
+    out = [_delimited(GRAPH_NODE, _cast(name, new, FLOAT)) for name, new in as_float.items()]
     out += [_delimited(GRAPH_INITIALIZER, _as_float(n, tensors)) for n in narrow]
     for number, begin, content, end in spans(graph):
         value = graph[content[0] : content[1]] if isinstance(content, tuple) else memoryview(b"")
         if number == GRAPH_NODE:
             node = read_node(value)
             if node.outputs[0] not in folded:
-                out += [_delimited(GRAPH_NODE, n) for n in _rewritten(value, node, wide)]
+                out += [_delimited(GRAPH_NODE, n) for n in _rewritten(value, node, as_float)]
         elif number == GRAPH_VALUE:
             continue  # what was stated of tensors in between may no longer hold
         elif number != GRAPH_INITIALIZER or read_tensor(value)[0].name not in unused:
@@ -87,18 +87,18 @@ def _tensors(graph: memoryview) -> dict[str, tuple[Value, memoryview | None]]:
     return {tensor.name: (tensor, raw) for tensor, raw in tensors}
 
 
-def _rewritten(value: memoryview, node: Node, wide: dict[str, str]) -> list[bytes]:
+def _rewritten(value: memoryview, node: Node, as_float: dict[str, str]) -> list[bytes]:
     """A node that reads converted inputs; one that makes bytes makes them of float32."""
     if node.op == "Cast" and _cast_to(value) == UINT8:
-        source, target = wide.get(node.inputs[0], node.inputs[0]), node.outputs[0]
+        source, target = as_float.get(node.inputs[0], node.inputs[0]), node.outputs[0]
         return [_cast(source, f"{target}.float", FLOAT), _cast(f"{target}.float", target, UINT8)]
-    if not set(wide) & set(node.inputs):
+    if not set(as_float) & set(node.inputs):
         return [bytes(value)]
     out = bytearray()
     for number, begin, content, end in spans(value):
         if number == NODE_INPUT and isinstance(content, tuple):
             name = text(value[content[0] : content[1]])
-            out += _delimited(NODE_INPUT, wide.get(name, name).encode())
+            out += _delimited(NODE_INPUT, as_float.get(name, name).encode())
         else:
             out += value[begin:end]
     return [bytes(out)]
