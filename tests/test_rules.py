@@ -191,9 +191,11 @@ def test_not_everything_is_denied_of_what_must_be_one_thing():
         CharacteristicSpec("child", "is a child", "is no child", "face", "", (1.0, 0.0), (0.4, 0.6), ()),
     ]
     rules = [RuleSpec("at_least_one", names, False), RuleSpec("excludes", ("child", "gray"), True)]
-    states = lambda z: [
-        x.state for x in Labeler(specs, rules).label(np.array(z, np.float32), {"hair": 0.5, "face": 0.5})
-    ]  # noqa: E731
+
+    def states(z):
+        labels = Labeler(specs, rules).label(np.array(z, np.float32), {"hair": 0.5, "face": 0.5})
+        return [x.state for x in labels]
+
     assert states([-3.0, -2.0, -5.0]) == ["no", "unsure", "no"]
     assert states([-3.0, -2.0, 5.0]) == ["unsure", "no", "yes"]
     assert states([3.0, -2.0, 5.0]) == ["yes", "no", "yes"]
