@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -42,7 +43,8 @@ def test_ask_follow_ups_and_comparison(tmp_path: Path, capsys):
     cv2.imwrite(str(tmp_path / "two.png"), cv2.hconcat([photo, photo]))
     assert main(["ask", str(tmp_path / "two.png"), "Who is smiling?", "--face", "1,2"]) == 0
     out = capsys.readouterr().out.strip()
-    assert out in ("Each of them is smiling.", "The first person is smiling. The second person is smiling.")
+    assert set(re.findall(r"(each|first|second) ", out.lower())) in ({"each"}, {"first", "second"})
+    assert out.count("is smiling") == (1 if "Each" in out else 2)
 
 
 def test_report(capsys):

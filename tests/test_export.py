@@ -217,8 +217,9 @@ def test_export_is_atomic_and_the_runtime_runs_it(trained, tmp_path: Path):
         assert len(list(insight.unchecked(face, "Is she smiling?", max_tokens=5))) >= 1
         assert len(list(insight.unchecked(face, "Are you sure?", after="Is she smiling?", max_tokens=5))) >= 1
         assert insight.ask(face, "Is she smiling?", max_tokens=5).text
-        both = insight.ask((face, face), "Who is smiling?", max_tokens=5)
-        assert len(both.labels) % 2 == 0
+        both = insight.questions.query("Who is smiling?", (face, face))
+        assert len(both.findings) == 2
+        assert insight.ask((face, face), "Who is smiling?", max_tokens=5).text
     with pytest.raises(FileExistsError, match="exists already"):
         export_bundle(trained, out)
 

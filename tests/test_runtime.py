@@ -73,7 +73,8 @@ def test_closed_questions(insight, face, question, start, label, region):
     assert region in answer.evidence
     assert answer.finish_reason == "stop"
     assert 0.5 < answer.confidence <= 1
-    assert answer.timings.first_token_ms <= answer.timings.total_ms
+    assert 0.1 < answer.timings.first_token_ms < answer.timings.total_ms
+    assert answer.timings.tokens > 3
 
 
 def test_description_has_two_sentences_and_agrees_with_the_report(insight, face):
@@ -196,8 +197,9 @@ def test_tiny_huge_bordered_grey_and_upscaled_faces(insight, photo):
     huge = cv2.resize(photo[30:210, 140:320], (2160, 2160), interpolation=cv2.INTER_CUBIC)
     assert len(insight.perceive(huge)) == 1
     cut = photo[:, 200:]
-    for f in insight.perceive(cut):
-        assert np.isfinite(f.tokens).all()
+    (found,) = insight.perceive(cut)
+    assert np.isfinite(found.tokens).all()
+    assert found.box[0] < 40
     grey = np.repeat(photo.mean(2, keepdims=True).astype(np.uint8), 3, 2)
     (found,) = insight.perceive(grey)
     assert found.label("Smiling").state == "yes"
