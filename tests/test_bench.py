@@ -314,7 +314,7 @@ def test_what_others_take_of_the_machine(tmp_path: Path):
 
     def at(busy: float, idle: float, own: float) -> CpuTime:
         plant(tmp_path, {"proc/stat": f"cpu  {busy * tick:.0f} 0 0 {idle * tick:.0f} 0 0 0 0 0 0\ncpu0 1 2 3\n"})
-        return dataclasses.replace(cpu_time(tmp_path), own=own)
+        return dataclasses.replace(cpu_time(tmp_path), process=own)
 
     before = at(100, 100, 7)
     # 20 s of two cores: 10 s by this process, 4 s by others.

@@ -85,13 +85,13 @@ def _gpu_providers(ort: Any, device: str, engine_cache: Path | None) -> list[Any
     preload(ort)
     if device == "cuda":
         return [PROVIDERS["cuda"], PROVIDERS["cpu"]]
-    kept = {
+    trt_options = {
         "trt_engine_cache_enable": True,
         "trt_engine_cache_path": str(engine_cache),
         "trt_timing_cache_enable": True,
     }
     cuda = [PROVIDERS["cuda"]] if PROVIDERS["cuda"] in ort.get_available_providers() else []
-    return [(PROVIDERS["tensorrt"], kept), *cuda, PROVIDERS["cpu"]]
+    return [(PROVIDERS["tensorrt"], trt_options), *cuda, PROVIDERS["cpu"]]
 
 
 def _release_freed_memory() -> None:

@@ -63,7 +63,7 @@ def throttling(states: Sequence[MachineState]) -> tuple[str, ...] | None:
     if not known and not last.throttle_events:
         return None
     grown = [name for name, count in last.throttle_events.items() if count > first.throttle_events.get(name, count)]
-    return tuple(dict.fromkeys([name for seen in known for name in seen] + grown))
+    return tuple(dict.fromkeys([name for names in known for name in names] + grown))
 
 
 def machine(root: Path = Path("/")) -> str:
@@ -92,7 +92,7 @@ class CpuTime:
 
     total: float
     busy: float
-    own: float
+    process: float
 
 
 def cpu_time(root: Path = Path("/")) -> CpuTime | None:
@@ -109,7 +109,7 @@ def others_share(before: CpuTime | None, after: CpuTime | None) -> float | None:
     """0..1: of the machine's CPU time in between, what others took, a virtual machine's neighbours among them."""
     if before is None or after is None or after.total <= before.total:
         return None
-    others = (after.busy - before.busy) - (after.own - before.own)
+    others = (after.busy - before.busy) - (after.process - before.process)
     return round(min(max(others / (after.total - before.total), 0.0), 1.0), 3)
 
 
@@ -131,16 +131,16 @@ def _mean_mhz(root: Path, file: str) -> float | None:
 
 def _throttled(root: Path, nvml: Nvml | None) -> tuple[str, ...] | None:
     found: list[str] = []
-    told = False
+    readable = False
     for device in sorted((root / "sys/class/thermal").glob("cooling_device*")):
         name, level = read_text(device / "type"), read_number(device / "cur_state")
         if name and level is not None and any(part in name for part in HOLDING_BACK):
-            told = True
+            readable = True
             found += [name] * (level > 0)
     if nvml and (reasons := nvml.throttled()) is not None:
-        told = True
+        readable = True
         found += [f"GPU: {reason}" for reason in reasons]
-    return tuple(dict.fromkeys(found)) if told else None
+    return tuple(dict.fromkeys(found)) if readable else None
 
 
 def _events(root: Path) -> dict[str, int]:

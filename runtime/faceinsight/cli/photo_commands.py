@@ -70,8 +70,8 @@ def ask(args: argparse.Namespace) -> int:
 
 
 def _print_stream(pieces: Iterator[AnswerChunk]) -> None:
-    for piece in pieces:
-        print(piece.text, end="", flush=True)
+    for chunk in pieces:
+        print(chunk.text, end="", flush=True)
     print()
 
 

@@ -25,7 +25,7 @@ def collect(chunks: Sequence[AnswerChunk], query: Query, questions: QuestionEnco
     """
     last, text = chunks[-1], "".join(c.text for c in chunks).strip()
     reason = query.question.declined or questions.decline_reason(text)
-    labels = () if reason else tuple(x for own in query.labels for x in own)
+    labels = () if reason else tuple(x for of_face in query.labels for x in of_face)
     log_probabilities = [math.log(max(c.probability, 1e-9)) for c in chunks]
     return Answer(
         text=text,
@@ -62,7 +62,7 @@ def score_answers(
             question,
             dict(zip(answers, (row / max(row.sum(), 1e-12)).tolist(), strict=True)),
             float(row.sum()),
-            tuple(x for own in query.labels for x in own),
+            tuple(x for of_face in query.labels for x in of_face),
         )
         for question, query, row in zip(questions, queries, table, strict=True)
     )

@@ -155,13 +155,13 @@ class ClaimChecker:
 
     def self_contradicts(self, sentence: str) -> bool:
         """Does a sentence start with Yes or No and go on to say the opposite?"""
-        opening = _YES_NO.match(sentence)
-        verb = _VERB.search(sentence, opening.end()) if opening else None
+        yes_no = _YES_NO.match(sentence)
+        verb = _VERB.search(sentence, yes_no.end()) if yes_no else None
         word = self._words.search(sentence, verb.start()) if verb else None
-        if not (opening and verb and word):
+        if not (yes_no and verb and word):
             return False
         value = (verb.lastgroup != "negated") != (word.group(0).lower() in self._denials)
-        return value != (opening["word"].lower() == "yes")
+        return value != (yes_no["word"].lower() == "yes")
 
 
 def is_negated(question: str, opposites: Sequence[str] = ()) -> bool:

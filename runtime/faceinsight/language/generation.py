@@ -171,8 +171,8 @@ class AnswerGenerator:
         self, question: list[int], findings: Findings, answer: Sequence[int] = (), *, embedded: bool = False
     ) -> list[LlmInput]:
         """What follows a prefix, up to the answer and its first tokens, in few blocks."""
-        told: list[LlmInput] = [self.tokenizer.encode(f) if isinstance(f, str) else f for f in findings]
-        parts: list[LlmInput] = [question, *self.prefix.per_face(told), [*self._before_answer, *answer]]
+        encoded: list[LlmInput] = [self.tokenizer.encode(f) if isinstance(f, str) else f for f in findings]
+        parts: list[LlmInput] = [question, *self.prefix.per_face(encoded), [*self._before_answer, *answer]]
         return self.llm.pack(parts, embedded=embedded)
 
     def _logits_after(self, suffixes: Sequence[list[LlmInput]]) -> Iterator[NDArray[np.float32]]:

@@ -86,7 +86,7 @@ class Guard:
 
     def _places(self, query: Query) -> list[str]:
         """What the regions are called that show what is asked about."""
-        return list(dict.fromkeys(self._prompt.places[x.region] for own in query.labels for x in own))
+        return list(dict.fromkeys(self._prompt.places[x.region] for labels in query.labels for x in labels))
 
     def _is_wrong(self, sentence: str, query: Query, places: Collection[str]) -> bool:
         where = self._where.search(sentence)
@@ -133,8 +133,8 @@ class Guard:
         """Labels, per face, in the bundle's own sentences."""
         who = self._prompt.who[1:] if len(labels) > 1 else self._prompt.who[:1]
         out = []
-        for name, own in zip(who, labels, strict=True):
-            present = [x for x in own if x.state != "no"] if len(own) > MAX_STATED else own
-            for x in (present or own)[:MAX_STATED]:
+        for name, of_face in zip(who, labels, strict=True):
+            present = [x for x in of_face if x.state != "no"] if len(of_face) > MAX_STATED else of_face
+            for x in (present or of_face)[:MAX_STATED]:
                 out.append(self._prompt.stated(x.state, who=name, phrase=x.phrase, absent=self._absent[x.name]))
         return " ".join(dict.fromkeys(out)) or self._prompt.withheld

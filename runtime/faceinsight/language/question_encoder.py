@@ -162,5 +162,5 @@ class QuestionEncoder:
         if not labels:
             return ""
         who, prompt = self._prompt.who[0], self._prompt
-        told = (prompt.stated(x.state, who=who, phrase=x.phrase, absent=self._absent[x.name]) for x in labels)
-        return prompt.findings.format(findings=" ".join(dict.fromkeys(told)))
+        statements = (prompt.stated(x.state, who=who, phrase=x.phrase, absent=self._absent[x.name]) for x in labels)
+        return prompt.findings.format(findings=" ".join(dict.fromkeys(statements)))

@@ -25,7 +25,7 @@ SMALLEST = 24
 #: A face of 8 pixels, as looked at, leaves a trace (a score of 0.05); one of 14 is mostly found.
 TRACE, TRACE_SCORE, CLEAR = 8, 0.05, 14
 #: A face that is wider, as looked at, gains nothing from more pixels.
-SMALL = 24
+SMALL_FACE = 24
 #: A closer look must be surer of a face: more of the photo is looked at, and texture is all that most of it shows.
 CLOSER_SCORE = 0.7
 #: Boxes that share more than this of the smaller one are of one face.
@@ -87,14 +87,14 @@ class FaceDetector:
         """RGB (H,W,3) -> faces, the largest first."""
         h, w = image.shape[:2]
         parts = pieces(w, h, self._sides[0])
-        rows = np.concatenate([_whole(_moved(self._piece(cut(image, p)), p), p, w, h) for p in parts])
+        rows = np.concatenate([_whole(_moved(self._find_in(cut(image, p)), p), p, w, h) for p in parts])
         if len(parts) > 1:
             rows = _added(_NONE, rows)
         elif not len(rows):
             rows = self._past_border(image)
         return tuple(_detection(r) for r in sorted(rows, key=lambda r: -r[2] * r[3]) if _touches(r, w, h))
 
-    def _piece(self, photo: Image) -> Rows:
+    def _find_in(self, photo: Image) -> Rows:
         """Faces in a photo, or in a piece of a strip."""
         longer, reached, traces, faces = max(photo.shape[:2]), 0, _NONE, _NONE
         for side in dict.fromkeys(min(s, longer) for s in self._sides):
@@ -114,7 +114,7 @@ class FaceDetector:
         while SMALLEST * side < CLEAR * longer and side < longer:
             # Once only: where the smallest leave no trace.
             anywhere = SMALLEST * side < TRACE * longer and side < max(self._sides)
-            unsure = (traces[:, 14] < self._score) & (traces[:, 2] * side < SMALL * longer)
+            unsure = (traces[:, 14] < self._score) & (traces[:, 2] * side < SMALL_FACE * longer)
             candidates = traces[unsure & ~_shared(traces, faces)]
             if not anywhere and not len(candidates):
                 break

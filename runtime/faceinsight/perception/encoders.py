@@ -136,10 +136,12 @@ class FaceEncoders:
         (`merge_closeup`)."""
         spec, n = self._manifest.encoder, len(encoder_crops)
         pixels = normalize(encoder_crops, spec.mean, spec.std)
-        told = ~np.isin(characteristic_ids, self._closeup_only)
-        found, area, *made = self._encoder(pixels=pixels, label_map=label_map, characteristics=characteristic_ids[told])
+        by_encoder = ~np.isin(characteristic_ids, self._closeup_only)
+        found, area, *made = self._encoder(
+            pixels=pixels, label_map=label_map, characteristics=characteristic_ids[by_encoder]
+        )
         logits = np.zeros((n, len(characteristic_ids)), np.float32)
-        logits[:, told] = found
+        logits[:, by_encoder] = found
         tokens = dict(zip(self._tokens, made, strict=True))
         none = np.zeros((n, 0, self._manifest.llm.width), np.float32)
         return Encoded(label_map, logits, area, tokens.get("image_tokens", none), tokens.get("region_tokens", none))
