@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
+import os
 import struct
+import subprocess
+import threading
 import time
 import zlib
 from pathlib import Path
@@ -106,6 +110,44 @@ def test_missing_file_is_also_a_file_not_found_error(tmp_path: Path):
         load_image(tmp_path)
     with pytest.raises(ImageError):
         load_image("a\0b.png")
+
+
+def test_a_pipe_is_read_to_its_end(tmp_path: Path, photo, monkeypatch):
+    """A shell's <(cat photo.jpg) is the path of a pipe."""
+    pipe = tmp_path / "photo.png"
+    os.mkfifo(pipe)
+
+    def loaded(path: Path) -> NDArray[np.uint8]:
+        writer = threading.Thread(target=lambda: _write(pipe), daemon=True)
+        writer.start()
+        try:
+            return load_image(path)
+        finally:
+            writer.join(10)
+            assert not writer.is_alive()
+
+    assert (loaded(pipe) == photo).all()
+    monkeypatch.setattr(imaging, "MAX_BYTES", 100_000)
+    with pytest.raises(ImageError, match="at most 100,000"):
+        loaded(pipe)
+
+
+def _write(pipe: Path) -> None:
+    with contextlib.suppress(BrokenPipeError):
+        pipe.write_bytes(PHOTO.read_bytes())
+
+
+@pytest.mark.skipif(not Path("/dev/fd").exists(), reason="this system names no open files")
+def test_a_descriptor_of_a_pipe_is_read(photo):
+    with subprocess.Popen(["cat", str(PHOTO)], stdout=subprocess.PIPE) as cat:
+        assert cat.stdout is not None
+        assert (load_image(f"/dev/fd/{cat.stdout.fileno()}") == photo).all()
+
+
+@pytest.mark.parametrize("device", ["/dev/zero", "/dev/null"])
+def test_a_device_is_refused(device):
+    with pytest.raises(ImageError, match="is not a file"):
+        load_image(device)
 
 
 def test_png_chunk_bomb_is_refused_at_once():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import textwrap
 from collections.abc import Mapping, Sequence
 
@@ -36,7 +37,8 @@ def report_text(number: int, report: Report, manifest: Manifest, *, width: int) 
     """What is so, with its probability; what is unsure, absent and hidden. width: of the photo.
 
     The words are the bundle's, so a "no" that says something of its own ("is a woman") is among what is so, and "has no
-    beard" is not. Of characteristics of which exactly one holds, what it is not goes without saying.
+    beard" is not: under "no" stands what is absent, "beard". Of characteristics of which exactly one holds, what it is
+    not goes without saying.
     """
     specs = {c.name: c for c in manifest.characteristics}
     chosen_from = {name for rule in manifest.rules if rule.kind == "exactly_one" for name in rule.of}
@@ -53,7 +55,7 @@ def report_text(number: int, report: Report, manifest: Manifest, *, width: int) 
         elif not _denies(words):
             yes.append((likely if label.state == "yes" else 1 - likely, words + why))
         elif label.state == "yes":
-            rest["no"].append(words + why)
+            rest["no"].append(_denied(words) + why)
         elif label.name not in chosen_from:
             rest["no"].append(label.name.replace("_", " ").lower() + why)
     ordered = sorted(yes, key=lambda x: -x[0])
@@ -94,6 +96,11 @@ def _wrapped(state: str, text: str) -> str:
 def _denies(words: str) -> bool:
     """Do the words say that something is not there?"""
     return not {"no", "not"}.isdisjoint(words.split())
+
+
+def _denied(words: str) -> str:
+    """What words of an absence deny: "has no beard" -> "beard"."""
+    return re.split(r"\b(?:no|not)\b", words, maxsplit=1)[1].strip()
 
 
 def reason(label: Label, report: Report, manifest: Manifest) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import stat
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -79,12 +80,16 @@ def _read(source: str | os.PathLike[str]) -> bytes:
         if not path.exists():
             hint = "; ~ is not expanded here (os.path.expanduser does it)" if text.startswith("~") else ""
             raise ImageNotFoundError(f"{path}: no such file{hint}")
-        if not path.is_file():
+        kind = path.stat().st_mode
+        # A device may never end; a pipe ends when its writer does.
+        if not (stat.S_ISREG(kind) or stat.S_ISFIFO(kind)):
             raise ImageError(f"{path} is not a file")
         size = path.stat().st_size
         if size > MAX_BYTES:
             raise ImageError(f"{path} has {size:,} bytes; at most {MAX_BYTES:,}")
-        return path.read_bytes()
+        # A pipe says nothing of its size, and a file may grow: what is too long is noticed by one byte more.
+        with path.open("rb") as file:
+            return file.read(MAX_BYTES + 1)
     except (OSError, ValueError) as e:
         if isinstance(e, ImageError):
             raise
