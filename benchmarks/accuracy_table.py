@@ -1,4 +1,4 @@
-"""The figures of benchmarks/accuracy.py against what is asked of them, worst first, as a Markdown table.
+"""The figures of benchmarks/quality/accuracy.py against what is asked of them, worst first, as a Markdown table.
 
     python benchmarks/accuracy_table.py docs/accuracy-nano.json
     python benchmarks/accuracy_table.py before.json after.json

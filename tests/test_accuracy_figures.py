@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from faceinsight.types import HIDDEN, NO, UNSURE, YES
-from faceinsight_models.vocabulary import CHOICES, NAMES, REGIONS
+from faceinsight_models.taxonomy import CHOICES, NAMES, REGIONS
 
-sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
+sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks" / "quality"))
 
 import claims
 import contradictions

@@ -10,9 +10,9 @@ import cv2
 import numpy as np
 import pytest
 
-from faceinsight_models.vocabulary import CELEBA, EXPRESSIONS, MASK_CLASSES, NAMES
+from faceinsight_models.taxonomy import CELEBA, EXPRESSIONS, MASK_CLASSES, NAMES
 
-sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
+sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks" / "quality"))
 
 import datasets
 import masks

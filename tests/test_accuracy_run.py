@@ -12,12 +12,14 @@ import numpy as np
 import pytest
 
 from faceinsight.bundle.bundle import Bundle
-from faceinsight_models.vocabulary import CELEBA, NAMES
+from faceinsight_models.taxonomy import CELEBA, NAMES
 
-sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks" / "quality"))
+
+import accuracy_table
 
 import accuracy
-import accuracy_table
 from datasets import Sample
 from described import against_labels
 from ledger import Ledger

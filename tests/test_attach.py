@@ -27,16 +27,16 @@ from faceinsight.perception.clip_pixels import to_pixels
 from faceinsight_export import attach as export_attach
 from faceinsight_export.attach import Attached, attached_stages
 from faceinsight_export.cli import main as export
-from faceinsight_export.llava import Choice, export_llava, open_attached, verify_bundle
-from faceinsight_export.parity import ParityError
-from faceinsight_models.attached import Record, load_adapter
+from faceinsight_export.llava_bundle import Choice, export_llava, open_attached, verify_bundle
+from faceinsight_export.parity.stages import ParityError
 from faceinsight_models.cli import main as train
-from faceinsight_models.llava import FrozenLlava
+from faceinsight_models.llava.adapter_record import Record, load_adapter
+from faceinsight_models.llava.frozen import FrozenLlava
 from faceinsight_models.recipe import LLAVA_RECIPES, LlavaRecipe
+from faceinsight_models.taxonomy import CELEBA, MASK_CLASSES, REGIONS
 from faceinsight_models.train import attach as training
 from faceinsight_models.train.conversation import IGNORE, KNOWN, SEEN, Conversation, Words
 from faceinsight_models.train.llm import read_out
-from faceinsight_models.vocabulary import CELEBA, MASK_CLASSES, REGIONS
 
 CPU = Device("cpu", False, 1)
 EXACT = Choice("fp32", "f16")

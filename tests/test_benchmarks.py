@@ -10,14 +10,15 @@ import numpy as np
 import pytest
 from conftest import PHOTO
 
-from faceinsight_models.vocabulary import AGES, CELEBA, EXPRESSIONS, NAMES
+from faceinsight_models.taxonomy import AGES, CELEBA, EXPRESSIONS, NAMES
 
-sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks" / "peers"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks" / "quality"))
 
 import datasets
 import metrics
-import peer_nano
-import peers
+import nano
+import run
 
 
 def test_auc_and_average_precision_by_hand():
@@ -111,11 +112,11 @@ def test_nano_on_transformers_is_the_same_model(tmp_path: Path, insight, face):
     """A peer that runs something else would be no peer: the same tokens are likeliest, in both ways of running it."""
     import torch
 
-    peer_nano.write(tmp_path)
+    nano.write(tmp_path)
     questions = ("Is she smiling?", "Does she have a hat on?", "Describe this face.")
     ours = ["".join(map(str, insight.unchecked(face, q, max_tokens=1))) for q in questions]
     for best in (True, False):
-        arm = peer_nano.TransformersNano(tmp_path, best=best)
+        arm = nano.TransformersNano(tmp_path, best=best)
         picture = arm.show(PHOTO)
         with torch.inference_mode():
             ids = [int(arm._first(picture, q).logits[0, -1].argmax()) for q in questions]
@@ -124,8 +125,8 @@ def test_nano_on_transformers_is_the_same_model(tmp_path: Path, insight, face):
 
 def test_ratios_are_of_the_same_round():
     ours, theirs = {"a": [1.0, 2.0, 4.0]}, {"a": [2.0, 6.0, 40.0], "b": [1.0]}
-    assert peers.ratios(ours, theirs) == {"a": 3.0}
-    assert peers.spread([1.0, 2.0, 3.0, 4.0, 5.0]) == {"p50": 3.0, "p25": 2.0, "p75": 4.0, "n": 5}
+    assert run.ratios(ours, theirs) == {"a": 3.0}
+    assert run.spread([1.0, 2.0, 3.0, 4.0, 5.0]) == {"p50": 3.0, "p25": 2.0, "p75": 4.0, "n": 5}
 
 
 def test_the_graph_fills_what_is_not_known():

@@ -14,12 +14,12 @@ import transformers as tf
 from checkpoints import byte_level, llava, randomise, save, sentencepiece, small
 from safetensors.torch import load_file, save_file
 
-from faceinsight_export import llm_gguf
-from faceinsight_export.checkpoint import Checkpoint, CheckpointError
-from faceinsight_export.families import FAMILIES, family_of
-from faceinsight_export.llm_gguf import targets, write_llm
-from faceinsight_export.lora import Adapter, Merged
-from faceinsight_export.tokenizer_gguf import read_vocabulary
+from faceinsight_export.checkpoint.checkpoint import Checkpoint, CheckpointError
+from faceinsight_export.checkpoint.families import FAMILIES, family_of
+from faceinsight_export.checkpoint.lora import Adapter, Merged
+from faceinsight_export.gguf import llm as llm_gguf
+from faceinsight_export.gguf.llm import targets, write_llm
+from faceinsight_export.gguf.tokenizer import read_vocabulary
 
 INDEX = "model.safetensors.index.json"
 

@@ -14,20 +14,14 @@ import torch
 from faceinsight import FaceInsight
 from faceinsight.perception.closeup import Closeup as CloseupReader
 from faceinsight.perception.closeup import CloseupReading
-from faceinsight_models import lcm
-from faceinsight_models.closeup import FAULTS, PARTS, TELLS, YEARS, Closeup, CloseupGraph
-from faceinsight_models.data import AGE_YEARS, Faces, utkface_labels
-from faceinsight_models.mobilenet import MEAN_BGR, MobileNet, tfjs_weights
+from faceinsight_models.data.faces import AGE_YEARS, Faces, utkface_labels
+from faceinsight_models.nets import lcm
+from faceinsight_models.nets.closeup import FAULTS, PARTS, TELLS, YEARS, Closeup, CloseupGraph
+from faceinsight_models.nets.mobilenet import MEAN_BGR, MobileNet, tfjs_weights
 from faceinsight_models.recipe import Recipe
-from faceinsight_models.train.closeup import (
-    age_targets,
-    choice_loss,
-    completed,
-    expression_targets,
-    race_targets,
-)
+from faceinsight_models.taxonomy import AGES, CHOICES, EXPRESSIONS, NAMES, RACES, RULES
+from faceinsight_models.train.closeup import age_targets, choice_loss, completed, expression_targets, race_targets
 from faceinsight_models.train.views import Views
-from faceinsight_models.vocabulary import AGES, CHOICES, EXPRESSIONS, NAMES, RACES, RULES
 
 
 def columns(names):
@@ -183,7 +177,7 @@ def faceres(folder: Path) -> Path:
         entries.append({"name": name, "shape": list(shape), "dtype": "float32", "quantization": quantization})
         data += values.tobytes()
 
-    from faceinsight_models.mobilenet import BLOCKS
+    from faceinsight_models.nets.mobilenet import BLOCKS
 
     add("conv1/convolution/merged_input", 3, 3, 3, 32)
     add("conv1_bn/batchnorm_1/sub", 32)

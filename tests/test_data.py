@@ -12,8 +12,8 @@ from conftest import PHOTO
 pytest.importorskip("torch")
 
 from faceinsight_models.cli import main
-from faceinsight_models.data import load_pictures, require
-from faceinsight_models.vocabulary import CELEBA
+from faceinsight_models.data.faces import load_pictures, require
+from faceinsight_models.taxonomy import CELEBA
 
 FAIR = "file,split,age,gender,race\n"
 

@@ -30,7 +30,7 @@ from faceinsight.bundle.bundle import Bundle
 from faceinsight.bundle.onnx_header import OnnxFile
 from faceinsight.host.child import probe
 from faceinsight_export.cli import main as export
-from faceinsight_export.half import store_half
+from faceinsight_export.onnx.fp16_weights import store_half
 
 FAKE = Path(__file__).parent / "fake_tensorrt.py"
 ORIN = Target("10.3.0", 87, "Orin")

@@ -11,20 +11,21 @@ from torch.nn import functional as F
 
 from faceinsight.backends.device import Device
 from faceinsight.bundle.manifest import LlmSpec
-from faceinsight_export import families, gguf_file
 from faceinsight_export.bundle import export_bundle
-from faceinsight_export.half import store_half
-from faceinsight_export.parity import ParityError, compare, graph_stages, llm_stages
-from faceinsight_models.closeup import Closeup
-from faceinsight_models.graphs import write_encoder, write_knowledge, write_parser, write_question
-from faceinsight_models.llm import BpeVocabulary, interleave_rope, load_gguf, prune, separate_rope
-from faceinsight_models.parser import FaceParser
+from faceinsight_export.checkpoint import families
+from faceinsight_export.gguf import quantize as gguf_file
+from faceinsight_export.onnx.fp16_weights import store_half
+from faceinsight_export.parity.stages import ParityError, compare, graph_stages, llm_stages
+from faceinsight_models.nets.closeup import Closeup
+from faceinsight_models.nets.graphs import write_encoder, write_knowledge, write_parser, write_question
+from faceinsight_models.nets.llm import BpeVocabulary, interleave_rope, load_gguf, prune, separate_rope
+from faceinsight_models.nets.parser import FaceParser
+from faceinsight_models.nets.question import QuestionEncoder
 from faceinsight_models.pipeline import Trained
-from faceinsight_models.question import QuestionEncoder
 from faceinsight_models.recipe import Recipe
+from faceinsight_models.taxonomy import NAMES
 from faceinsight_models.train.encoder import build_adapter, build_encoder
 from faceinsight_models.train.llm import PROMPT
-from faceinsight_models.vocabulary import NAMES
 
 CPU = Device("cpu", False, 2)
 SPEC = LlmSpec("llm.gguf", 64, 256, PROMPT, 64, 64)

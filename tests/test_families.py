@@ -20,14 +20,15 @@ from faceinsight.backends.device import Device
 from faceinsight.backends.llama_cpp.loader import load_llm
 from faceinsight.backends.llama_cpp.model import EXACT
 from faceinsight.bundle.manifest import LlmSpec
-from faceinsight_export import families, llm_gguf
-from faceinsight_export.checkpoint import Checkpoint, CheckpointError
-from faceinsight_export.gguf_file import QUANTISATIONS, quantise
-from faceinsight_export.llm_gguf import llm_bytes, write_llm
-from faceinsight_export.lora import Adapter, Merged, write_adapter
-from faceinsight_export.parity import LlmProbe, compare
-from faceinsight_export.reference import Reference, logits, stream
-from faceinsight_export.tokenizer_gguf import read_vocabulary
+from faceinsight_export.checkpoint import families
+from faceinsight_export.checkpoint.checkpoint import Checkpoint, CheckpointError
+from faceinsight_export.checkpoint.lora import Adapter, Merged, write_adapter
+from faceinsight_export.gguf import llm as llm_gguf
+from faceinsight_export.gguf.llm import llm_bytes, write_llm
+from faceinsight_export.gguf.quantize import QUANTISATIONS, quantise
+from faceinsight_export.gguf.tokenizer import read_vocabulary
+from faceinsight_export.parity.reference import Reference, logits, stream
+from faceinsight_export.parity.stages import LlmProbe, compare
 from faceinsight_models.train.llm import PROMPT
 
 CPU = Device("cpu", False, 1)

@@ -25,8 +25,8 @@ from faceinsight.bundle.onnx_header import OnnxFile
 from faceinsight.cli.main import main
 from faceinsight.diagnostics import fit
 from faceinsight.diagnostics.versions import onnxruntime_version
-from faceinsight_export.half import store_half
-from faceinsight_export.int8_weights import store_int8
+from faceinsight_export.onnx.fp16_weights import store_half
+from faceinsight_export.onnx.int8_weights import store_int8
 
 PEAK = "int(next(l for l in open('/proc/self/status') if l.startswith('VmHWM')).split()[1]) * 1024"
 needs_proc = pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="peak memory is read from /proc")

@@ -17,16 +17,16 @@ from checkpoints import as_transformers_5, byte_level, edit, randomise, rename, 
 from safetensors.torch import load_file, save_file
 
 from faceinsight.bundle.bundle import Bundle
-from faceinsight_export import rope
-from faceinsight_export.checkpoint import Checkpoint, CheckpointError
+from faceinsight_export.checkpoint import rope
+from faceinsight_export.checkpoint.checkpoint import Checkpoint, CheckpointError
 from faceinsight_export.cli import main
-from faceinsight_export.llava import Choice, export_llava, require_recipe
-from faceinsight_export.parity import ParityError
-from faceinsight_export.reference import Reference, logits
-from faceinsight_models import config_json
-from faceinsight_models.hf_folder import load_tokenizer
-from faceinsight_models.llava import FrozenLlava
-from faceinsight_models.llava_pixels import CLIP_MEAN, CLIP_STD, preprocessing
+from faceinsight_export.llava_bundle import Choice, export_llava, require_recipe
+from faceinsight_export.parity.reference import Reference, logits
+from faceinsight_export.parity.stages import ParityError
+from faceinsight_models.llava import config_json
+from faceinsight_models.llava.frozen import FrozenLlava
+from faceinsight_models.llava.hf_folder import load_tokenizer
+from faceinsight_models.llava.pixels import CLIP_MEAN, CLIP_STD, preprocessing
 from faceinsight_models.recipe import LlavaRecipe
 
 RECIPE, EXACT = "llava-1.5-7b", Choice("fp32", "f16")
@@ -338,7 +338,7 @@ def test_the_command_line_says_what_to_do(folder: Path, tmp_path: Path, capsys, 
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("faceinsight_export.llava.export_llava", stop)
+        patch.setattr("faceinsight_export.llava_bundle.export_llava", stop)
         assert main([*command, "--recipe", RECIPE]) == 130
     assert capsys.readouterr().err == (
         "faceinsight-export: interrupted; the same command goes on with the step it was in\n"
@@ -348,7 +348,7 @@ def test_the_command_line_says_what_to_do(folder: Path, tmp_path: Path, capsys, 
         def closed(self: Path, *args: Any, **options: Any) -> Any:
             raise PermissionError(13, "Permission denied", str(self))
 
-        monkeypatch.setattr("faceinsight_export.checkpoint.Path.open", closed)
+        monkeypatch.setattr("faceinsight_export.checkpoint.checkpoint.Path.open", closed)
     else:
         (folder / "model.safetensors").chmod(0)
     assert main([*command, "--recipe", RECIPE]) == 1

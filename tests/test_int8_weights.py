@@ -18,9 +18,9 @@ from faceinsight.bundle.onnx_header import OnnxFile
 from faceinsight.diagnostics import fit
 from faceinsight_export.attach import _join
 from faceinsight_export.face_parts import OUTPUTS, cut
-from faceinsight_export.half import store_half
-from faceinsight_export.int8_weights import rounded, store_int8
-from faceinsight_models.tapped import FEATURES, TappedEncoder
+from faceinsight_export.onnx.fp16_weights import store_half
+from faceinsight_export.onnx.int8_weights import rounded, store_int8
+from faceinsight_models.llava.region_features import FEATURES, TappedEncoder
 
 #: Weights of the graph: output channels first, last, first (rows of a table).
 SHAPES = {"conv": (64, 32, 3, 3), "dense": (64, 128), "table": (96, 128)}

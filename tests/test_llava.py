@@ -15,13 +15,16 @@ from faceinsight import FaceInsight
 from faceinsight.bench.steps import PREFIX, Stopwatch, one_round
 from faceinsight.bundle.bundle import Bundle
 from faceinsight.diagnostics.fit import estimate
-from faceinsight_export import families, llava, llava_parity, steps
-from faceinsight_export.checkpoint import Checkpoint
+from faceinsight_export import atomic as steps
+from faceinsight_export import llava_bundle as llava
+from faceinsight_export.checkpoint import families
+from faceinsight_export.checkpoint.checkpoint import Checkpoint
 from faceinsight_export.cli import main
-from faceinsight_export.llava import Choice, export_llava
-from faceinsight_export.parity import ParityError
-from faceinsight_export.reference import Reference
-from faceinsight_export.vision_tower import VisionShape
+from faceinsight_export.llava_bundle import Choice, export_llava
+from faceinsight_export.onnx.vision_reference import VisionShape
+from faceinsight_export.parity import llava as llava_parity
+from faceinsight_export.parity.reference import Reference
+from faceinsight_export.parity.stages import ParityError
 from faceinsight_models.recipe import LlavaRecipe, llava_recipes
 
 RECIPE = "llava-1.5-7b"

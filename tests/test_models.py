@@ -20,25 +20,21 @@ from torch.nn import functional as F
 
 from faceinsight.language.claims import ClaimChecker, sentences
 from faceinsight.types import HIDDEN, NO, STATES, UNSURE, YES, Label
-from faceinsight_models import calibration, data, dialogue, lcm, turns
-from faceinsight_models.augment import augment_pair
-from faceinsight_models.ccm import CorrelationModule, complete, cooccurrence, correlation_graph
-from faceinsight_models.concepts import BY_NAME, CONCEPTS, denials, mentions
-from faceinsight_models.data import Faces, Mixture
-from faceinsight_models.encoder import EncoderGraph, Features
-from faceinsight_models.question import QuestionEncoder
+from faceinsight_models.data import faces as data
+from faceinsight_models.data.augment import augment_pair
+from faceinsight_models.data.faces import Faces, Mixture
+from faceinsight_models.dialogue import answers as dialogue
+from faceinsight_models.dialogue import turns
+from faceinsight_models.dialogue.concepts import BY_NAME, CONCEPTS, denials, mentions
+from faceinsight_models.dialogue.wordings import compound_question
+from faceinsight_models.nets import lcm
+from faceinsight_models.nets.ccm import CorrelationModule, complete, cooccurrence, correlation_graph
+from faceinsight_models.nets.encoder import EncoderGraph, Features
+from faceinsight_models.nets.question import QuestionEncoder
+from faceinsight_models.nets.segmentation import RegionPool, SegmentationEncoder, coarse
 from faceinsight_models.recipe import Recipe, Schedule
-from faceinsight_models.segmentation import RegionPool, SegmentationEncoder, coarse
 from faceinsight_models.specs import characteristic_specs, specialised
-from faceinsight_models.train.align import align, holding, membership
-from faceinsight_models.train.conversation import drill, enabled
-from faceinsight_models.train.encoder import build_adapter, build_encoder, view
-from faceinsight_models.train.llm import tree_mask
-from faceinsight_models.train.loop import train
-from faceinsight_models.train.seen import Seen
-from faceinsight_models.train.tasks import TaskLoss
-from faceinsight_models.training_free import EvidenceHead
-from faceinsight_models.vocabulary import (
+from faceinsight_models.taxonomy import (
     AGES,
     CELEBA,
     CHARACTERISTICS,
@@ -53,7 +49,15 @@ from faceinsight_models.vocabulary import (
     RULES,
     SWITCHES,
 )
-from faceinsight_models.wordings import compound_question
+from faceinsight_models.train import calibration
+from faceinsight_models.train.align import align, holding, membership
+from faceinsight_models.train.conversation import drill, enabled
+from faceinsight_models.train.encoded import Seen
+from faceinsight_models.train.encoder import build_adapter, build_encoder, view
+from faceinsight_models.train.llm import tree_mask
+from faceinsight_models.train.loop import train
+from faceinsight_models.train.tasks import TaskLoss
+from faceinsight_models.training_free import EvidenceHead
 
 
 def test_cooccurrence_is_conditional_on_the_row():

@@ -10,10 +10,10 @@ from faceinsight import FaceInsight, PolicyError
 from faceinsight.language.claims import is_negated, without_yes_no
 from faceinsight.language.languages import DECLINES, language_of
 from faceinsight.language.spelling import Spelling
-from faceinsight_models import outside, turns
-from faceinsight_models.concepts import OPPOSITE_WORDS
-from faceinsight_models.vocabulary import NAMES
-from faceinsight_models.wordings import misspelt
+from faceinsight_models.dialogue import outside, turns
+from faceinsight_models.dialogue.concepts import OPPOSITE_WORDS
+from faceinsight_models.dialogue.wordings import misspelt
+from faceinsight_models.taxonomy import NAMES
 
 
 @pytest.fixture(scope="module")

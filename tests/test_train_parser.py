@@ -9,7 +9,8 @@ torch = pytest.importorskip("torch")
 
 from torch.nn import functional as F  # noqa: E402
 
-from faceinsight_models.data import Faces, Masks  # noqa: E402
+from faceinsight_models.data.faces import Faces, Masks  # noqa: E402
+from faceinsight_models.taxonomy import MASK_CLASSES, NAMES  # noqa: E402
 from faceinsight_models.train.hats import Hats, dyed  # noqa: E402
 from faceinsight_models.train.parser import (  # noqa: E402
     WORN,
@@ -22,7 +23,6 @@ from faceinsight_models.train.parser import (  # noqa: E402
     unlabelled_rows,
 )
 from faceinsight_models.train.statistics import count_statistics  # noqa: E402
-from faceinsight_models.vocabulary import MASK_CLASSES, NAMES  # noqa: E402
 
 SKIN, HAIR, HAT, NECKLACE = (MASK_CLASSES.index(n) for n in ("skin", "hair", "hat", "neck_l"))
 NUMBERS = [MASK_CLASSES.index(n) for n in WORN]

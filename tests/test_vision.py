@@ -21,13 +21,13 @@ from faceinsight.backends.tensorrt.rewrite import for_tensorrt
 from faceinsight.bundle.onnx_header import OnnxFile as Outline
 from faceinsight.diagnostics.fit import activations
 from faceinsight.host.machine import saturates
-from faceinsight_export import int8
-from faceinsight_export.int8 import AccuracyError, agreement, smooth
-from faceinsight_export.onnx_file import FLOAT, onnx_file
-from faceinsight_export.parity import graph_stages
-from faceinsight_export.token_budget import METHODS, Budget, choices, reduce
-from faceinsight_export.vision import write_vision
-from faceinsight_export.vision_tower import VisionShape
+from faceinsight_export.onnx import int8
+from faceinsight_export.onnx.int8 import AccuracyError, agreement, smooth
+from faceinsight_export.onnx.token_merging import METHODS, Budget, choices, reduce
+from faceinsight_export.onnx.vision import write_vision
+from faceinsight_export.onnx.vision_reference import VisionShape
+from faceinsight_export.onnx.writer import FLOAT, onnx_file
+from faceinsight_export.parity.stages import graph_stages
 
 CPU = Device("cpu", False, 1)
 #: Of a square projector: a transposed weight still fits.

@@ -12,12 +12,12 @@ from faceinsight.backends.device import Device
 from faceinsight.bundle.bundle import Bundle
 from faceinsight_export.bundle import TOLERANCES
 from faceinsight_models.cli import main
-from faceinsight_models.closeup import PARTS, CloseupGraph
-from faceinsight_models.encoder import EncoderGraph
+from faceinsight_models.llava.region_features import FEATURES, TappedEncoder
+from faceinsight_models.nets.closeup import PARTS, CloseupGraph
+from faceinsight_models.nets.encoder import EncoderGraph
+from faceinsight_models.nets.segmentation import coarse
 from faceinsight_models.pipeline import load_closeup, load_encoder, load_parser
 from faceinsight_models.recipe import Recipe
-from faceinsight_models.segmentation import coarse
-from faceinsight_models.tapped import FEATURES, TappedEncoder
 from faceinsight_models.train.encoder import build_adapter
 from faceinsight_models.weights import pack, unpack
 

@@ -15,14 +15,14 @@ from faceinsight.backends.device import Device
 from faceinsight.bundle.bundle import Bundle, sha256_of
 from faceinsight.bundle.manifest import Manifest
 from faceinsight.types import STATES
-from faceinsight_models.attached import WEIGHTS, Record, load_adapter
-from faceinsight_models.encoder import KnowledgeGraph, RegionGraph
-from faceinsight_models.graphs import write_knowledge, write_regions
-from faceinsight_models.llava import fingerprint
-from faceinsight_models.tapped import FEATURES, TappedEncoder
+from faceinsight_models.llava.adapter_record import WEIGHTS, Record, load_adapter
+from faceinsight_models.llava.frozen import fingerprint
+from faceinsight_models.llava.region_features import FEATURES, TappedEncoder
+from faceinsight_models.nets.encoder import KnowledgeGraph, RegionGraph
+from faceinsight_models.nets.graphs import write_knowledge, write_regions
 
-from .half import store_half
-from .parity import Stage, compare
+from .onnx.fp16_weights import store_half
+from .parity.stages import Stage, compare
 
 #: Largest relative errors: the face's logits go through the same weights; of the new graphs weights are stored in half
 #: precision.

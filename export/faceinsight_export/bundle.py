@@ -32,26 +32,26 @@ from faceinsight.bundle.manifest import (
     QuestionSpec,
 )
 from faceinsight.types import STATES
-from faceinsight_models.augment import MEAN, STD
-from faceinsight_models.closeup import COVERS, FAULTS, PARTS, SHARED, SHOWS, TELLS, YEARS
-from faceinsight_models.concepts import OPPOSITE_WORDS
-from faceinsight_models.data import AGE_YEARS
-from faceinsight_models.graphs import write_closeup, write_encoder, write_knowledge, write_parser, write_question
-from faceinsight_models.outside import KINDS, words_of_questions
+from faceinsight_models.data.augment import MEAN, STD
+from faceinsight_models.data.faces import AGE_YEARS
+from faceinsight_models.dialogue.concepts import OPPOSITE_WORDS
+from faceinsight_models.dialogue.outside import KINDS, words_of_questions
+from faceinsight_models.nets.closeup import COVERS, FAULTS, PARTS, SHARED, SHOWS, TELLS, YEARS
+from faceinsight_models.nets.graphs import write_closeup, write_encoder, write_knowledge, write_parser, write_question
+from faceinsight_models.nets.question import SHARE
 from faceinsight_models.pipeline import NMS_THRESHOLD, SCORE_THRESHOLD, SIDES, Trained
-from faceinsight_models.question import SHARE
 from faceinsight_models.recipe import Recipe
 from faceinsight_models.specs import characteristic_specs, rule_specs
+from faceinsight_models.taxonomy import AGES, MASK_CLASSES, REGIONS, SWITCHES
 from faceinsight_models.train.conversation import LIST_FROM
 from faceinsight_models.train.llm import PROMPT
 from faceinsight_models.train.rounded import rounded
-from faceinsight_models.vocabulary import AGES, MASK_CLASSES, REGIONS, SWITCHES
 
 from .card import CARD, licences, model_card, training_data
-from .gguf_file import quantise, write_llama
-from .half import store_half
-from .int8_weights import store_int8
-from .parity import LLM_TOLERANCES, ParityError, Stage, graph_stages, llm_stages
+from .gguf.quantize import quantise, write_llama
+from .onnx.fp16_weights import store_half
+from .onnx.int8_weights import store_int8
+from .parity.stages import LLM_TOLERANCES, ParityError, Stage, graph_stages, llm_stages
 
 #: Relative to a stage's largest value. How weights are stored (8 bit in encoder and close-up, half precision elsewhere)
 #: sets them, not the conversion: with float32 weights the graphs agree to 1e-5 (tests/test_export.py).

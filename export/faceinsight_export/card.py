@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from faceinsight.bundle.manifest import Licence
-from faceinsight_models.data import TERMS
+from faceinsight_models.data.faces import TERMS
 from faceinsight_models.pipeline import Trained
-from faceinsight_models.vocabulary import CHARACTERISTICS, SWITCHES
+from faceinsight_models.taxonomy import CHARACTERISTICS, SWITCHES
 
-from .parity import Stage
+from .parity.stages import Stage
 
 CARD = "model-card.md"
 #: For whatever was trained from weights or data that allow nothing else.

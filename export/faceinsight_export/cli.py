@@ -117,7 +117,7 @@ def _run_bundle(args: argparse.Namespace) -> list[Any]:
 
 
 def _llava_bundle(args: argparse.Namespace) -> list[Any]:
-    from .llava import Choice, export_llava
+    from .llava_bundle import Choice, export_llava
 
     choice = Choice(args.vision, args.llm, args.tokens, args.method, args.lora)
     return list(
@@ -128,7 +128,7 @@ def _llava_bundle(args: argparse.Namespace) -> list[Any]:
 
 
 def _vision(args: argparse.Namespace) -> int:
-    from .llava import convert_vision, open_checkpoint
+    from .llava_bundle import convert_vision, open_checkpoint
 
     checkpoint = open_checkpoint(args.checkpoint)
     convert_vision(checkpoint, args.out, precision=args.vision, tokens=args.tokens, method=args.method)
@@ -136,19 +136,19 @@ def _vision(args: argparse.Namespace) -> int:
 
 
 def _llm(args: argparse.Namespace) -> int:
-    from .gguf_file import convert
-    from .llava import open_checkpoint
+    from .gguf.quantize import convert
+    from .llava_bundle import open_checkpoint
 
     convert(open_checkpoint(args.checkpoint, args.lora), args.out, args.llm)
     return _written(args.out)
 
 
 def _parser(args: argparse.Namespace) -> int:
-    from faceinsight_models.graphs import write_parser
+    from faceinsight_models.nets.graphs import write_parser
     from faceinsight_models.pipeline import load_parser
     from faceinsight_models.recipe import Recipe
 
-    from .half import store_half
+    from .onnx.fp16_weights import store_half
 
     if args.out.exists():
         raise FileExistsError(f"{args.out} exists already: choose another place, or remove it first")
@@ -169,7 +169,7 @@ def _verify(args: argparse.Namespace) -> int:
     for name, entry in opened.manifest.files.items():
         print(f"{name:<16} {entry.bytes:>12,}  sha256 {entry.sha256[:16]}  ok")
     if args.checkpoint:
-        from .llava import verify_bundle
+        from .llava_bundle import verify_bundle
 
         stages = verify_bundle(
             opened, args.checkpoint, lora=args.lora, face=args.face, attach=args.attach, progress=_say

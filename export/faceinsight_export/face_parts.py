@@ -13,11 +13,11 @@ import gguf
 import onnx
 
 from faceinsight.bundle.bundle import Bundle
-from faceinsight_models.llm import BpeVocabulary
-from faceinsight_models.tapped import pruned
+from faceinsight_models.llava.region_features import pruned
+from faceinsight_models.nets.llm import BpeVocabulary
 
 from .attach import Attached
-from .gguf_file import vocabulary_of
+from .gguf.quantize import vocabulary_of
 
 VOCABULARY = "question.gguf"
 #: What of the encoder's outputs does not depend on an LLM.

@@ -65,7 +65,7 @@ def _run(args: argparse.Namespace) -> int:
     from .recipe import LlavaRecipe, Recipe
 
     if args.command != "assets":
-        from .data import require
+        from .data.faces import require
 
         learned = all((args.out / name).is_file() for name in ("parser.pt", "encoder.pt"))
         require(args.data, masks=args.command in ("parser", "encoder", "all") and not learned)

@@ -19,17 +19,20 @@ from faceinsight.perception.detector import FaceDetector
 from faceinsight.types import STATES
 
 from . import assets
-from .calibration import fitted
-from .closeup import Closeup
-from .data import Faces, Masks, Mixture, load_faces, load_masks
-from .encoder import Adapter, FaceEncoder
-from .llm import BpeVocabulary, load_gguf, prune, text_features
-from .parser import FaceParser
-from .question import QuestionEncoder
+from .data.faces import Faces, Masks, Mixture, load_faces, load_masks
+from .nets.closeup import Closeup
+from .nets.encoder import Adapter, FaceEncoder
+from .nets.llm import BpeVocabulary, load_gguf, prune, text_features
+from .nets.parser import FaceParser
+from .nets.question import QuestionEncoder
 from .recipe import Recipe
+from .taxonomy import CHARACTERISTICS, MASK_CLASSES, NAMES
 from .train.align import align
+from .train.backbone import TrunkClassifier, train_trunk
+from .train.calibration import fitted
 from .train.closeup import told_logits, train_closeup, with_told
 from .train.conversation import Judge
+from .train.encoded import Seen, look
 from .train.encoder import (
     PORTRAITS,
     build_adapter,
@@ -45,10 +48,7 @@ from .train.llm import FaceLlm, train_llm
 from .train.parser import train_parser, train_teacher
 from .train.question import train_question
 from .train.readings import Reader, calibration_readings
-from .train.seen import Seen, look
-from .train.trunk import TrunkClassifier, train_trunk
 from .train.views import Views
-from .vocabulary import CHARACTERISTICS, MASK_CLASSES, NAMES
 
 if TYPE_CHECKING:
     from transformers import LlamaForCausalLM

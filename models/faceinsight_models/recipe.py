@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from faceinsight.bundle.json_decoder import FieldError, decode
 
-from .tables import TableError, read_table
+from .toml_file import TableError, read_table
 
 T = TypeVar("T")
 

@@ -7,8 +7,8 @@ from numpy.typing import NDArray
 
 from faceinsight.bundle.manifest import CharacteristicSpec, RegionLimit, RuleSpec
 
-from .concepts import absent, denials, mentions
-from .vocabulary import CELEBA, CHARACTERISTICS, COVERED_BY, HIDDEN_BY, NEEDS, REGIONS, RULES
+from .dialogue.concepts import absent, denials, mentions
+from .taxonomy import CELEBA, CHARACTERISTICS, COVERED_BY, HIDDEN_BY, NEEDS, REGIONS, RULES
 
 
 def characteristic_specs(calibration: NDArray[np.float64], *, closeup: bool = True) -> tuple[CharacteristicSpec, ...]:

@@ -15,14 +15,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .data import Mixture
-from .efficientnet import EfficientNetLite0
-from .encoder import FaceEncoder, Features
-from .llm import BpeVocabulary, load_gguf
-from .segmentation import RegionPool, SegmentationEncoder
+from .data.faces import Mixture
+from .nets.efficientnet import EfficientNetLite0
+from .nets.encoder import FaceEncoder, Features
+from .nets.llm import BpeVocabulary, load_gguf
+from .nets.segmentation import RegionPool, SegmentationEncoder
+from .taxonomy import CHARACTERISTICS, MASK_CLASSES, NAMES, REGIONS
 from .train.question import train_question
 from .train.tasks import prior_bias
-from .vocabulary import CHARACTERISTICS, MASK_CLASSES, NAMES, REGIONS
 
 if TYPE_CHECKING:
     from .pipeline import Pipeline, Trained

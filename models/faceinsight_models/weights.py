@@ -15,7 +15,7 @@ from torch import Tensor
 
 from faceinsight.bundle.bundle import Bundle
 
-from .llm import BpeVocabulary, load_gguf
+from .nets.llm import BpeVocabulary, load_gguf
 
 #: Smaller tensors (norms, biases, statistics) keep their precision.
 MIN_ELEMENTS = 2048

@@ -17,11 +17,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..encoder import Adapter, Features
+from ..nets.encoder import Adapter, Features
 from ..recipe import Schedule
-from ..vocabulary import CHARACTERISTICS, REGIONS
+from ..taxonomy import CHARACTERISTICS, REGIONS
+from .encoded import Seen
 from .loop import device, train
-from .seen import Seen
 
 #: The region that stands for all of the face.
 WHOLE = "face"

@@ -22,18 +22,18 @@ from faceinsight.bundle.bundle import Bundle
 from faceinsight.perception.alignment import normalize
 from faceinsight.perception.pipeline import Perception
 
-from ..attached import Record
-from ..data import Faces, load_pictures
-from ..encoder import IMAGE_CHANNELS, Adapter, Features
-from ..llava import FrozenLlava, fingerprint
+from ..data.faces import Faces, load_pictures
+from ..llava.adapter_record import Record
+from ..llava.frozen import FrozenLlava, fingerprint
+from ..llava.region_features import FEATURES, TappedEncoder
+from ..nets.encoder import IMAGE_CHANNELS, Adapter, Features
 from ..recipe import LlavaRecipe
-from ..tapped import FEATURES, TappedEncoder
-from ..vocabulary import NAMES, REGIONS
+from ..taxonomy import NAMES, REGIONS
 from .align import align
 from .conversation import Conversation, Dialogues, Judge, Words
+from .encoded import Seen
 from .llm import answer_loss, read_out, shown, told
 from .loop import device, train
-from .seen import Seen
 
 Batch = tuple[list[Conversation], Tensor, Tensor]
 

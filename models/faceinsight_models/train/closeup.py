@@ -21,12 +21,12 @@ from torch import Tensor
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from ..augment import MEAN, STD, to_pixels
-from ..calibration import columns, hidden, of_children
-from ..closeup import COVERS, FACIAL, FAULTS, SHARED, SHOWS, TELLS, WEIGHT, YEARS, Closeup, years_of_bins
-from ..data import Faces, Mixture
+from ..data.augment import MEAN, STD, to_pixels
+from ..data.faces import Faces, Mixture
+from ..nets.closeup import COVERS, FACIAL, FAULTS, SHARED, SHOWS, TELLS, WEIGHT, YEARS, Closeup, years_of_bins
 from ..recipe import Schedule
-from ..vocabulary import AGES, EXPRESSIONS, NAMES, RACES
+from ..taxonomy import AGES, EXPRESSIONS, NAMES, RACES
+from .calibration import columns, hidden, of_children
 from .loop import groups, train
 from .views import Views
 

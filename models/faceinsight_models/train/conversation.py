@@ -26,11 +26,11 @@ from faceinsight.bundle.manifest import PromptSpec
 from faceinsight.perception.labeler import Labeler
 from faceinsight.types import NO, STATES, UNSURE, YES
 
+from ..dialogue.turns import look_turn, pair_turn, turn
 from ..recipe import LlavaRecipe
 from ..specs import characteristic_specs, rule_specs
-from ..turns import look_turn, pair_turn, turn
-from ..vocabulary import CHARACTERISTICS, CHOICES, NAMES, REGIONS, SWITCHES
-from .seen import Seen
+from ..taxonomy import CHARACTERISTICS, CHOICES, NAMES, REGIONS, SWITCHES
+from .encoded import Seen
 
 IGNORE = -100
 _VISIBLE = {c.name: c.group in ("", "expression") for c in CHARACTERISTICS}

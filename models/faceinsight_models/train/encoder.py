@@ -15,21 +15,21 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
-from ..augment import FLIP, degrade, jitter_matrix, scaling, to_pixels
-from ..ccm import CorrelationModule, complete, correlation_graph
-from ..data import Faces, Mixture
-from ..encoder import Adapter, FaceEncoder, KnowledgeHead, region_width
-from ..graphs import write_parser
-from ..lcm import LogicalConstraint
-from ..parser import FaceParser
+from ..data.augment import FLIP, degrade, jitter_matrix, scaling, to_pixels
+from ..data.faces import Faces, Mixture
+from ..nets.ccm import CorrelationModule, complete, correlation_graph
+from ..nets.encoder import Adapter, FaceEncoder, KnowledgeHead, region_width
+from ..nets.graphs import write_parser
+from ..nets.lcm import LogicalConstraint
+from ..nets.parser import FaceParser
+from ..nets.segmentation import MAP_SIZE, RegionPool, SegmentationEncoder, coarse
 from ..recipe import Schedule
-from ..segmentation import MAP_SIZE, RegionPool, SegmentationEncoder, coarse
 from ..specs import region_indices, specialised
-from ..vocabulary import CHOICES, HIDDEN_BY, MASK_CLASSES, NAMES, REGIONS, RULES
+from ..taxonomy import CHOICES, HIDDEN_BY, MASK_CLASSES, NAMES, REGIONS, RULES
+from .backbone import TrunkClassifier
 from .hats import Hats
 from .loop import device, groups, train
 from .tasks import TaskLoss, prior_bias
-from .trunk import TrunkClassifier
 
 #: The set whose labels only posed portraits have.
 PORTRAITS = "celebahq"

@@ -11,9 +11,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from ..augment import about_centre, scaling
-from ..data import Masks
-from ..vocabulary import MASK_CLASSES
+from ..data.augment import about_centre, scaling
+from ..data.faces import Masks
+from ..taxonomy import MASK_CLASSES
 
 HAT = MASK_CLASSES.index("hat")
 #: A hat has at least this share of its crop; less is a brim's edge or a mistake.

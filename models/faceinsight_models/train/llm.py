@@ -15,15 +15,15 @@ from torch.nn import functional as F
 
 from faceinsight.bundle.manifest import PromptSpec
 
-from ..data import Faces
-from ..dialogue import COUNTED, DECLINE_OFF, HIDDEN_ANSWER, LOOKED, REGION_WORDS
-from ..encoder import Adapter, Features
-from ..outside import DECLINES
+from ..data.faces import Faces
+from ..dialogue.answers import COUNTED, DECLINE_OFF, HIDDEN_ANSWER, LOOKED, REGION_WORDS
+from ..dialogue.outside import DECLINES
+from ..nets.encoder import Adapter, Features
 from ..recipe import Schedule
 from .conversation import IGNORE, KNOWN, SEEN, Conversation, Dialogues, Judge, Words
+from .encoded import Seen
 from .loop import groups, train
 from .rounded import rounded
-from .seen import Seen
 
 if TYPE_CHECKING:
     from transformers import LlamaForCausalLM

@@ -17,11 +17,11 @@ from torch import Tensor
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from ..augment import augment_pair, to_pixels
-from ..data import Faces, Masks
-from ..parser import FaceParser
+from ..data.augment import augment_pair, to_pixels
+from ..data.faces import Faces, Masks
+from ..nets.parser import FaceParser
 from ..recipe import Schedule
-from ..vocabulary import FLIP_CLASSES, MASK_CLASSES, NAMES
+from ..taxonomy import FLIP_CLASSES, MASK_CLASSES, NAMES
 from .hats import DYED, HAT, dyed
 from .loop import device, groups, train
 from .statistics import count_statistics

@@ -17,13 +17,10 @@ from torch.nn import functional as F
 
 from faceinsight.bundle.manifest import COUNT
 
-from ..concepts import CONCEPTS
-from ..outside import KINDS, outside_question
-from ..question import ASKING, QuestionEncoder
-from ..recipe import Schedule
-from ..turns import DETAILED, Turn, compound, follow_turn, pair_turn, turn
-from ..vocabulary import NAMES
-from ..wordings import (
+from ..dialogue.concepts import CONCEPTS
+from ..dialogue.outside import KINDS, outside_question
+from ..dialogue.turns import DETAILED, Turn, compound, follow_turn, pair_turn, turn
+from ..dialogue.wordings import (
     AFTERTHOUGHTS,
     ASIDES,
     COUNT_PEOPLE,
@@ -34,6 +31,9 @@ from ..wordings import (
     negated_question,
     say,
 )
+from ..nets.question import ASKING, QuestionEncoder
+from ..recipe import Schedule
+from ..taxonomy import NAMES
 from .conversation import PAIRS
 from .llm import PROMPT
 from .loop import train

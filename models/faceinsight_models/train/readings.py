@@ -7,7 +7,6 @@ out of focus, dark, noisy or in a mosaic. Bands fitted on all of it hold for mor
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
@@ -18,33 +17,20 @@ from tqdm import tqdm
 
 from faceinsight.perception.alignment import crop_matrix
 
-from ..augment import degrade, to_pixels
-from ..closeup import COVERS, FAULTS, PARTS, SHOWS, TELLS, YEARS, Closeup, years_of_bins
-from ..data import Faces
-from ..encoder import FaceEncoder
-from ..graphs import write_closeup, write_encoder, write_parser
-from ..parser import FaceParser
+from ..data.augment import degrade, to_pixels
+from ..data.faces import Faces
+from ..nets.closeup import COVERS, FAULTS, PARTS, SHOWS, TELLS, YEARS, Closeup, years_of_bins
+from ..nets.encoder import FaceEncoder
+from ..nets.graphs import write_closeup, write_encoder, write_parser
+from ..nets.parser import FaceParser
 from ..recipe import Recipe
-from ..vocabulary import NAMES
+from ..taxonomy import NAMES
+from .calibration import Readings
 from .closeup import with_told
 from .encoder import build_adapter
 
 Image = NDArray[np.uint8]
 Change = Callable[[np.random.Generator, Image], Image]
-
-
-@dataclass(frozen=True)
-class Readings:
-    """Of M views: row (M,) of the face, logits (M,N), quality (M,), covered (M,2) is the mouth, are the eyes hidden."""
-
-    rows: NDArray[np.int64]
-    logits: NDArray[np.float32]
-    quality: NDArray[np.float32]
-    covered: NDArray[np.bool_]
-
-    def joined(self, other: Readings) -> Readings:
-        """Both."""
-        return Readings(*(np.concatenate([getattr(r, n) for r in (self, other)]) for n in self.__dataclass_fields__))
 
 
 def canvas(faces: Faces, row: int, size: int) -> Image:

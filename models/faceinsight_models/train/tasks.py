@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..vocabulary import CHOICES, CHOSEN, NAMES
+from ..taxonomy import CHOICES, CHOSEN, NAMES
 
 
 class TaskLoss(nn.Module):

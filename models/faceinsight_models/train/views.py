@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 
 from faceinsight.perception.alignment import crop_matrix, warp
 
-from ..augment import about_centre, degrade
-from ..closeup import FAULTS
-from ..data import Faces
+from ..data.augment import about_centre, degrade
+from ..data.faces import Faces
+from ..nets.closeup import FAULTS
 
 Image = NDArray[np.uint8]
 #: Draws a view of another face.

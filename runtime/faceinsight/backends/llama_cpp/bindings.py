@@ -19,7 +19,7 @@ from ...errors import DependencyError
 from ...host.dependencies import installed, unavailable
 
 #: llama.cpp's threads meet after every operation, and who comes first spins: by default for so long that on a machine
-#: with anything else to do the late one gets no core (benchmarks/busy.py). It is read when the library is loaded.
+#: with anything else to do the late one gets no core (benchmarks/speed/busy.py). It is read when the library is loaded.
 SPIN = {"GOMP_SPINCOUNT": "3000"}
 
 _callback: Any = None

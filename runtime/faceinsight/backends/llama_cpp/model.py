@@ -119,7 +119,7 @@ class Llm:
         params = dict.fromkeys(("n_ctx", "n_batch", "n_ubatch"), self.n_ctx)
         if not device.llm_on_gpu:
             # On a CPU, flash attention wins by little where many tokens go in at once, and loses by far where fewer
-            # than 64 do, as in a question. Without it, large batches take memory (benchmarks/settings.py).
+            # than 64 do, as in a question. Without it, large batches take memory (benchmarks/speed/settings.py).
             params |= {
                 "flash_attn_type": self._c.LLAMA_FLASH_ATTN_TYPE_DISABLED,
                 "n_ubatch": min(self.n_ctx, N_UBATCH),

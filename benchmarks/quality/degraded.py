@@ -1,0 +1,140 @@
+"""Figures on surroundings and degraded views: what cannot be seen is "not visible" or "unsure", not claimed."""
+
+from __future__ import annotations
+
+import dataclasses
+import operator
+from collections.abc import Callable, Sequence
+from functools import reduce
+
+import numpy as np
+from tqdm import tqdm
+
+import claims
+import metrics
+from datasets import Sample
+from faceinsight.types import NO, STATES, YES
+from faceinsight_models.taxonomy import CHOICES, CHOSEN
+from figures import Figures
+from readings import Picture, Reader, Seen, View, look, table
+from views import SURROUNDINGS, VIEWS, Subject, subject
+
+#: What a covered mouth and covered eyes hide.
+MOUTH = (
+    "Smiling", "Mouth_Slightly_Open", "Wearing_Lipstick", "Big_Lips", "Mustache", "Goatee", "No_Beard",
+    *CHOICES["expression"],
+)  # fmt: skip
+EYES = ("Eyeglasses", "Narrow_Eyes", "Bags_Under_Eyes")
+HIDES = {"surgical mask": MOUTH, "mouth hidden": MOUTH, "eyes hidden": EYES}
+
+
+def surroundings(reader: Reader, samples: Sequence[Sample], plain: Seen, name: str) -> Figures:
+    """Accuracy of what the set labels, plain and inside larger photos; differences to plain, a face lost is wrong."""
+    out: Figures = {"plain": _accuracy(plain)}
+    for kind, make in SURROUNDINGS.items():
+        # The picture before it stands in for a user's background; one set has one look, which is what is asked.
+        seen = look(reader, samples, f"{name}: {kind}", _inside(make, samples))
+        own = _accuracy(seen)
+        lost = {k: out["plain"][k] - v for k, v in own.items() if k not in ("n", "found")}
+        out[kind] = own | {"lost against plain": lost}
+    return out
+
+
+def _inside(make: Callable[[Picture, Picture], Picture], samples: Sequence[Sample]) -> View:
+    return lambda i, image: make(image, samples[i - 1].read())
+
+
+def _accuracy(seen: Seen) -> Figures:
+    """Accuracy of gender, choices and the mean of the attributes, as far as they are labelled."""
+    out: Figures = {"n": len(seen.found), "found": metrics.share(seen.found)}
+    plain = [k for k, n in enumerate(seen.names) if n not in CHOSEN and n not in claims.SKIPPED]
+    y = seen.labels[:, plain]
+    right = ((seen.p[:, plain] > 0.5) == (y > 0.5)) & seen.found[:, None]
+    known = ~np.isnan(y)
+    if known.sum(1).max(initial=0) > 1:
+        out["attributes"] = metrics.mean([right[known[:, j], j].mean() for j in range(len(plain)) if known[:, j].any()])
+    male = plain.index(seen.names.index("Male"))
+    if known[:, male].any():
+        out["gender"] = float(right[known[:, male], male].mean())
+    for task, members in CHOICES.items():
+        labels = seen.labels[:, seen.columns(members)]
+        stated = ~np.isnan(labels[:, 0])
+        if stated.any():
+            same = metrics.among(seen.likeliest(members), labels) & seen.found
+            out[task] = float(same[stated].mean())
+    return out
+
+
+def degraded(reader: Reader, samples: Sequence[Sample], name: str) -> Figures:
+    """Every view of the pictures in which a face is found as they are: found, claimed, wrong of claimed.
+
+    Attributes and gender; of FairFace gender alone. "promised risk kept" is over all views but the plain one."""
+    subjects, kept = _subjects(reader, samples, name)
+    if not subjects:
+        return {"n": 0}
+    out: Figures = {"n": len(subjects), "views": {}}
+    tallies: list[claims.Tally] = []
+    for view, make in VIEWS.items():
+        seen = _viewed(reader, subjects, kept, f"{name}: {view}", make)
+        counted = claims.tally(_of_the_face(seen), ())
+        row: Figures = {"found": metrics.share(seen.found)} | claims.shares(counted)
+        row["Blurry claimed"] = _share(seen, ("Blurry",), YES)
+        if np.isfinite(seen.quality).any():
+            row["quality, mean"] = metrics.mean(seen.quality)
+        if hidden := HIDES.get(view):
+            row["what is hidden"] = _hidden(seen, hidden)
+        out["views"][view] = row
+        if view != "plain":
+            tallies.append(counted)
+    total = reduce(operator.add, tallies)
+    pooled = claims.errors(total)
+    worst = {k: {n: v[n] for n in ("mean", "worst", "characteristics")} for k, v in pooled.items()}
+    return out | {"all views": claims.shares(total) | worst | {"promised risk kept": claims.kept(total)}}
+
+
+def _of_the_face(seen: Seen) -> Seen:
+    """Labels of the face alone: the view decides whether it is blurry, not the set."""
+    labels = seen.labels.copy()
+    labels[:, seen.columns(("Blurry",))] = np.nan
+    return dataclasses.replace(seen, labels=labels)
+
+
+def _subjects(reader: Reader, samples: Sequence[Sample], name: str) -> tuple[list[Subject], list[Sample]]:
+    subjects, kept = [], []
+    for sample in tqdm(samples, desc=f"{name}: faces", mininterval=5):
+        image = sample.read()
+        face = reader.photo(image)
+        if face is not None:
+            subjects.append(subject(image, face))
+            kept.append(sample)
+    return subjects, kept
+
+
+def _viewed(
+    reader: Reader,
+    subjects: Sequence[Subject],
+    samples: Sequence[Sample],
+    what: str,
+    make: Callable[[Subject, Picture], Picture],
+) -> Seen:
+    def picture(i: int) -> Picture:
+        return np.asarray(make(subjects[i], subjects[i - 1].image), np.uint8)
+
+    progress = tqdm(range(len(subjects)), desc=what, mininterval=5)
+    return table(reader, [reader.photo(picture(i)) for i in progress], samples)
+
+
+def _share(seen: Seen, names: Sequence[str], *states: int) -> float:
+    """Among the faces found."""
+    return metrics.share(np.isin(seen.states[seen.found][:, seen.columns(names)], states))
+
+
+def _hidden(seen: Seen, names: Sequence[str]) -> Figures:
+    """States of what cannot be seen; each characteristic's share of "not visible"."""
+    hidden, unsure = STATES.index("not visible"), STATES.index("unsure")
+    return {
+        "not visible": _share(seen, names, hidden),
+        "unsure": _share(seen, names, unsure),
+        "claimed": _share(seen, names, YES, NO),
+        "not visible, each": {n: _share(seen, (n,), hidden) for n in names},
+    }

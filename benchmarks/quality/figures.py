@@ -1,0 +1,209 @@
+"""What the sets label, against what is read: attributes, choices, fairness, rules."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+import datasets
+import metrics
+from datasets import Sample
+from faceinsight.bundle.manifest import RuleSpec
+from faceinsight.perception.rules import RuleSet
+from faceinsight.types import NO, STATES, YES
+from faceinsight_models.taxonomy import CHOICES, CHOSEN
+from readings import Picture, Reader, Reading, Seen
+
+Figures = dict[str, Any]
+
+
+def attributes(seen: Seen) -> Figures:
+    """Yes/no characteristics that the set labels: accuracy, balanced accuracy, F1, AUC, mAP, ECE, abstention."""
+    per: Figures = {}
+    curves: list[dict[str, float]] = []
+    for k, name in enumerate(seen.names):
+        y = seen.labels[:, k]
+        if name in CHOSEN or np.isnan(y).all():
+            continue
+        known = ~np.isnan(y)
+        truth, p = y[known] > 0.5, seen.p[known, k]
+        right = ((p > 0.5) == truth) & seen.found[known]
+        claimed = np.isin(seen.states[known, k], (YES, NO)) & seen.found[known]
+        wrong = claimed & ((seen.states[known, k] == YES) != truth)
+        curves.append(metrics.abstention(np.maximum(p, 1 - p), right))
+        per[name] = {
+            "n": int(known.sum()), "prevalence": truth.mean(), "accuracy": right.mean(),
+            "balanced": metrics.balanced(p > 0.5, truth), "F1": metrics.f1(p > 0.5, truth),
+            "AUC": metrics.auc(p, truth), "AP": metrics.average_precision(p, truth),
+            "ECE": metrics.ece(p, truth.astype(float)), "claimed": claimed.mean(),
+            "wrong of claimed": wrong.sum() / max(1, claimed.sum()),
+        }  # fmt: skip
+    return {
+        **{
+            f"mean {key}": metrics.mean([v[key] for v in per.values()])
+            for key in ("accuracy", "balanced", "F1", "AUC", "AP", "ECE", "claimed")
+        },
+        "wrong of claimed": metrics.mean([v["wrong of claimed"] for v in per.values()]),
+        "mean accuracy when only the surest answer": {
+            share: float(np.mean([c[share] for c in curves])) for share in curves[0]
+        },
+        "per characteristic": per,
+    }
+
+
+def choice(seen: Seen, task: str) -> Figures | None:
+    """Age, race or expression: accuracy, macro-F1, ECE of the likeliest, per class; age also in years.
+
+    Where a set says only "one of these" (UTKFace's Asian), these together are one class."""
+    columns = seen.columns(CHOICES[task])
+    y = seen.labels[:, columns]
+    known = ~np.isnan(y[:, 0])
+    if not known.any():
+        return None
+    p, found = seen.p[known][:, columns], seen.found[known]
+    classes, truth, class_of = metrics.classes(y[known])
+    predicted = class_of[p.argmax(1)]
+    right, top = (predicted == truth) & found, p.max(1)
+    claimed = (seen.states[known][:, columns] == YES).any(1) & found
+    words = [" or ".join(n for n, inside in zip(CHOICES[task], members, strict=True) if inside) for members in classes]
+    out: Figures = {
+        "n": len(truth),
+        "accuracy": right.mean(),
+        "macro F1": metrics.macro_f1(np.where(found, predicted, -1), truth, len(classes)),
+        "ECE": metrics.ece(top[found], right[found].astype(float)),
+        "claimed": claimed.mean(),
+        "wrong of claimed": (claimed & ~right).sum() / max(1, claimed.sum()),
+        "accuracy when only the surest answer": metrics.abstention(top, right),
+        "per class": {
+            n: {"n": int((truth == k).sum()), "recall": float(right[truth == k].mean()) if (truth == k).any() else None}
+            for k, n in enumerate(words)
+        },
+    }
+    if task == "age":
+        out["accuracy within one bin"] = (np.abs(predicted - truth) <= 1)[found].sum() / len(truth)
+        goal, exact = target_years(seen)
+        out["mean absolute error in years"] = metrics.mean(np.abs(seen.guess - goal)[known & seen.found])
+        out["years are"] = "exact" if exact[known].all() else "middles of bins"
+    return out
+
+
+def target_years(seen: Seen) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """(M,) age in years, the bin's middle where the set gives bins only, NaN where it says nothing; which are exact."""
+    middles = np.array([(low + high) / 2 for low, high in datasets.YEARS])
+    y = seen.labels[:, seen.columns(CHOICES["age"])]
+    bins = np.where(np.isnan(y[:, 0]), np.nan, middles[np.nan_to_num(y).argmax(1)])
+    exact = ~np.isnan(seen.years)
+    return np.where(exact, seen.years, bins), exact
+
+
+def fairness(seen: Seen) -> Figures:
+    """Accuracy by gender, age and race of those pictured, each with a 95 % interval; groups of at least 20."""
+    groups: dict[str, NDArray[np.bool_]] = {}
+    male, young = seen.label("Male"), seen.label("Young")
+    groups |= {"gender: male": male > 0.5, "gender: female": male <= 0.5}
+    for task in ("age", "race"):
+        y = seen.labels[:, seen.columns(CHOICES[task])]
+        # Whoever is "one of these" belongs to no group for certain.
+        certain = (y > 0.5) & ((y > 0.5).sum(1, keepdims=True) == 1)
+        groups |= {f"{task}: {name}": certain[:, k] for k, name in enumerate(CHOICES[task])}
+    groups |= {"young": young > 0.5, "not young": young <= 0.5}
+    tasks: dict[str, tuple[NDArray[np.bool_], NDArray[np.bool_]]] = {}
+    binary = [k for k, n in enumerate(seen.names) if n not in CHOSEN]
+    y = seen.labels[:, binary]
+    attributes_known = ~np.isnan(y)
+    if attributes_known.any():
+        right = ((seen.p[:, binary] > 0.5) == (y > 0.5)) & seen.found[:, None]
+        tasks["attributes" if attributes_known.sum(1).max() > 1 else "gender"] = right, attributes_known
+    for task, names in CHOICES.items():
+        own = seen.labels[:, seen.columns(names)]
+        known = ~np.isnan(own[:, 0])
+        if known.any():
+            same = metrics.among(seen.likeliest(names), own) & seen.found
+            tasks[task] = same[:, None], known[:, None]
+    out: Figures = {}
+    for task, (right, known) in tasks.items():
+        rows: Figures = {}
+        for group, members in groups.items():
+            kept = known[members]
+            if members.sum() < 20 or not kept.any():
+                continue
+            n = int(kept.sum())
+            share = int(right[members][kept].sum())
+            rows[group] = {"people": int(members.sum()), "accuracy": share / n, "interval": metrics.wilson(share, n)}
+        if rows:
+            values = [v["accuracy"] for v in rows.values()]
+            out[task] = {"widest gap": max(values) - min(values), "groups": rows}
+    return out
+
+
+def consistency(seen: Seen, rules: Sequence[RuleSpec]) -> Figures:
+    """Hard rules broken by the outputs taken one by one, and by the reports."""
+    ruled = RuleSet(seen.names, rules)
+    rows = np.flatnonzero(seen.found)
+    raw = [ruled.violations(_named(seen.names, seen.raw[i])) for i in rows]
+    # A choice in doubt is still one choice.
+    doubt = np.isin(np.arange(len(seen.names)), seen.columns(CHOSEN))
+    said = (seen.states == YES) | ((seen.states == STATES.index("unsure")) & doubt)
+    repaired = [ruled.violations(_named(seen.names, said[i])) for i in rows]
+    return {
+        "faces": len(rows),
+        "faces whose raw outputs break a rule": sum(bool(v) for v in raw),
+        "raw violations": sum(map(len, raw)),
+        "violations in reports": sum(map(len, repaired)),
+        "states": {s: int((seen.states[rows] == i).sum()) for i, s in enumerate(STATES)},
+    }
+
+
+def _named(names: Sequence[str], row: NDArray[np.bool_]) -> set[str]:
+    return {names[int(k)] for k in np.flatnonzero(row)}
+
+
+class WholeOrCrop(Reader, Protocol):
+    """A reader that can also be given the canonical crop."""
+
+    def cropped(self, image: Picture) -> Reading:
+        """The picture taken as the canonical crop itself."""
+
+
+def whole_photo(h: WholeOrCrop, samples: Sequence[Sample]) -> Figures:
+    """Labelled attributes right through the detector, and with the picture taken as the crop."""
+    right: dict[str, list[NDArray[Any]]] = {"through the detector": [], "as the crop": []}
+    for sample in tqdm(samples, desc="whole photo", mininterval=5):
+        image, known = sample.read(), ~np.isnan(sample.labels)
+        y = sample.labels[known] > 0.5
+        full = h.photo(image)
+        # A face that is not found answers nothing: every attribute counts as wrong.
+        right["through the detector"].append(np.zeros(len(y), bool) if full is None else full.raw[known] == y)
+        right["as the crop"].append(h.cropped(image).raw[known] == y)
+    return {"images": len(samples)} | {k: float(np.mean(v)) for k, v in right.items()}
+
+
+def summary(result: Figures) -> str:
+    """The main figures of the sets as Markdown."""
+    lines = ["| | n | figure |", "| --- | --- | --- |"]
+
+    def line(what: str, count: int, *values: float | None) -> None:
+        lines.append(f"| {what} | {count} | {' / '.join('-' if x is None else f'{x:.3f}' for x in values)} |")
+
+    for name, own in result.get("sets", {}).items():
+        if a := own.get("attributes"):
+            per = a["per characteristic"]
+            what = "attributes" if len(per) > 1 else "gender"
+            count = next(iter(per.values()))["n"]
+            line(f"{name}: {what}, accuracy / AUC / ECE", count, a["mean accuracy"], a["mean AUC"], a["mean ECE"])
+        for task in CHOICES:
+            if c := own.get(task):
+                line(f"{name}: {task}, accuracy / macro F1 / ECE", c["n"], c["accuracy"], c["macro F1"], c["ECE"])
+                if task == "age":
+                    what = f"{name}: age, mean absolute error in years ({c['years are']})"
+                    line(what, c["n"], c["mean absolute error in years"])
+    if p := result.get("parsing (CelebAMask-HQ)"):
+        values = p["mean F1, 18 foreground classes"], p["mean F1, 10 frequent classes"]
+        line("parsing, mean F1, 18 / 10 frequent classes", p["pairs"], *values)
+    if q := result.get("closed questions"):
+        line("closed questions, agreement with the head", q["questions"], q["agreement with the head"])
+    return "\n".join(lines)

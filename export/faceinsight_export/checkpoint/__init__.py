@@ -1,0 +1,1 @@
+"""LLaVA checkpoints as they lie on disk: their tensors, adapters, LLM families and rotary embeddings."""

@@ -1,0 +1,172 @@
+"""A LoRA adapter in PEFT's layout: merged into the weights as they are read, or written as llama.cpp's adapter."""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy as np
+from numpy.typing import NDArray
+
+from ..gguf.llm import targets
+from .checkpoint import Checkpoint, CheckpointError, canonical, read_json, read_tensor, tensor_shapes
+from .families import family_of
+
+CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+_PAIR = re.compile(r"(.+)\.lora_(A|B)(?:\.default)?\.weight")
+#: Initialisations that leave the base model's weights as they are; others (PiSSA, LoftQ, ...) change them.
+_HARMLESS = (True, False, "gaussian", "orthogonal", "eva")
+
+
+@dataclass(frozen=True, slots=True)
+class _Pair:
+    """W becomes W + scale B A: names of A (r,in) and B (out,r) in the adapter's file."""
+
+    a: str
+    b: str
+    shape: tuple[int, int]
+    scale: float
+
+
+class Adapter:
+    """A LoRA adapter. Open it with `Adapter.open`.
+
+    pairs: weight -> its low-rank change; replaced: weight -> the tensor that takes its place (modules_to_save, biases).
+    Both under the names of `checkpoint.canonical`.
+    """
+
+    def __init__(self, folder: Path, pairs: dict[str, _Pair], replaced: dict[str, str]) -> None:
+        self.folder = folder
+        self.pairs = pairs
+        self.replaced = replaced
+
+    @classmethod
+    def open(cls, folder: Path) -> Adapter:
+        """Read the configuration and the names of the tensors.
+
+        Raises FileNotFoundError, or CheckpointError for an adapter that is no plain LoRA on linear layers.
+        """
+        config = read_json(folder / CONFIG)
+        _require_plain(folder, config)
+        if not (folder / WEIGHTS).is_file():
+            raise FileNotFoundError(f"{folder} has no {WEIGHTS}: save the adapter with safe_serialization=True")
+        shapes = tensor_shapes(folder / WEIGHTS)
+        halves: dict[str, dict[str, str]] = {}
+        replaced: dict[str, str] = {}
+        for key in shapes:
+            name = key.removeprefix("base_model.model.")
+            if "lora_magnitude_vector" in name or "lora_embedding_" in name or name.endswith(".lora_B.bias"):
+                raise CheckpointError(f"{folder}: {key} is of a kind that is not supported: only LoRA on linear layers")
+            if pair := _PAIR.fullmatch(name):
+                halves.setdefault(pair[1], {})[pair[2]] = key
+            else:
+                replaced[canonical(name.replace(".modules_to_save.default.", ".").replace(".base_layer.", "."))] = key
+        pairs = {}
+        for module, half in halves.items():
+            if half.keys() != {"A", "B"}:
+                raise CheckpointError(f"{folder}: {module} has only its lora_{''.join(half)}; the file is torn")
+            a, b = shapes[half["A"]], shapes[half["B"]]
+            if len(a) != 2 or len(b) != 2 or a[0] != b[1]:
+                raise CheckpointError(f"{folder}: {module} has A {a} and B {b}; expected (r,in) and (out,r)")
+            scale = _scale(config, module, a[0])
+            pairs[canonical(f"{module}.weight")] = _Pair(half["A"], half["B"], (b[0], a[1]), scale)
+        if not pairs and not replaced:
+            raise CheckpointError(f"{folder / WEIGHTS} is empty")
+        return cls(folder, pairs, replaced)
+
+    def get(self, key: str) -> NDArray[Any]:
+        """A tensor of the adapter's file."""
+        return read_tensor(self.folder / WEIGHTS, key)
+
+    def applied(self, name: str, value: NDArray[Any]) -> NDArray[Any]:
+        """A tensor of the base model, under its `canonical` name, with the adapter's change."""
+        if name in self.replaced:
+            return self.get(self.replaced[name])
+        pair = self.pairs.get(name)
+        if pair is None:
+            return value
+        return np.asarray(value + np.float32(pair.scale) * (self.get(pair.b) @ self.get(pair.a)))
+
+    def require_fit(self, checkpoint: Checkpoint) -> None:
+        """Raises CheckpointError unless each target is in the checkpoint and has its shape."""
+        file = self.folder / WEIGHTS
+        shapes = {name: pair.shape for name, pair in self.pairs.items()}
+        known = tensor_shapes(file)
+        for name, shape in {**shapes, **{name: known[key] for name, key in self.replaced.items()}}.items():
+            if not checkpoint.has(name):
+                raise CheckpointError(f"{file} changes {name}, which {checkpoint.folder} has not: another base model?")
+            if checkpoint.shape(name) != shape:
+                raise CheckpointError(
+                    f"{file} changes {name} by a matrix of {shape}; the checkpoint's is {checkpoint.shape(name)}"
+                )
+
+
+def _require_plain(folder: Path, config: dict[str, Any]) -> None:
+    kind = config.get("peft_type")
+    if kind != "LORA":
+        raise CheckpointError(f"{folder / CONFIG}: an adapter of type {kind}; only LORA is supported")
+    if config.get("init_lora_weights", True) not in _HARMLESS:
+        raise CheckpointError(
+            f"{folder / CONFIG}: init_lora_weights {config['init_lora_weights']!r} changed the base model's weights; "
+            "convert it to a plain LoRA with PEFT first"
+        )
+    for option in ("use_dora", "fan_in_fan_out", "lora_bias", "megatron_config", "alora_invocation_tokens"):
+        if config.get(option):
+            raise CheckpointError(f"{folder / CONFIG}: {option} is not supported; merge the adapter with PEFT first")
+
+
+def _scale(config: dict[str, Any], module: str, rank: int) -> float:
+    """alpha / r, or alpha / sqrt(r) for rank-stabilised LoRA (Kalajdzievski 2023); a module may have its own alpha."""
+    alpha = float(config["lora_alpha"])
+    for pattern, own in (config.get("alpha_pattern") or {}).items():
+        if re.match(rf"(.*\.)?({pattern})$", module):
+            alpha = float(own)
+            break
+    return alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
+
+
+class Merged(Checkpoint):
+    """A checkpoint as if an adapter had been merged into it; the sum is made as each tensor is read."""
+
+    def __init__(self, checkpoint: Checkpoint, adapter: Adapter) -> None:
+        """Raises CheckpointError if the adapter is none for this checkpoint."""
+        adapter.require_fit(checkpoint)
+        super().__init__(checkpoint.folder, checkpoint.config, checkpoint._places)
+        self._base, self._adapter = checkpoint, adapter
+
+    def get(self, name: str) -> NDArray[Any]:
+        """The tensor with the adapter's change, in float32."""
+        return self._adapter.applied(name, self._base.get(name))
+
+
+def write_adapter(checkpoint: Checkpoint, adapter: Adapter, path: Path) -> None:
+    """The adapter as a GGUF for llama.cpp, to be applied to the GGUF of `checkpoint`'s LLM at a strength of 1.
+
+    Its scale is in B, so llama.cpp is told no alpha. Raises FileExistsError, or CheckpointError for an adapter that
+    changes more than the LLM's linear layers: that one has to be merged.
+    """
+    if path.exists():
+        raise FileExistsError(f"{path} exists already: choose another name, or remove it first")
+    adapter.require_fit(checkpoint)
+    config = checkpoint.text_config
+    family = family_of(config)
+    names = {t.source: t.name for t in targets(checkpoint, family)}
+    outside = sorted({*adapter.replaced, *(adapter.pairs.keys() - names.keys())})
+    if outside:
+        raise CheckpointError(f"an adapter file cannot change {', '.join(outside[:5])}: merge the adapter instead")
+    writer = gguf.GGUFWriter(path, gguf.MODEL_ARCH_NAMES[family.arch])
+    writer.add_type(gguf.GGUFType.ADAPTER)
+    writer.add_string(gguf.Keys.Adapter.TYPE, "lora")
+    writer.add_name(adapter.folder.name)
+    for source, pair in adapter.pairs.items():
+        b = family.to_gguf(source, adapter.get(pair.b) * np.float32(pair.scale), config)
+        writer.add_tensor(f"{names[source]}.lora_a", np.ascontiguousarray(adapter.get(pair.a), np.float32))
+        writer.add_tensor(f"{names[source]}.lora_b", np.ascontiguousarray(b, np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()

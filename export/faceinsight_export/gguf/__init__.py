@@ -1,0 +1,1 @@
+"""GGUF files: the LLM, its tokenizer, and quantization."""

@@ -1,0 +1,178 @@
+"""An LLM's checkpoint to GGUF: names by the gguf package, written one tensor at a time."""
+
+from __future__ import annotations
+
+import math
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy as np
+from numpy.typing import NDArray
+
+from ..checkpoint.checkpoint import Checkpoint, CheckpointError, Weights
+from ..checkpoint.families import Family, add_hyperparameters, family_of, rope_factors, skeleton, tied
+from .tokenizer import Vocabulary, read_vocabulary
+
+#: What a conversion can write; other types are made of these by llama.cpp (gguf_file.quantise).
+PRECISIONS = {"f32": gguf.LlamaFileType.ALL_F32, "f16": gguf.LlamaFileType.MOSTLY_F16}
+#: Bytes written, and in all.
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A tensor of the GGUF: its name there, its source in the checkpoint, its shape."""
+
+    name: str
+    source: str
+    shape: tuple[int, ...]
+
+    def dtype(self, precision: str) -> np.dtype[Any]:
+        """Matrices are stored in the precision asked for; biases and norms, which are small, in float32."""
+        return np.dtype(np.float16 if precision == "f16" and len(self.shape) > 1 else np.float32)
+
+    def bytes(self, precision: str) -> int:
+        """Size of its values."""
+        return math.prod(self.shape) * self.dtype(precision).itemsize
+
+
+def targets(weights: Weights, family: Family) -> list[Target]:
+    """The GGUF's tensors, from those that transformers' model has.
+
+    Raises CheckpointError for a tensor that is missing, has another shape, or is left over.
+    """
+    config = weights.text_config
+    names = gguf.get_tensor_name_map(family.arch, config.num_hidden_layers)
+    expected = {name: tuple(value.shape) for name, value in skeleton(config).state_dict().items()}
+    if tied(config):
+        expected.pop("lm_head.weight", None)
+    out = []
+    for source, shape in expected.items():
+        if not weights.has(source):
+            raise CheckpointError(f"the checkpoint has no tensor {source}: its configuration asks for one of {shape}")
+        if weights.shape(source) != shape:
+            raise CheckpointError(f"{source} has shape {weights.shape(source)}; the configuration asks for {shape}")
+        name = names.get_name(source, try_suffixes=(".weight", ".bias"))
+        if name is None:
+            raise CheckpointError(f"{source} has no place in llama.cpp's {gguf.MODEL_ARCH_NAMES[family.arch]}")
+        out.append(Target(name, source, shape))
+    over = sorted(
+        name
+        for name in set(weights.names) - expected.keys() - {"lm_head.weight"}
+        # Old checkpoints keep RoPE's frequencies, which follow from the configuration.
+        if name.startswith(("model.", "lm_head.")) and not name.endswith("rotary_emb.inv_freq")
+    )
+    if over:
+        raise CheckpointError(f"{len(over)} tensors that the configuration has no use for: {', '.join(over[:5])}")
+    return out
+
+
+def llm_bytes(checkpoint: Weights, precision: str, vocabulary: Vocabulary | None = None) -> int:
+    """Upper bound of the size of the file that `write_llm` makes; the excess is some kilobytes.
+
+    With a vocabulary at hand, its size is counted too.
+    """
+    _require_precision(precision)
+    family = family_of(checkpoint.text_config)
+    # Beside its values a tensor has a name, a shape, and padding to 32 bytes; 4 KiB for the hyperparameters.
+    tensors = sum(t.bytes(precision) + len(t.name) + 96 for t in targets(checkpoint, family))
+    return tensors + 4096 + (vocabulary.bytes() if vocabulary else 0)
+
+
+def write_llm(
+    checkpoint: Checkpoint, path: Path, *, precision: str, name: str | None = None, progress: Progress | None = None
+) -> None:
+    """The LLM of a checkpoint, tokenizer included, as a GGUF; peak memory is a few times its largest tensor.
+
+    Args:
+        path: the file to write; it must not exist. It appears when it is whole.
+        precision: "f32" or "f16".
+        name: the model's name in the file (default: the folder's).
+        progress: called with the bytes written and those in all.
+
+    Raises FileExistsError, CheckpointError for what llama.cpp would not compute as transformers does, OSError if the
+    disk is too small.
+    """
+    vocabulary = read_vocabulary(checkpoint.folder, checkpoint.text_config)
+    write_gguf(
+        checkpoint, vocabulary, path, precision=precision, name=name or checkpoint.folder.name, progress=progress
+    )
+
+
+def write_gguf(
+    weights: Weights,
+    vocabulary: Vocabulary,
+    path: Path,
+    *,
+    precision: str,
+    name: str,
+    progress: Progress | None = None,
+) -> None:
+    """As `write_llm`, of weights and a tokenizer from anywhere."""
+    if path.exists():
+        raise FileExistsError(f"{path} exists already: choose another name, or remove it first")
+    config = weights.text_config
+    family = family_of(config)
+    needed, free = llm_bytes(weights, precision, vocabulary), shutil.disk_usage(path.parent).free
+    if needed > free:
+        raise OSError(f"{path} takes {needed / 1e9:.1f} GB and {free / 1e9:.1f} GB are free: make room")
+    partial = path.with_name(f".{path.name}.partial")
+    writer = gguf.GGUFWriter(partial, gguf.MODEL_ARCH_NAMES[family.arch])
+    writer.add_type(gguf.GGUFType.MODEL)
+    writer.add_name(_safe_name(name, vocabulary))
+    writer.add_file_type(PRECISIONS[precision])
+    add_hyperparameters(writer, family, config)
+    vocabulary.add_to(writer)
+    try:
+        _write_tensors(writer, family, weights, precision, progress)
+        writer.close()
+        partial.rename(path)
+    finally:
+        writer.close()
+        partial.unlink(missing_ok=True)
+
+
+def _write_tensors(writer: Any, family: Family, weights: Weights, precision: str, progress: Progress | None) -> None:
+    """Header first, for which shapes suffice; then one tensor after the other."""
+    factors, todo = rope_factors(weights.text_config), targets(weights, family)
+    for name, value in factors.items():
+        writer.add_tensor_info(name, value.shape, value.dtype, value.nbytes)
+    for target in todo:
+        writer.add_tensor_info(target.name, target.shape, target.dtype(precision), target.bytes(precision))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_ti_data_to_file()
+    for value in factors.values():
+        writer.write_tensor_data(value)
+    done, total = 0, sum(t.bytes(precision) for t in todo)
+    for target in todo:
+        writer.write_tensor_data(_converted(target, family, weights, precision))
+        done += target.bytes(precision)
+        if progress:
+            progress(done, total)
+
+
+def _converted(target: Target, family: Family, weights: Weights, precision: str) -> NDArray[Any]:
+    value = family.to_gguf(target.source, weights.get(target.source), weights.text_config)
+    dtype = target.dtype(precision)
+    if dtype == np.float16 and np.abs(value).max() > np.finfo(np.float16).max:
+        raise CheckpointError(f"{target.source} has values beyond float16's range: convert to f32")
+    return np.ascontiguousarray(value, dtype)
+
+
+def _safe_name(name: str, vocabulary: Vocabulary) -> str:
+    """llama.cpp lets control tokens swallow white space if the model's name has "phi-3" in it, and only then."""
+    plain = name.lower().replace("phi-3", "phi 3").replace("phi3", "phi 3")
+    named = plain != name.lower()
+    if vocabulary.strips:
+        return name if named else f"{name} (phi-3)"
+    return plain if named else name
+
+
+def _require_precision(precision: str) -> None:
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision {precision!r}; a conversion writes {' or '.join(PRECISIONS)}, quantise the rest")

@@ -1,0 +1,180 @@
+"""Is the bundle what the checkpoint is? Stage by stage, transformers against the runtime, on the same inputs.
+
+The reference is transformers' own model of the folder (reference.py), which shares no reading with the exporter. Each
+stage is given the reference's output of the stage before, so that a fault is named where it is.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from faceinsight.backends.device import Device
+from faceinsight.backends.llama_cpp.loader import load_llm
+from faceinsight.backends.llama_cpp.model import EXACT
+from faceinsight.bundle.manifest import LlmSpec, PromptSpec, VisionSpec
+from faceinsight.host.machine import cores
+from faceinsight.perception.clip_pixels import to_pixels
+
+from ..attach import Attached, Spoken, attached_stages
+from ..onnx.token_merging import Budget, reduce
+from ..onnx.writer import FLOAT, HALF
+from .reference import Reference, logits
+from .stages import LLM_TOLERANCES, LlmProbe, ParityError, Stage, compare
+
+#: Largest relative error of the image tokens, by the vision encoder's precision; root mean square for the reduced ones.
+VISION_TOLERANCES = {"fp32": 1e-4, "fp16": 0.02, "int8": 0.08, "int8-static": 0.08}
+QUESTION = "Is the person in the picture smiling, or not?"
+#: What people type, whose tokens are compared too.
+TYPED = (
+    "Is she wearing glasses?",
+    "  two  spaces,\n\nnew lines \t tabs and a trailing space ",
+    "Ünïcode 123 4567, 漢字, 😀; don't, they'LL, I'd",
+)
+#: Tokens of an answer that are compared.
+ANSWER = 24
+
+
+def pictures(count: int = 4, *, seed: int = 0) -> list[NDArray[np.uint8]]:
+    """RGB pictures (H,W,3) of several shapes: smooth fields with edges and grain, more like photos than noise is."""
+    rng = np.random.default_rng(seed)
+    out = []
+    for i in range(count):
+        height, width = ((352, 480), (500, 333), (336, 336), (240, 261))[i % 4]
+        y, x = np.mgrid[0:height, 0:width] / max(height, width)
+        image = np.zeros((height, width, 3))
+        for _ in range(6):
+            (fy, fx), phase, colour = rng.normal(0, 6, 2), rng.uniform(0, 6.3), rng.normal(0, 35, 3)
+            wave = np.sin(fy * y + fx * x + phase)
+            image += (wave if rng.random() < 0.7 else np.sign(wave))[..., None] * colour
+        image += 128 + rng.normal(0, 4, image.shape)
+        out.append(np.clip(image, 0, 255).astype(np.uint8))
+    return out
+
+
+def verify_llava(
+    reference: Reference,
+    folder: Path,
+    vision: VisionSpec,
+    llm: LlmSpec,
+    *,
+    precisions: tuple[str, str],
+    method: str = "merge",
+    attached: Attached | None = None,
+    images: Sequence[NDArray[np.uint8]] | None = None,
+    progress: Callable[[str], None] = lambda text: None,
+) -> list[Stage]:
+    """Compare the files in `folder` with transformers' own model of the checkpoint.
+
+    precisions: the vision encoder's and the LLM's. attached: what FaceInsight's own tokens were made of, if it has any.
+    Raises ParityError with the whole table if a stage is beyond its tolerance.
+    """
+    shown = list(images or pictures())
+    device = Device("cpu", False, cores())
+    progress("verify: pixels")
+    pixels = reference.pixels(shown)
+    stages = [compare("pixels", pixels, to_pixels(shown, vision), 1e-6)]
+    progress("verify: vision")
+    features, tokens = reference.see(pixels[:2], lambda x: _reduced(x, vision.image_tokens, method))
+    stages += _vision_stages(folder / vision.file, pixels[:2], features, tokens, precisions[0], device)
+    spoken = None
+    if attached:
+        progress("verify: region and knowledge tokens")
+        own, spoken = attached_stages(attached, folder, device)
+        stages += own
+    progress(f"verify: llm ({precisions[1]})")
+    stages += _llm_stages(reference, folder / llm.file, llm, tokens[0], precisions[1], device, spoken)
+    if not all(s.passed for s in stages):
+        raise ParityError("parity failed:\n" + "\n".join(map(str, stages)))
+    return stages
+
+
+def _reduced(features: NDArray[np.float32], count: int, method: str) -> NDArray[np.float32]:
+    if features.shape[1] == count:
+        return features
+    return reduce(features, Budget(round(features.shape[1] ** 0.5), count, method))
+
+
+def _vision_stages(
+    path: Path,
+    pixels: NDArray[np.float32],
+    features: NDArray[np.float32],
+    tokens: NDArray[np.float32],
+    precision: str,
+    device: Device,
+) -> list[Stage]:
+    tolerance, mean = VISION_TOLERANCES[precision], precision != "fp32"
+    opened = path.with_suffix(".features.onnx")
+    try:
+        # What a protobuf message lacks can be added at its end: the features become an output of a copy.
+        shutil.copyfile(path, opened)
+        name = _features_of(path)
+        info = onnx.helper.make_tensor_value_info(name, HALF if precision == "fp16" else FLOAT, None)
+        with open(opened, "ab") as f:
+            f.write(onnx.ModelProto(graph=onnx.GraphProto(output=[info])).SerializeToString())
+        session = device.session(opened)
+        parts = [session.run([name, "image_tokens"], {"pixels": p[None]}) for p in pixels]
+    finally:
+        opened.unlink(missing_ok=True)
+    seen, said = (np.concatenate(x).astype(np.float32) for x in zip(*parts, strict=True))
+    return [
+        compare("vision features", features, seen, tolerance, mean=mean),
+        compare("image tokens", tokens, said, tolerance, mean=mean),
+    ]
+
+
+def _features_of(path: Path) -> str:
+    """Name of the value that goes into token budget or projector."""
+    names = [str(o) for n in onnx.load(path).graph.node for o in n.output]
+    return "features" if "features" in names else next(n for n in names if n.startswith("features."))
+
+
+def _llm_stages(
+    reference: Reference,
+    path: Path,
+    spec: LlmSpec,
+    image_tokens: NDArray[np.float32],
+    precision: str,
+    device: Device,
+    spoken: Spoken | None,
+) -> list[Stage]:
+    """Of a face's image tokens, and of its region tokens and findings where there are any, laid out as in use."""
+    prompt = spec.prompt
+    llm = load_llm(path, device, n_embd=spec.width, n_ctx=spec.context, parameters=EXACT)
+    with LlmProbe(llm, spec) as language:
+        before = language.tokenizer.encode(prompt.before_face, special=True, at_start=True)
+        asked = [
+            *language.tokenizer.encode(prompt.after_face, special=True, at_start=True),
+            *language.tokenizer.encode(QUESTION),
+        ]
+        ready = language.tokenizer.encode(prompt.before_answer, special=True)
+        parts, after = [reference.embed(before), image_tokens], [*asked, *ready]
+        if spoken:
+            parts, after = [*parts, spoken.regions, reference.embed(asked), spoken.knowledge], ready
+        rows = np.concatenate(parts).astype(np.float32)
+        answer = language.greedy(after, ANSWER, rows)
+        found = language.logits([*after, *answer], rows)
+        typed = [language.tokenizer.encode(text, at_start=True) for text in TYPED]
+    tolerance = LLM_TOLERANCES[precision]
+    expected = logits(reference.model, [*after, *answer], rows)
+    at = range(len(after) - 1, len(after) - 1 + len(answer))
+    # Where two words are as good as equally likely, rounding may choose between them.
+    slack = tolerance * np.abs(expected).max()
+    other = [bool(expected[p].max() - expected[p, t] > slack) for p, t in zip(at, answer, strict=True)]
+    return [
+        _token_stage(reference, [before, [*asked, *ready], *typed], prompt),
+        compare("llm logits", expected, found, tolerance, mean=precision not in ("f32", "f16")),
+        Stage("greedy text", 1 - float(np.mean(other)), float(np.mean(other)), 0.0),
+    ]
+
+
+def _token_stage(reference: Reference, found: list[list[int]], prompt: PromptSpec) -> Stage:
+    """Tokens before and behind the image, and of typed text: transformers' tokenizer against the runtime's."""
+    texts = prompt.before_face, prompt.after_face + QUESTION + prompt.before_answer, *TYPED
+    wrong = [reference.tokens(t) != f for t, f in zip(texts, found, strict=True)]
+    return Stage("prompt tokens", 1 - float(np.mean(wrong)), float(np.mean(wrong)), 0.0)

@@ -1,0 +1,163 @@
+"""The reference that a bundle is compared with: transformers' own model of the folder, in float32.
+
+It shares no reading with the exporter: transformers finds, names, ties and types the weights and reads the
+configuration (faceinsight_models.llava.hf_folder), and its own forward passes run. Weights stay in their files, mapped
+and in their own type; one layer at a time is widened, so a 7B model runs in about 1 GB beside its activations.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from faceinsight_models.llava.hf_folder import load_image_processor, load_model, load_tokenizer
+
+from ..checkpoint.checkpoint import canonical
+from ..checkpoint.lora import Adapter
+
+
+@dataclass(frozen=True)
+class Reference:
+    """model: LlavaForConditionalGeneration, streamed. tokenizer, processor: of the folder; no processor: CLIP's.
+
+    Open it with `Reference.open`: what transformers does not read is known then, before anything is converted.
+    """
+
+    folder: Path
+    model: Any
+    tokenizer: Any
+    processor: Any
+
+    @classmethod
+    def open(cls, folder: Path, adapter: Adapter | None = None) -> Reference:
+        """Raises FileNotFoundError, or CheckpointError for a folder that transformers does not read whole."""
+        tokenizer, processor = load_tokenizer(folder), load_image_processor(folder)
+        return cls(folder, stream(load_model(folder, attention="eager"), adapter), tokenizer, processor)
+
+    @property
+    def config(self) -> Any:
+        """The model's configuration."""
+        return self.model.config
+
+    def pixels(self, images: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
+        """RGB pictures (H,W,3) -> (B,3,size,size): LLaVA-1.5's square in the mean colour, then the processor."""
+        from PIL import Image
+        from transformers import CLIPImageProcessor
+
+        size = self.config.vision_config.image_size
+        clip = self.processor or CLIPImageProcessor(
+            size={"shortest_edge": size}, crop_size={"height": size, "width": size}
+        )
+        colour = tuple(int(m * 255) for m in clip.image_mean)
+
+        def square(image: NDArray[np.uint8]) -> Any:
+            side = max(image.shape[:2])
+            canvas = Image.new("RGB", (side, side), colour)
+            canvas.paste(Image.fromarray(image), ((side - image.shape[1]) // 2, (side - image.shape[0]) // 2))
+            return canvas
+
+        return np.asarray(clip([square(i) for i in images], return_tensors="np")["pixel_values"], np.float32)
+
+    def see(
+        self, pixels: NDArray[np.float32], reduce: Callable[[NDArray[np.float32]], NDArray[np.float32]] | None = None
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Vision features (B,P,C) as they come to the projector, and image tokens (B,N,width) as they leave it.
+
+        reduce: to fewer features, before the projector; without it the tokens are the model's own.
+        """
+        projector = next(m for name, m in self.model.named_modules() if name.endswith("multi_modal_projector"))
+        seen: list[torch.Tensor] = []
+        hook = projector.register_forward_hook(lambda module, taken, given: seen.extend((taken[0], given)))
+        config = self.config
+        owner = self.model if hasattr(self.model, "get_image_features") else self.model.model
+        try:
+            with torch.no_grad():
+                owner.get_image_features(
+                    pixel_values=torch.from_numpy(pixels),
+                    vision_feature_layer=config.vision_feature_layer,
+                    vision_feature_select_strategy=config.vision_feature_select_strategy,
+                )
+                features = seen[0].numpy()
+                if reduce is None:
+                    return features, seen[1].numpy()
+                return features, projector(torch.from_numpy(reduce(features))).numpy()
+        finally:
+            hook.remove()
+
+    def embed(self, tokens: list[int]) -> NDArray[np.float32]:
+        """(len(tokens),width): word embeddings."""
+        with torch.no_grad():
+            return np.asarray(self.model.get_input_embeddings()(torch.tensor([tokens], dtype=torch.long))[0].numpy())
+
+    def tokens(self, text: str) -> list[int]:
+        """Of a part of a prompt: control tokens in it are meant, none is added."""
+        return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+def stream(model: Any, adapter: Adapter | None = None) -> Any:
+    """A model of transformers whose parts widen their weights before they run, and drop them after; the same object.
+
+    adapter: added to the weights as they are widened. Call it under torch.no_grad(), without a cache: each call reads
+    the whole model.
+    """
+    # A tensor that two modules share has the name of the first.
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    for part in _parts(model):
+        _stream(part, {name: (names[id(value)], value) for name, value in part.named_parameters()}, adapter)
+    return model
+
+
+def _parts(module: nn.Module) -> Iterator[nn.Module]:
+    """The modules that hold no list of layers, down to which the model is taken apart."""
+    if not any(isinstance(m, nn.ModuleList) for m in module.modules()):
+        yield module
+        return
+    own = [name for name, _ in module.named_parameters(recurse=False)]
+    if own:
+        raise ValueError(f"{type(module).__name__} holds weights beside its layers ({own[0]}): not known how to stream")
+    for child in module.children():
+        yield from _parts(child)
+
+
+def _stream(part: nn.Module, own: dict[str, tuple[str, nn.Parameter]], adapter: Adapter | None) -> None:
+    """own: the part's parameters, by their names within; each has its name in the whole model."""
+
+    def load(module: nn.Module, _: object) -> None:
+        for name, (known, value) in own.items():
+            wide = value.detach().to(torch.float32)
+            if adapter:
+                wide = torch.from_numpy(adapter.applied(canonical(known), wide.numpy()))
+            _put(module, name, wide)
+
+    def drop(module: nn.Module, _: object, __: object) -> None:
+        for name, (_, value) in own.items():
+            _put(module, name, value)
+
+    part.register_forward_pre_hook(load)
+    part.register_forward_hook(drop, always_call=True)
+
+
+def _put(module: nn.Module, name: str, value: torch.Tensor) -> None:
+    owner, _, leaf = name.rpartition(".")
+    parameter = value if isinstance(value, nn.Parameter) else nn.Parameter(value, requires_grad=False)
+    setattr(module.get_submodule(owner), leaf, parameter)
+
+
+def logits(model: Any, tokens: list[int], rows: NDArray[np.float32] | None = None) -> NDArray[np.float32]:
+    """(len(tokens),vocabulary) next-token logits after each token, behind embedding rows (L,width) if there are any.
+
+    `model` is of transformers, with a language model's head; streamed or whole.
+    """
+    with torch.no_grad():
+        embedded = model.get_input_embeddings()(torch.tensor([tokens]))
+        if rows is not None:
+            embedded = torch.cat([torch.from_numpy(rows)[None], embedded], 1)
+        out = model(inputs_embeds=embedded, use_cache=False).logits[0, -len(tokens) :]
+    return np.asarray(out.float().numpy())

@@ -1,0 +1,1 @@
+"""Labelled faces, and how training changes their pictures."""

@@ -1,0 +1,1 @@
+"""What the LLM is taught to answer: concepts, wordings, answers, and questions that no report answers."""

@@ -1,0 +1,241 @@
+"""Questions at random with their answers: what a face, or two, may be asked in one turn of a conversation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from faceinsight.bundle.manifest import ABOUT, DETAIL
+from faceinsight.language.claims import is_negated
+from faceinsight.types import HIDDEN, NO, YES
+
+from ..taxonomy import AGES, CHARACTERISTICS, CHOSEN, EXPRESSIONS, RACES
+from . import wordings as w
+from .answers import (
+    DECLINE_OFF,
+    DESCRIBED,
+    FACIAL,
+    HAIR,
+    HIDDEN_ANSWER,
+    LOOKED,
+    REGION_WORDS,
+    both_answer,
+    choice_answer,
+    closed_answer,
+    color_answer,
+    common_answer,
+    compound_answer,
+    count_answer,
+    describe,
+    detail_answer,
+    different_answer,
+    facial_answer,
+    gated_answer,
+    hair_answer,
+    statement,
+    style_answer,
+    which_answer,
+    who_answer,
+    worn_answer,
+)
+from .concepts import BY_NAME, COLORS, CONCEPTS, OPPOSED, OPPOSITE_WORDS, STYLES, WORN_NAMES, Concept
+from .outside import DECLINES, outside_question
+
+_REGION = {c.name: c.region for c in CHARACTERISTICS}
+#: What one can have or wear and ask more about.
+_THINGS = (
+    "Eyeglasses", "Wearing_Hat", "Wearing_Earrings", "Wearing_Necklace", "Wearing_Necktie", "Wearing_Lipstick",
+    "Heavy_Makeup", "Mustache", "Goatee", "No_Beard", "Sideburns", "5_o_Clock_Shadow", "Double_Chin", "Bags_Under_Eyes",
+)  # fmt: skip
+#: Of these nobody asks two at once.
+_ONE_OF = dict.fromkeys(CHOSEN, "choice") | dict.fromkeys(STYLES, "style")
+
+Open = tuple[tuple[str, ...], Callable[[Mapping[str, int]], str], tuple[str, ...]]
+_OPEN: tuple[Open, ...] = (
+    (w.COLOR_QUESTIONS, color_answer, ("Bald", *COLORS)),
+    (w.HAIR_QUESTIONS, hair_answer, HAIR),
+    (w.STYLE_QUESTIONS, style_answer, tuple(STYLES)),
+    (w.FACIAL_QUESTIONS, facial_answer, FACIAL),
+    (w.WORN_QUESTIONS, worn_answer, tuple(WORN_NAMES)),
+    (w.MOOD_QUESTIONS, choice_answer(tuple(EXPRESSIONS)), tuple(EXPRESSIONS)),
+    (w.HEAD_QUESTIONS, gated_answer("Wearing_Hat"), ("Wearing_Hat",)),
+)
+_OTHER_COLORS = tuple(q.replace("{x}", x) for q in w.OTHER_COLOR_QUESTIONS for x in w.OTHER_COLORS)
+_NECK = ("Wearing_Necklace", "Wearing_Necktie")
+#: What a question takes for granted, and asks more about than is known.
+DETAILED = tuple(c for c in CONCEPTS if c.form in w.DETAIL_TEMPLATES and c.name not in HAIR and c.name in _THINGS)
+_GATED: tuple[Open, ...] = (
+    (w.AGE_QUESTIONS, choice_answer(tuple(AGES)), tuple(AGES)),
+    (w.GENDER_QUESTIONS, gated_answer("Male"), ("Male",)),
+    (w.RACE_QUESTIONS, choice_answer(tuple(RACES)), tuple(RACES)),
+)
+
+
+class Turn(NamedTuple):
+    """A question, its answer, and the characteristics that it asks about; `after` is the question before it, if any;
+    `kind`: one of `outside.KINDS`."""
+
+    question: str
+    answer: str
+    about: tuple[str, ...] = ()
+    after: str = ""
+    kind: str = ABOUT
+
+
+def turn(rng: np.random.Generator, states: Mapping[str, int]) -> Turn:
+    """A random question and its answer. `states` holds the characteristics that are switched on, and only those."""
+    kind = rng.random()
+    if kind < 0.24:
+        return _closed(rng, states)
+    if kind < 0.44:
+        return _compound(rng, states)
+    if kind < 0.57:
+        return _open(rng, _OPEN, states)
+    if kind < 0.62:
+        return _open(rng, _GATED, states)
+    if kind < 0.77:
+        return Turn(w.say(rng, w.DESCRIBE_QUESTIONS), describe(states), DESCRIBED)
+    if kind < 0.84:
+        return _several(rng, states)
+    if kind < 0.92:
+        return follow_turn(rng, states)
+    if kind < 0.97:
+        return _detail(rng, states)
+    return _declined(rng)
+
+
+def look_turn(rng: np.random.Generator, states: Mapping[str, int], rates: Mapping[str, float]) -> Turn:
+    """A yes/no question that only the face can answer. rates: how often each characteristic holds.
+
+    What is rare is asked the more where it holds: over many faces, each characteristic is answered with yes as often as
+    with no, and whoever knows how common it is knows nothing.
+    """
+    known = [c for c in CONCEPTS if c.name in states and c.name in rates and c.state(states) in (YES, NO)]
+    usual = np.array([rates[c.name] for c in known])
+    holds = np.array([states[c.name] == YES for c in known])
+    weights = 1 / np.where(holds, usual, 1 - usual).clip(0.005)
+    concept = known[rng.choice(len(known), p=weights / weights.sum())]
+    while True:
+        found = _answered(rng, concept, states)
+        if found.answer.startswith(("Yes", "No")):
+            return found
+
+
+def _concept(rng: np.random.Generator, states: Mapping[str, int]) -> Concept:
+    """Any concept, but seldom one that is switched off."""
+    while True:
+        concept = CONCEPTS[rng.integers(len(CONCEPTS))]
+        if concept.name in states or rng.random() < 0.15:
+            return concept
+
+
+def _closed(rng: np.random.Generator, states: Mapping[str, int]) -> Turn:
+    kind, concept = rng.random(), _concept(rng, states)
+    if kind < 0.06:
+        # Of one person too people ask who it is that smiles.
+        templates = (w.WHO_TEMPLATES, w.BOTH_TEMPLATES, w.HOW_MANY_TEMPLATES)[rng.integers(3)]
+        return _stated(w.say(rng, templates[concept.form], concept.words), concept, states)
+    return _answered(rng, OPPOSED[rng.integers(len(OPPOSED))] if kind < 0.12 else concept, states)
+
+
+def _answered(rng: np.random.Generator, concept: Concept, states: Mapping[str, int]) -> Turn:
+    question, state = w.closed_question(rng, concept), concept.state(states)
+    if is_negated(question, OPPOSITE_WORDS):
+        return _stated(question, concept, states)
+    return Turn(question, DECLINE_OFF if state is None else closed_answer(concept, state), (concept.name,))
+
+
+def _stated(question: str, concept: Concept, states: Mapping[str, int]) -> Turn:
+    own = BY_NAME[concept.name]
+    state = own.state(states)
+    return Turn(question, DECLINE_OFF if state is None else statement(own, state), (own.name,))
+
+
+def _detail(rng: np.random.Generator, states: Mapping[str, int]) -> Turn:
+    concept = DETAILED[rng.integers(len(DETAILED))]
+    state = concept.state(states)
+    answer = DECLINE_OFF if state is None else detail_answer(concept, state)
+    return Turn(w.detail_question(rng, concept), answer, (concept.name,), kind=DETAIL)
+
+
+def compound(rng: np.random.Generator, states: Mapping[str, int]) -> list[Concept]:
+    """Two concepts that one might ask for at once, seldom three; of a choice only one, and none beside its opposite."""
+    count, chosen = (3 if rng.random() < 0.15 else 2), list[Concept]()
+    while len(chosen) < count:
+        concept = _concept(rng, states)
+        taken = {_ONE_OF.get(c.name, c.name) for c in chosen}
+        if _ONE_OF.get(concept.name, concept.name) not in taken:
+            chosen.append(concept)
+    return chosen
+
+
+def _compound(rng: np.random.Generator, states: Mapping[str, int]) -> Turn:
+    concepts = compound(rng, states)
+    answer = compound_answer(concepts, [c.state(states) for c in concepts])
+    return Turn(w.compound_question(rng, concepts), answer, tuple(c.name for c in concepts))
+
+
+def _open(rng: np.random.Generator, kinds: Sequence[Open], states: Mapping[str, int]) -> Turn:
+    if kinds is _OPEN and rng.random() < 0.12:
+        if rng.random() < 0.5:
+            return Turn(w.say(rng, w.NECK_QUESTIONS), which_answer(states, [BY_NAME[n] for n in _NECK]), _NECK)
+        return Turn(w.say(rng, _OTHER_COLORS), color_answer(states), ("Bald", *COLORS))
+    questions, answer_of, about = kinds[rng.integers(len(kinds))]
+    return Turn(w.say(rng, questions), answer_of(states), about)
+
+
+def _several(rng: np.random.Generator, states: Mapping[str, int]) -> Turn:
+    """Which of these, how many of these."""
+    family = [BY_NAME[n] for n in w.FAMILIES[rng.integers(len(w.FAMILIES))]]
+    count = int(rng.integers(2, min(4, len(family)) + 1))
+    concepts = [family[i] for i in rng.permutation(len(family))[:count]]
+    form = concepts[0].form
+    if form != "look" and rng.random() < 0.4:
+        words, templates, answer = "and", w.COUNT_TEMPLATES[form], count_answer(states, concepts)
+    else:
+        words, templates, answer = "or", w.WHICH_TEMPLATES[form], which_answer(states, concepts)
+    options = w.listed([str(rng.choice(c.words[:2])) for c in concepts], words)
+    return Turn(w.say(rng, templates, o=options), answer, tuple(c.name for c in concepts))
+
+
+def follow_turn(rng: np.random.Generator, states: Mapping[str, int]) -> Turn:
+    """A question behind another one: some make sense only there, some have nothing to do with it."""
+    first = _closed(rng, states)
+    concept = BY_NAME[first.about[0]]
+    state = concept.state(states)
+    kind = rng.integers(5)
+    if kind == 0:
+        answer = "Yes, as far as I can see." if state in (YES, NO) else "No, I am not sure."
+        answer = {None: DECLINE_OFF, HIDDEN: HIDDEN_ANSWER}.get(state, answer)
+        return Turn(w.say(rng, w.SURE_QUESTIONS), answer, first.about, first.question)
+    if kind == 1:
+        answer = DECLINE_OFF if state is None else LOOKED.format(place=REGION_WORDS[_REGION[concept.name]])
+        return Turn(w.say(rng, w.WHERE_QUESTIONS), answer, first.about, first.question)
+    if kind == 2:
+        return turn(rng, states)._replace(after=first.question)
+    other = _concept(rng, states)
+    state = other.state(states)
+    answer = DECLINE_OFF if state is None else closed_answer(other, state)
+    return Turn(w.say(rng, w.ELLIPSES, other.words), answer, (other.name,), first.question)
+
+
+def _declined(rng: np.random.Generator) -> Turn:
+    kind, question = outside_question(rng)
+    return Turn(question, DECLINES[kind], kind=kind)
+
+
+def pair_turn(rng: np.random.Generator, first: Mapping[str, int], second: Mapping[str, int]) -> Turn:
+    """A question about two faces."""
+    kind = rng.random()
+    if kind < 0.7:
+        concept = _concept(rng, first)
+        templates, answer_of = (w.WHO_TEMPLATES, who_answer) if kind < 0.4 else (w.BOTH_TEMPLATES, both_answer)
+        question = w.say(rng, templates[concept.form], concept.words)
+        return Turn(question, answer_of(concept, first, second), (concept.name,))
+    if kind < 0.83:
+        return Turn(w.say(rng, w.COMMON_QUESTIONS), common_answer(first, second), DESCRIBED)
+    if kind < 0.96:
+        return Turn(w.say(rng, w.DIFFERENT_QUESTIONS), different_answer(first, second), DESCRIBED)
+    return _declined(rng)

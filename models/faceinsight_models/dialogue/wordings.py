@@ -1,0 +1,460 @@
+"""How people ask: the templates of questions, and questions made of them and of the concepts' words.
+
+Templates marked as held out never appear in training; the benchmark asks with them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from ..taxonomy import EXPRESSIONS
+from .concepts import Concept, bare
+
+_SUBJECTS = (
+    "the person", "this person", "she", "he", "the woman", "the man", "this face", "the one in the picture", "the girl",
+    "the boy", "the lady", "this guy", "the kid", "the subject", "the child", "my friend", "this one", "dude",
+)  # fmt: skip
+_TEMPLATES = {
+    "wear": (
+        "Is {s} wearing {x}?", "Does {s} wear {x}?", "Can you see {x}?", "Does {s} have {x} on?", "{x}?",
+        "Do you see {x} on this face?", "Is there {x} in this picture?", "Please tell me if {s} is wearing {x}.",
+        "Is it true that {s} is wearing {x}?", "I want to know if {s} wears {x}.", "Look for {x}.", "{x}, yes or no?",
+        "Are there {x}?", "Does this picture show {x}?", "Is {s} wearing {x} or not?", "Tell me if {s} has {x} on.",
+        "Tell me whether you can see {x} on {s}.", "Check for {x}.", "Do you think {s} is wearing {x} in this picture?",
+        "{s} is wearing {x}, right?", "{s} wears {x}, correct?", "Any {x} on {s}?", "Got {x} on?",
+        "{s} wearing {x} or nah?",
+        "{s} rocking {x}?",
+        "Can you verify whether {s} is wearing {x}?", "Let me know if {s} wears {x}.", "Do you know if {s} has {x} on?",
+        "Could you tell me whether {s} is wearing {x}?", "What about {x}?", "Is that {x} on {s}?", "Are those {x}?",
+        "Has {s} got {x} on?", "Is {s} in {x}?",
+    ),
+    "have": (
+        "Does {s} have {x}?", "Has {s} got {x}?", "Can you see {x}?", "{x}?", "Do you see {x} on this face?",
+        "Is there {x}?", "Please tell me if {s} has {x}.", "Would you say {s} has {x}?", "Are there {x}?",
+        "Is it true that {s} has {x}?", "I want to know if {s} has {x}.", "Look for {x}.", "{x}, yes or no?",
+        "Does this picture show {x}?", "Does {s} have {x} or not?", "Tell me if {s} has {x}.",
+        "Tell me whether {x} can be seen.",
+        "Check for {x}.", "Do you think {s} has {x} in this picture?", "{s} has {x}, right?", "{s} got {x} or nah?",
+        "Any {x}?", "Is that {x}?", "Is {s} with {x}?", "Are we looking at {x}?",
+        "Can you verify whether {s} has {x}?", "Let me know if {s} has {x}.", "Do you know if {s} has {x}?",
+        "Could you tell me whether {s} has {x}?", "What about {x}?", "Is it {x} that {s} has?",
+    ),
+    "be": (
+        "Is {s} {x}?", "Would you say {s} is {x}?", "{x}?", "Please tell me if {s} is {x}.", "Do you think {s} is {x}?",
+        "Does {s} look {x}?", "Is {s} {x} here?", "Is it true that {s} is {x}?", "I want to know if {s} is {x}.",
+        "{x}, yes or no?", "Is {s} {x} or not?", "Tell me if {s} is {x}.", "{s} is {x}, right?", "Can you see {s} {x}?",
+        "{s} {x} or nah?", "Is {s} really {x}?",
+        "Can you verify whether {s} is {x}?", "Let me know if {s} is {x}.", "Do you know if {s} is {x}?",
+        "Could you tell me whether {s} is {x}?", "Is that person {x}?", "Are they {x}?",
+    ),
+}  # fmt: skip
+_TEMPLATES["look"] = (
+    "Does {s} look {x}?", "Is {s} {x}?", "{x}?", "Would you say {s} looks {x}?", "Tell me if {s} looks {x}.",
+    "Do you think {s} is {x}?", "Does {s} seem {x}?", "Is {s} {x} or not?", "{x}, yes or no?",
+    "I want to know if {s} looks {x}.", "Is it true that {s} is {x}?", "Does this face look {x}?", "{s} is {x}, right?",
+    "{s} looking {x}?", "Can you tell if {s} is {x}?", "Is {s} really {x}?",
+    "Can you verify whether {s} looks {x}?", "Let me know if {s} looks {x}.", "Do you know if {s} looks {x}?",
+    "Could you tell me whether {s} is {x}?",
+)  # fmt: skip
+#: Asked the other way round, or with a denial in it: "yes" would say one thing to one reader and another to the next,
+#: so the answer is a statement (`faceinsight.language.claims.turned`).
+NEGATED_TEMPLATES = {
+    "wear": (
+        "Isn't {s} wearing {x}?", "{s} isn't wearing {x}, is {s}?", "Is {s} not wearing {x}?", "Is {s} without {x}?",
+        "{s} doesn't wear {x}, right?", "Is it true that {s} is not wearing {x}?",
+        "Is it false that {s} is wearing {x}?",
+        "No {x}?", "Aren't those {x}?", "Is it correct that {s} wears no {x}?", "{s} has no {x} on, correct?",
+        "Would it be wrong to say {s} is wearing {x}?", "Prove that {s} isn't wearing {x}.",
+    ),
+    "have": (
+        "Doesn't {s} have {x}?", "{s} doesn't have {x}, right?", "Does {s} have no {x}?", "Does {s} lack {x}?",
+        "Hasn't {s} got {x}?", "Is it true that {s} has no {x}?", "Is it false that {s} has {x}?",
+        "Is {s} without {x}?",
+        "No {x}?", "Isn't that {x}?", "Would it be wrong to say {s} has {x}?", "{s} has no {x}. Correct?",
+    ),
+    "be": (
+        "Isn't {s} {x}?", "{s} isn't {x}, is {s}?", "Is {s} not {x}?", "Is it true that {s} is not {x}?",
+        "Is it false that {s} is {x}?", "Not {x}?", "{s} is not {x}, right?", "Would it be wrong to say {s} is {x}?",
+    ),
+    "look": (
+        "Doesn't {s} look {x}?", "{s} isn't {x}, is {s}?", "Is {s} not {x}?", "Is it true that {s} is not {x}?",
+        "Is it false that {s} looks {x}?", "Not {x}?", "{s} does not look {x}, right?",
+    ),
+}  # fmt: skip
+_HELDOUT_NEGATED_TEMPLATES = {
+    "wear": ("{s} is not wearing {x}, or is {s}?", "Can it be that {s} isn't wearing {x}?"),
+    "have": ("{s} doesn't have {x}, or does {s}?", "Can it be that {s} has no {x}?"),
+    "be": ("Can it be that {s} isn't {x}?", "{s} is not {x}, or is {s}?"),
+    "look": ("Can it be that {s} doesn't look {x}?", "{s} does not look {x}, or does {s}?"),
+}
+#: What takes for granted that something is there and asks for more than a report says.
+DETAIL_TEMPLATES = {
+    "wear": (
+        "What color is {x}?", "What colour are {x}?", "What brand is {x}?", "What kind of thing is {x}?",
+        "Why is {s} wearing {x}?",
+        "Where did {s} buy {x}?", "How much did {x} cost?", "Since when does {s} wear {x}?", "What are {x} made of?",
+        "When did {s} take off {x}?", "Describe {x}.", "Who gave {s} {x}?", "How big is {x}?",
+        "What type of {x} is that?",
+    ),
+    "have": (
+        "How long is {x}?", "Why does {s} have {x}?", "Since when does {s} have {x}?", "What color is {x}?",
+        "When did {s} get {x}?", "How did {s} get {x}?", "Describe {x}.", "What shape is {x}?", "How big is {x}?",
+    ),
+}  # fmt: skip
+_HELDOUT_DETAIL_TEMPLATES = {
+    "wear": ("Of which make is {x}?", "What style of {x} is this?", "How old is {x}?"),
+    "have": ("How thick is {x}?", "For how long has {s} had {x}?"),
+}
+#: How many faces there are, which the runtime knows.
+COUNT_PEOPLE = (
+    "How many people are there?", "How many people are in the photo?", "How many faces do you see?",
+    "How many faces are there?",
+    "How many persons can you see?", "Count the people.", "Count the faces.", "Is there more than one person?",
+    "Are there other people in the picture?", "Is {s} alone in the photo?", "Number of people?", "How many are we?",
+    "How many humans are in this image?", "How many people can you detect?", "Is anybody else in the photo?",
+    "Are there two people?", "Is there only one face?", "How many heads do you see?", "how many ppl",
+    "Is there anyone else?",
+)  # fmt: skip
+#: Colours of hair that no report knows: what it is instead, answers them.
+OTHER_COLORS = (
+    "red",
+    "ginger",
+    "auburn",
+    "green",
+    "blue",
+    "purple",
+    "pink",
+    "orange",
+    "white",
+    "silver",
+    "two-coloured",
+)
+OTHER_COLOR_QUESTIONS = (
+    "Is the hair {x}?", "Does {s} have {x} hair?", "Is {s} a {x} head?", "{x} hair?", "Would you call the hair {x}?",
+    "Is it {x} hair that {s} has?", "Is {s} {x} haired?", "Is {s} a {x}?", "Got {x} hair?",
+    "Does this person have {x} hair?", "Is the hair of {s} {x}?",
+)  # fmt: skip
+HEAD_QUESTIONS = (
+    "What is on the head of {s}?", "What is that on the head?", "What's on {s}'s head?", "Is anything on the head?",
+    "What does {s} have on the head?", "Is there something on the head of {s}?", "What is {s} wearing on the head?",
+)  # fmt: skip
+NECK_QUESTIONS = (
+    "Is there something around the neck?", "What is around the neck of {s}?", "What does {s} wear around the neck?",
+    "Is anything on the neck?", "What hangs around the neck?",
+)  # fmt: skip
+_HELDOUT_TEMPLATES = {
+    "look": ("Tell me, does {s} look {x}?", "Could you check whether {s} looks {x}?", "In this photo, is {s} {x}?"),
+    "wear": (
+        "Tell me, is {s} wearing {x} in this photo?",
+        "Could you check whether {s} has {x} on?",
+        "I wonder if {s} is wearing {x}.",
+    ),
+    "have": (
+        "Tell me, does {s} have {x}?",
+        "Could you check whether {s} has {x}?",
+        "In this photo, does {s} have {x}?",
+    ),
+    "be": ("Tell me, is {s} {x}?", "Could you check whether {s} is {x}?", "In this photo, is {s} {x}?"),
+}
+
+#: What people put before a noun without meaning anything else by it.
+_MODIFIERS = ("any", "some", "some sort of", "a bit of", "any sort of", "clearly visible")
+#: How much so, before an adjective.
+_DEGREES = ("so", "extremely", "truly", "fairly", "totally", "kind of", "visibly", "clearly")
+#: How often a yes/no question is asked the other way round.
+NEGATED = 0.15
+#: What people say before they ask.
+ASIDES = (
+    "Hey,", "Now,", "So,", "Please say,", "One more thing:", "Be honest:", "For the record:", "Let me ask:", "Look,",
+    "Quick question:", "In the image,", "Can you tell me:", "Well,", "Excuse me,", "Just curious,", "On this picture,",
+    "Please,", "OK,", "I am asking you:", "In this image:", "Can you check:", "Hello,", "And", "But", "Question:",
+    "Say,", "Here,", "Looking at this face,", "From what you see,", "Could you say:", "Do you know,", "I ask myself:",
+)  # fmt: skip
+#: And behind it.
+AFTERTHOUGHTS = (
+    "please",
+    "here",
+    "right now",
+    "in this image",
+    "thanks",
+    "do you think",
+    "in your opinion",
+    "pls",
+    "or so",
+)
+
+AGE_QUESTIONS = (
+    "How old is {s}?",
+    "What age is {s}?",
+    "Guess the age of {s}.",
+    "Which age group is {s} in?",
+    "How many years old is {s}?",
+    "What is the age of {s}?",
+    "What is the age group of {s}?",
+    "Estimate the age.",
+    "What's his age?",
+    "What's her age?",
+    "Age?",
+    "How old does {s} look?",
+    "In what decade of life is {s}?",
+)
+GENDER_QUESTIONS = (
+    "What is the gender of {s}?",
+    "Is this a man or a woman?",
+    "Male or female?",
+    "Is it a boy or a girl?",
+    "Which sex is {s}?",
+    "Is {s} a man or a woman?",
+    "What sex is {s}?",
+    "Gender?",
+)
+RACE_QUESTIONS = (
+    "What race is {s}?", "What is the ethnicity of {s}?", "What is the skin color?",
+    "Which ethnic group does {s} look like?",
+    "What is the race of {s}?", "Which ethnicity does {s} have?", "Race?", "What skin color does {s} have?",
+)  # fmt: skip
+DESCRIBE_QUESTIONS = (
+    "Describe this face.", "Describe the face.", "Describe the person.", "What do you see?", "What does {s} look like?",
+    "Tell me about this face.", "Give me a description.", "Please describe what you see.",
+    "Describe {s} in two sentences.", "Tell me everything you see.", "List everything you see.", "What stands out?",
+    "Describe {s}.", "Describe this picture.", "What can you tell me about {s}?", "What is there to see?",
+    "Summarize this face.",
+    "What do you notice about {s}?", "Can you describe {s}?", "Give me the details of this face.",
+    "What are the features of {s}?",
+)  # fmt: skip
+COLOR_QUESTIONS = (
+    "What color is the hair?",
+    "What is the hair color?",
+    "Which hair color does {s} have?",
+    "What color of hair does {s} have?",
+    "Hair color?",
+    "What colour is {s}'s hair?",
+    "What colour is the hair?",
+    "What is {s}'s hair colour?",
+    "Which colour is the hair of {s}?",
+    "What color hair does {s} have?",
+    "Is the hair dark or light?",
+)
+HAIR_QUESTIONS = (
+    "What kind of hair does {s} have?",
+    "Describe the hair.",
+    "What is the hair like?",
+    "How does the hair look?",
+    "Tell me about the hair.",
+    "What about the hair?",
+    "What's up with the hair?",
+    "What is the hairstyle?",
+    "Describe the hair of {s}.",
+)
+STYLE_QUESTIONS = ("Is the hair straight or wavy?", "Is the hair wavy or straight?", "What hair style does {s} have?")
+FACIAL_QUESTIONS = (
+    "What facial hair does {s} have?",
+    "Describe the facial hair.",
+    "Is {s} shaved?",
+    "Which kind of beard does {s} have?",
+    "What kind of beard is that?",
+    "Tell me about the beard.",
+    "Got any facial fuzz?",
+    "What about the facial hair?",
+)
+WORN_QUESTIONS = (
+    "What is {s} wearing?",
+    "What does {s} wear?",
+    "Which accessories can you see?",
+    "Which accessories does {s} wear?",
+    "What accessories are there?",
+    "Is {s} wearing anything special?",
+    "List what {s} is wearing.",
+)
+MOOD_QUESTIONS = (
+    "What is the expression?",
+    "What expression does {s} have?",
+    "How is the mood?",
+    "Describe the expression.",
+    "How does {s} feel?",
+    "Which emotion does {s} show?",
+    "What is the mood of {s}?",
+    "What is {s} feeling?",
+    "What's the expression of {s}?",
+    "What emotion is this?",
+    "How does the face look, happy or sad?",
+    "What is the facial expression?",
+    "What mood is {s} in?",
+)
+#: One of several: {o} is "a, b or c".
+WHICH_TEMPLATES = {
+    "wear": (
+        "Is {s} wearing {o}?", "Which of these is {s} wearing: {o}?", "{o}?", "Does {s} have {o} on?",
+        "Which one can you see on {s}: {o}?",
+    ),
+    "have": ("Does {s} have {o}?", "Which of these does {s} have: {o}?", "{o}?", "Which one is it: {o}?"),
+    "look": ("Does {s} look {o}?", "Which one is it: {o}?", "Is {s} {o}?", "{o}?"),
+}  # fmt: skip
+COUNT_TEMPLATES = {
+    "wear": (
+        "How many of these is {s} wearing: {o}?", "How many of these can you see on {s}: {o}?",
+        "Count what {s} is wearing of these: {o}.",
+    ),
+    "have": ("How many of these does {s} have: {o}?", "Count what {s} has of these: {o}."),
+}  # fmt: skip
+#: Several things in one question: {o} is "smiling and wearing a hat" behind "is", "have a beard and wear a hat" behind
+#: "does", "is smiling and has a beard" by itself, or whole questions.
+COMPOUND_TEMPLATES = {
+    "is": ("Is {s} {o}?", "Is {s} {o}?", "Is {s} {o} or not?", "Is it true that {s} is {o}?"),
+    "does": ("Does {s} {o}?", "Does {s} {o}?", "Does {s} {o} here?"),
+    "states": (
+        "Tell me if {s} {o}.", "I want to know if {s} {o}.", "Would you say {s} {o}?", "Do you think {s} {o}?",
+        "Please tell me whether {s} {o}.",
+    ),
+    "things": ("{o}?", "Can you see {o}?", "Check for {o}.", "Look for {o}."),
+    "asks": ("{o}?", "{o}?", "Please say, {o}?"),
+}  # fmt: skip
+_HELDOUT_COMPOUND_TEMPLATES = {
+    "is": ("Tell me, is {s} {o}?", "In this photo, is {s} {o}?"),
+    "does": ("Tell me, does {s} {o}?", "In this photo, does {s} {o}?"),
+    "states": ("Could you check whether {s} {o}?", "I wonder if {s} {o}."),
+    "things": ("Do I see {o}?",),
+    "asks": ("Tell me, {o}?",),
+}
+#: How a concept is said in each of these ways, if it is.
+_SAID = {
+    "wear": {
+        "is": "wearing {x}", "does": "wear {x}", "states": "is wearing {x}", "things": "{x}",
+        "asks": "is {s} wearing {x}",
+    },
+    "have": {"does": "have {x}", "states": "has {x}", "things": "{x}", "asks": "does {s} have {x}"},
+    "be": {"is": "{x}", "states": "is {x}", "asks": "is {s} {x}"},
+    "look": {"is": "{x}", "does": "look {x}", "states": "looks {x}", "asks": "does {s} look {x}"},
+}  # fmt: skip
+#: Characteristics that people ask for together.
+FAMILIES = (
+    ("Black_Hair", "Blond_Hair", "Brown_Hair", "Gray_Hair"),
+    ("Straight_Hair", "Wavy_Hair"),
+    ("Eyeglasses", "Wearing_Hat", "Wearing_Earrings", "Wearing_Necklace", "Wearing_Necktie", "Wearing_Lipstick"),
+    ("Mustache", "Goatee", "Sideburns", "5_o_Clock_Shadow"),
+    ("Arched_Eyebrows", "Bushy_Eyebrows"),
+    ("Bangs", "Receding_Hairline", "Wavy_Hair", "Straight_Hair"),
+    ("Big_Nose", "Big_Lips", "High_Cheekbones", "Double_Chin", "Bags_Under_Eyes", "Rosy_Cheeks"),
+    tuple(EXPRESSIONS),
+)
+#: Behind an earlier question.
+ELLIPSES = ("And {x}?", "What about {x}?", "How about {x}?", "{x} too?", "And {x}, too?", "Any sign of {x}?")
+SURE_QUESTIONS = ("Are you sure?", "Is that certain?", "Really?", "How sure are you?", "Are you certain about that?")
+WHERE_QUESTIONS = ("How do you know?", "Where do you see that?", "What makes you think so?", "Why?", "Where?")
+#: About two faces.
+WHO_TEMPLATES = {
+    "wear": ("Who is wearing {x}?", "Which of the two is wearing {x}?", "Who has {x} on?", "Who wears {x}?"),
+    "have": ("Who has {x}?", "Which of the two has {x}?", "Which one has {x}?", "Who of them has {x}?"),
+    "be": ("Who is {x}?", "Which of the two is {x}?", "Which one is {x}?", "Who of them is {x}?"),
+    "look": ("Who looks {x}?", "Which of the two looks {x}?", "Which one seems {x}?", "Who of them looks {x}?"),
+}
+BOTH_TEMPLATES = {
+    "wear": ("Are both wearing {x}?", "Do both wear {x}?", "Do they both have {x} on?"),
+    "have": ("Do both have {x}?", "Do they both have {x}?", "Has each of them {x}?"),
+    "be": ("Are both {x}?", "Are they both {x}?", "Is each of them {x}?"),
+    "look": ("Do both look {x}?", "Do they both look {x}?", "Are both {x}?"),
+}
+#: About all people of a photo, of which one face is known.
+HOW_MANY_TEMPLATES = {
+    "wear": ("How many people wear {x}?", "How many people are wearing {x}?", "How many of them have {x} on?"),
+    "have": ("How many people have {x}?", "How many of them have {x}?", "How many persons with {x} are there?"),
+    "be": ("How many people are {x}?", "How many of them are {x}?"),
+    "look": ("How many people look {x}?", "How many of them are {x}?"),
+}
+COMMON_QUESTIONS = (
+    "What do they have in common?", "What is the same?", "How are they alike?", "What do the two share?",
+    "In what way are the two faces similar?",
+)  # fmt: skip
+DIFFERENT_QUESTIONS = (
+    "What is different?", "How do they differ?", "Compare the two faces.", "What is the difference between them?",
+    "Compare them.",
+)  # fmt: skip
+
+
+#: Of a character that fingers miss: one beside it.
+_KEYS = ("qwertyuiop", "asdfghjkl", "zxcvbnm")
+
+
+def misspelt(rng: np.random.Generator, text: str) -> str:
+    """As hasty fingers type: a letter left out, doubled, changed for its neighbour or in the wrong place, a space
+    forgotten, all in capitals."""
+    if rng.random() < 0.15:
+        return text.upper()
+    for _ in range(int(rng.integers(1, 3))):
+        if len(text) < 6:
+            break
+        at, kind = int(rng.integers(1, len(text) - 1)), rng.integers(5)
+        one, row = text[at], next((r for r in _KEYS if text[at].lower() in r), text[at])
+        if kind == 0:
+            text = text[:at] + text[at + 1 :]
+        elif kind == 1:
+            text = text[:at] + one + text[at:]
+        elif kind == 2:
+            text = text[:at] + text[at + 1] + one + text[at + 2 :]
+        elif kind == 3:
+            beside = row.find(one.lower()) + (1 if rng.random() < 0.5 else -1)
+            text = text[:at] + row[beside % len(row)] + text[at + 1 :]
+        elif " " in text:
+            spaces = [i for i, c in enumerate(text) if c == " "]
+            at = int(rng.choice(spaces))
+            text = text[:at] + text[at + 1 :]
+    return text
+
+
+def say(rng: np.random.Generator, templates: Sequence[str], words: Sequence[str] = ("",), *, o: str = "") -> str:
+    """One of the templates with a subject, one of the words, the options; at times in lower case, or unpunctuated."""
+    text = str(rng.choice(list(templates))).format(s=rng.choice(_SUBJECTS), x=rng.choice(list(words)), o=o)
+    text = text[0].upper() + text[1:]
+    style = rng.random()
+    if style < 0.12:
+        text = text.lower()
+    if style > 0.9:
+        text = text.rstrip("?.") or text
+    return text
+
+
+def compound_question(rng: np.random.Generator, concepts: Sequence[Concept], *, heldout: bool = False) -> str:
+    """Several yes/no questions in one. Held out: templates and words that training never uses."""
+    templates = _HELDOUT_COMPOUND_TEMPLATES if heldout else COMPOUND_TEMPLATES
+    ways = [way for way in templates if all(way in _SAID[c.form] for c in concepts)]
+    way, subject, parts = ways[rng.integers(len(ways))], rng.choice(_SUBJECTS), list[str]()
+    for n, c in enumerate(concepts):
+        phrase = _SAID[c.form][way]
+        if n and c.form == concepts[n - 1].form and rng.random() < 0.6:
+            phrase = "{x}"  # "have a beard and bangs"
+        parts.append(phrase.format(s=subject, x=rng.choice(c.heldout if heldout else c.words)))
+    return say(rng, templates[way], o=listed(parts))
+
+
+def listed(parts: Sequence[str], word: str = "and") -> str:
+    """English list: a, b and c."""
+    return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} {word} {parts[-1]}"
+
+
+def closed_question(rng: np.random.Generator, concept: Concept, *, heldout: bool = False) -> str:
+    """One wording of the yes/no question. Held out: template and words that training never uses."""
+    if heldout:
+        return say(rng, _HELDOUT_TEMPLATES[concept.form], concept.heldout)
+    words = concept.words
+    if rng.random() < NEGATED:
+        return say(rng, NEGATED_TEMPLATES[concept.form], tuple(map(bare, words)) if concept.form == "have" else words)
+    if concept.form in ("wear", "have") and rng.random() < 0.2:
+        words = tuple(f"{rng.choice(_MODIFIERS)} {bare(x)}" for x in words)
+    if concept.form == "look" and rng.random() < 0.2:
+        words = tuple(f"{rng.choice(_DEGREES)} {x}" for x in words)
+    return say(rng, _TEMPLATES[concept.form], words)
+
+
+def negated_question(rng: np.random.Generator, concept: Concept) -> str:
+    """The yes/no question the other way round, in words and a template that training never uses."""
+    return say(rng, _HELDOUT_NEGATED_TEMPLATES[concept.form], concept.heldout)
+
+
+def detail_question(rng: np.random.Generator, concept: Concept, *, heldout: bool = False) -> str:
+    """A question that takes for granted that there is something to wear or have."""
+    templates = (_HELDOUT_DETAIL_TEMPLATES if heldout else DETAIL_TEMPLATES)[concept.form]
+    owner = ("the", "her", "his", "these", "those", "that")[rng.integers(6)]
+    words = concept.heldout if heldout else concept.words
+    return say(rng, templates, tuple(f"{owner} {bare(x).removeprefix('any ')}" for x in words))

@@ -1,0 +1,172 @@
+"""A LLaVA folder as transformers itself reads it: model, tokenizer, image processor. No code of the folder is run.
+
+The exporter reads the same folder by its own code, and its gate compares the two; so nothing in here is shared with it
+but the check that every key of config.json is known.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+
+from .config_json import CONFIG, CheckpointError, for_transformers, read_json, require_known
+from .pixels import PREPROCESSOR, PROCESSOR
+
+#: What DDP, torch.compile and PEFT put before a name.
+_WRAPPER = r"(?:module\.|_orig_mod\.|base_model\.model\.)"
+#: Values that are made anew from the configuration.
+_MADE = ("position_ids", "rotary_emb.inv_freq")
+_TYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+
+
+def load_model(folder: Path, kind: torch.dtype | None = None, *, attention: str | None = None) -> Any:
+    """LlavaForConditionalGeneration with a folder's weights, in eval mode.
+
+    kind: of the weights; without it, the folder's own where all have one, which are then read where they are used (the
+    files are mapped, not copied), else float32. attention: transformers' implementation; without it, its choice.
+    Raises FileNotFoundError, or CheckpointError for what transformers would pass over or make up.
+    """
+    from transformers import LlavaForConditionalGeneration as Llava
+
+    config = read_json(folder / CONFIG)
+    require_known(config, folder / CONFIG)
+    if config.get("model_type") != "llava":
+        raise CheckpointError(
+            f"{folder / CONFIG}: model_type {config.get('model_type')!r}; expected 'llava' (LLaVA-1.5 with CLIP)"
+        )
+    types, names = _header(folder)
+    kind = kind or (_TYPES.get(next(iter(types)), torch.float32) if len(types) == 1 else torch.float32)
+    own = for_transformers(config)
+    options: dict[str, Any] = {_type_option(): kind}
+    options |= {"attn_implementation": attention} if attention else {}
+    options |= {"key_mapping": renamed} if (renamed := _renamed(Llava, own, names)) else {}
+    with _quiet():
+        try:
+            model, report = Llava.from_pretrained(
+                folder, config=own, local_files_only=True, use_safetensors=True, output_loading_info=True, **options
+            )
+        except (RuntimeError, AssertionError, KeyError, TypeError) as e:
+            raise CheckpointError(f"transformers does not load {folder}: {str(e).strip().splitlines()[0]}") from e
+    for what, found in (("missing", report["missing_keys"]), ("left over", report["unexpected_keys"])):
+        odd = sorted(name for name in found if not name.endswith(_MADE))
+        if odd:
+            raise CheckpointError(
+                f"{folder}: for transformers' {type(model).__name__} {len(odd)} tensors are {what} "
+                f"({', '.join(odd[:3])}): it would go on all the same; config.json and the weights are of two models"
+            )
+    return model.eval()
+
+
+def load_tokenizer(folder: Path) -> Any:
+    """The folder's tokenizer. Raises CheckpointError for one that this transformers cannot read, and says what for."""
+    import transformers
+
+    path = folder / "tokenizer_config.json"
+    config = read_json(path) if path.is_file() else {}
+    cls, options = transformers.AutoTokenizer, {"config": for_transformers(read_json(folder / CONFIG))}
+    if not hasattr(transformers, "TokenizersBackend"):
+        # transformers 5's names for what version 4 has under others: tokenizer.json as it is, and a list of tokens
+        # which tokenizer.json has too.
+        if config.get("tokenizer_class") == "TokenizersBackend":
+            cls, options = transformers.PreTrainedTokenizerFast, {}
+        if isinstance(config.get("extra_special_tokens"), list):
+            options["extra_special_tokens"] = {}
+    if not (folder / "tokenizer.json").is_file() and (folder / "tokenizer.model").is_file():
+        _require_sentencepiece(folder)
+    with _quiet():
+        try:
+            return cls.from_pretrained(folder, trust_remote_code=False, local_files_only=True, **options)
+        except Exception as e:
+            said = " ".join(str(e).split())[:300]
+            named = config.get("tokenizer_class")
+            raise CheckpointError(
+                f"transformers {transformers.__version__} does not read the tokenizer in {folder}"
+                f"{f' (tokenizer_class {named})' if named else ''}: {type(e).__name__}: {said}"
+            ) from e
+
+
+def load_image_processor(folder: Path) -> Any:
+    """The folder's image processor in Pillow; None where it brings none. Raises CheckpointError."""
+    from transformers import AutoImageProcessor
+
+    nested = (folder / PROCESSOR).is_file() and "image_processor" in read_json(folder / PROCESSOR)
+    if not nested and not (folder / PREPROCESSOR).is_file():
+        return None
+    with _quiet():
+        try:
+            return AutoImageProcessor.from_pretrained(
+                folder, use_fast=False, trust_remote_code=False, local_files_only=True
+            )
+        except (OSError, ValueError, KeyError, TypeError) as e:
+            raise CheckpointError(f"transformers does not read the image processor in {folder}: {e}") from e
+
+
+def _header(folder: Path) -> tuple[set[str], list[str]]:
+    """Types of the floating-point tensors, and the names of all."""
+    types, names = set(), []
+    for path in sorted(folder.glob("*.safetensors")):
+        with safe_open(path, framework="pt") as file:
+            for name in file.keys():  # noqa: SIM118
+                names.append(name)
+                types |= {file.get_slice(name).get_dtype()}
+    return {t for t in types if t.startswith(("F", "BF"))}, names
+
+
+def _renamed(cls: Any, config: Any, names: list[str]) -> dict[str, str]:
+    """Rules for names that the installed transformers does not know by itself; none where it knows all of them."""
+    from transformers import CLIPVisionModel
+
+    wrapped = any(re.match(_WRAPPER, n) for n in names)
+    tower = [n for n in names if "vision_tower." in n]
+    flat = bool(tower) and not any("vision_tower.vision_model." in n for n in tower)
+    with torch.device("meta"):
+        nested = any(n.startswith("vision_model.") for n in CLIPVisionModel(config.vision_config).state_dict())
+    if not wrapped and not (flat and nested):
+        return {}
+    rules = (
+        {rf"^{_WRAPPER}*(model\.)?vision_tower\.(?!vision_model\.)": r"model.vision_tower.vision_model."}
+        if flat
+        else {}
+    )
+    # The class's own rules, which ours would replace.
+    for pattern, name in getattr(cls, "_checkpoint_conversion_mapping", {}).items():
+        rules[f"^{_WRAPPER}*{pattern.removeprefix('^')}"] = name
+    return rules | {f"^{_WRAPPER}+": ""}
+
+
+def _require_sentencepiece(folder: Path) -> None:
+    import importlib.util
+
+    if importlib.util.find_spec("sentencepiece") is None:
+        raise CheckpointError(
+            f"{folder} has tokenizer.model and no tokenizer.json: transformers reads it with sentencepiece, which is "
+            "not installed (pip install sentencepiece)"
+        )
+
+
+def _type_option() -> str:
+    """transformers renamed it in 4.56."""
+    import transformers
+
+    return "dtype" if tuple(map(int, transformers.__version__.split(".")[:2])) >= (4, 56) else "torch_dtype"
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without transformers' progress bars and advice."""
+    from transformers.utils import logging
+
+    level = logging.get_verbosity()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        logging.enable_progress_bar()

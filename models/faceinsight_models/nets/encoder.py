@@ -1,0 +1,254 @@
+"""The FaceInsight encoder: image and segmentation map in; characteristics and tokens for the LLM out."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..taxonomy import FLIP_CLASSES
+from .ccm import CorrelationModule
+from .efficientnet import PYRAMID, EfficientNetLite0, LastStage
+from .segmentation import RegionPool, SegmentationEncoder, coarse
+
+IMAGE_CHANNELS = 1280
+
+
+@dataclass
+class Features:
+    """What the encoder sees in a batch of faces.
+
+    image (B,P,1280) deep patch features; regions (B,R,D) features under each region; area (B,R) share of the crop;
+    own (B,P,1280) what the specialised characteristics' own last stage makes of it, if there is one.
+    """
+
+    image: Tensor
+    regions: Tensor
+    area: Tensor
+    own: Tensor | None = None
+
+    def rows(self, chosen: slice) -> Features:
+        """Those of some of the faces."""
+        own = None if self.own is None else self.own[chosen]
+        return Features(self.image[chosen], self.regions[chosen], self.area[chosen], own)
+
+
+def region_mlp(region_width: int, width: int) -> nn.Sequential:
+    """From a region's feature to the text features' space."""
+    return nn.Sequential(nn.Linear(region_width, width), nn.GELU(), nn.Linear(width, width))
+
+
+class View(nn.Module):
+    """P_image v + P_region r_{region(k)}: a face as one characteristic after the other looks at it."""
+
+    def __init__(self, image: nn.Linear, region: nn.Sequential) -> None:
+        super().__init__()
+        self.image, self.region = image, region
+
+    def forward(self, image: Tensor, regions: Tensor, region_of: Tensor) -> Tensor:
+        """image (B,P,1280), regions (B,R,D), region_of (K,) -> (B,K,d)."""
+        return self.region(regions)[:, region_of] + self.image(image.mean(1))[:, None]
+
+
+class KnowledgeHead(nn.Module):
+    """z_k = s cos(P_image v + P_region r_{region(k)}, T_k) + b_k.
+
+    v is the mean deep feature, r the features under the region that shows characteristic k, T the refined text.
+    Specialised characteristics have projections and a v of their own.
+    """
+
+    def __init__(
+        self,
+        ccm: CorrelationModule,
+        regions: Sequence[int],
+        *,
+        region_width: int,
+        width: int,
+        specialised: Sequence[bool] = (),
+    ) -> None:
+        """regions: for each characteristic, the index of the region that shows it; specialised: is it looked at through
+        a view of its own, once there is one (`FaceEncoder.specialise`)?"""
+        super().__init__()
+        self.ccm = ccm
+        self.own: View | None = None
+        self.view = View(nn.Linear(IMAGE_CHANNELS, width), region_mlp(region_width, width))
+        self.scale = nn.Parameter(torch.tensor(12.0))
+        self.bias = nn.Parameter(torch.zeros(len(regions)))
+        self.register_buffer("region_of", torch.tensor(list(regions)), persistent=False)
+        self.register_buffer("specialised", torch.tensor(list(specialised) or [False] * len(regions)), persistent=False)
+
+    def forward(self, features: Features) -> Tensor:
+        """-> logits (B,N)."""
+        return self.score(features, self.ccm(), torch.arange(len(self.bias), device=self.bias.device))
+
+    def rows(self) -> Tensor:
+        """(N,d): the text features that `score` compares with."""
+        return F.normalize(self.ccm(), dim=-1)
+
+    def score(self, features: Features, text: Tensor, numbers: Tensor) -> Tensor:
+        """Logits (B,K) of the characteristics with these numbers (K,); text (N,d) of all."""
+        region_of = self.region_of[numbers]
+        seen = self.view(features.image, features.regions, region_of)
+        if self.own is not None:
+            own = self.own(features.own, features.regions, region_of)
+            seen = torch.where(self.specialised[numbers][:, None], own, seen)
+        cosine = (F.normalize(seen, dim=-1) * F.normalize(text[numbers], dim=-1)).sum(-1)
+        return self.scale * cosine + self.bias[numbers]
+
+
+class FaceEncoder(nn.Module):
+    """Image trunk, segmentation encoder and knowledge head."""
+
+    def __init__(self, segmentation: SegmentationEncoder, pool: RegionPool, head: KnowledgeHead) -> None:
+        super().__init__()
+        self.trunk = EfficientNetLite0()
+        #: Another last stage of the trunk, for the specialised characteristics only.
+        self.own: LastStage | None = None
+        self.segmentation = segmentation
+        self.pool = pool
+        self.head = head
+        self.register_buffer("mirror_classes", torch.tensor(FLIP_CLASSES), persistent=False)
+
+    def specialise(self) -> None:
+        """Give the specialised characteristics a last stage and projections of their own; they begin as copies."""
+        self.own, self.head.own = LastStage(self.trunk), copy.deepcopy(self.head.view)
+
+    def features(self, pixels: Tensor, label_map: Tensor) -> Features:
+        """pixels (B,3,S,S) scaled RGB, label_map (B,64,64)."""
+        pyramid = self.trunk(pixels)
+        return self.fuse(pyramid[16], pyramid[32], label_map)
+
+    def fuse(self, fine: Tensor, deep: Tensor, label_map: Tensor) -> Features:
+        """The trunk's maps at stride 16 and 32, and the label map (B,64,64)."""
+        patches = torch.cat([_tokens(fine), self.segmentation(label_map)], 2)
+        regions, area = self.pool(label_map, patches)
+        return Features(_tokens(deep), regions, area, None if self.own is None else _tokens(self.own(fine)))
+
+    def forward(self, pixels: Tensor, label_map: Tensor) -> Tensor:
+        """-> logits (B,N)."""
+        return self.head(self.features(pixels, label_map))
+
+    def both_ways(self, pixels: Tensor, label_map: Tensor) -> tuple[Features, Features]:
+        """Features of the pictures, and of their mirror images: what is found is the mean of both (`judge`)."""
+        size, cells = pixels.shape[-1], label_map.shape[-1]
+        # Indexing, not flip: a negative step is what few ONNX runtimes take.
+        turned = pixels[..., torch.arange(size - 1, -1, -1)]
+        mirrored = self.mirror_classes[label_map.long()][..., torch.arange(cells - 1, -1, -1)]
+        f = self.features(torch.cat([pixels, turned]), torch.cat([label_map.long(), mirrored]))
+        count = pixels.shape[0]
+        return f.rows(slice(count)), f.rows(slice(count, None))
+
+    def judge(self, pixels: Tensor, label_map: Tensor) -> tuple[Features, Tensor]:
+        """Features of the pictures, and logits (B,N) as the bundle computes them."""
+        features, mirrored = self.both_ways(pixels, label_map)
+        return features, (self.head(features) + self.head(mirrored)) / 2
+
+
+def _tokens(x: Tensor) -> Tensor:
+    """(B,C,H,W) -> (B,H*W,C)."""
+    return x.flatten(2).transpose(1, 2)
+
+
+def region_width(segmentation_width: int) -> int:
+    """Width of one region feature: trunk at stride 16, segmentation patch, shape figures."""
+    return PYRAMID[16][1] + segmentation_width + RegionPool.FIGURES
+
+
+def _mlp(cin: int, cout: int) -> nn.Sequential:
+    """LLaVA-1.5's two-layer projector."""
+    return nn.Sequential(nn.Linear(cin, cout), nn.GELU(), nn.Linear(cout, cout))
+
+
+class Projector(nn.Module):
+    """Features -> the text features' space (unit length times `length`) -> the LLM's embedding space."""
+
+    def __init__(self, into: nn.Module, text_width: int, width: int) -> None:
+        super().__init__()
+        self.into, self.out = into, _mlp(text_width, width)
+        self.register_buffer("length", torch.tensor(1.0))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.out(F.normalize(self.into(x), dim=-1) * self.length)
+
+
+class Adapter(nn.Module):
+    """From features to the LLM's embedding space: image, region and knowledge tokens.
+
+    A knowledge token says which characteristic it is (its refined text feature) and what the head found (one of
+    `states` learned vectors). Image and region tokens come by way of the text features' space too, where the head has
+    learned to bring faces near to what can be said of them: that way the LLM finds what it is asked about.
+    """
+
+    def __init__(
+        self, *, region_width: int, text_width: int, regions: int, states: int, width: int, image: bool = True
+    ) -> None:
+        """image: without it, there are no image tokens: an LLM with a vision encoder of its own has them already."""
+        super().__init__()
+        self.image = Projector(nn.Linear(IMAGE_CHANNELS, text_width), text_width, width) if image else None
+        self.region = Projector(region_mlp(region_width, text_width), text_width, width)
+        self.text = _mlp(text_width, width)
+        self.region_name = nn.Embedding(regions, width)
+        self.state = nn.Embedding(states, width)
+
+    def image_tokens(self, features: Features) -> Tensor:
+        """(B,P,d)."""
+        return self.image(features.image)
+
+    def region_tokens(self, features: Features) -> Tensor:
+        """(B,R,d)."""
+        return self.region(features.regions) + self.region_name.weight
+
+    def knowledge_tokens(self, text: Tensor, states: Tensor) -> Tensor:
+        """text (K,dt) refined features of the characteristics, states (...,K) integers -> (...,K,d)."""
+        return self.text(text) + self.state(states)
+
+
+class EncoderGraph(nn.Module):
+    """Export wrapper: everything that runs once per face, for the chosen characteristics only."""
+
+    def __init__(self, encoder: FaceEncoder, adapter: Adapter) -> None:
+        super().__init__()
+        self.encoder, self.adapter = encoder, adapter
+        with torch.no_grad():
+            self.register_buffer("text", encoder.head.rows())
+
+    def forward(
+        self, pixels: Tensor, label_map: Tensor, characteristics: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """pixels (B,3,S,S), label_map (B,M,M) uint8, characteristics (K,) int64.
+
+        Returns logits (B,K), image_tokens (B,P,d), region_tokens (B,R,d), region_area (B,R).
+        """
+        head = self.encoder.head
+        features, mirrored = self.encoder.both_ways(pixels, coarse(label_map))
+        logits = sum(head.score(f, self.text, characteristics) for f in (features, mirrored)) / 2
+        return logits, self.adapter.image_tokens(features), self.adapter.region_tokens(features), features.area
+
+
+class RegionGraph(nn.Module):
+    """Export wrapper: the encoder's region features (B,R,D) -> region tokens (B,R,d)."""
+
+    def __init__(self, adapter: Adapter) -> None:
+        super().__init__()
+        self.region, self.region_name = adapter.region, adapter.region_name
+
+    def forward(self, region_features: Tensor) -> Tensor:
+        return self.region(region_features) + self.region_name.weight
+
+
+class KnowledgeGraph(nn.Module):
+    """Export wrapper: characteristics (K,) and their states (K,) -> knowledge tokens (K,d); the GCN is baked in."""
+
+    def __init__(self, text: Tensor, adapter: Adapter) -> None:
+        """text (N,dt): refined features of all characteristics."""
+        super().__init__()
+        with torch.no_grad():
+            self.register_buffer("names", adapter.text(text))
+        self.register_buffer("states", adapter.state.weight.detach().clone())
+
+    def forward(self, characteristics: Tensor, states: Tensor) -> Tensor:
+        return self.names[characteristics] + self.states[states]

@@ -1,0 +1,276 @@
+"""Probabilities that mean what they say, and when to say nothing.
+
+Attributes: Platt scaling each (Platt 1999). Choices (one of several holds, or at most one): vector scaling with one
+slope and a shift per member (Guo et al. 2017). All are pulled towards the identity where examples are few.
+
+A claim that something is so and a claim that it is not are judged apart: of a rare attribute "no" is nearly always
+right, which says nothing about its "yes".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.nn import functional as F
+
+from faceinsight.perception.labeler import calibrated
+
+from ..nets.closeup import COVERS, SHOWS
+from ..recipe import Judgement
+from ..taxonomy import AT_MOST_ONE, CHOICES, CHOSEN, COVERED_BY, HAIR_COLOURS, NAMES
+
+Array = NDArray[np.floating]
+#: Fewer claims than this promise nothing; of how many a group of people needs to be judged by itself, and how much
+#: oftener than promised its claims may be wrong.
+FEW, GROUP, GROUP_RISK = 50, 60, 1.5
+MARGIN = 1.3
+#: How much seldomer somebody may be told that their hair does not have its colour: all four are read as one answer.
+HAIR_MISS = 0.4
+#: What children are not, and what they are.
+NOT_OF_CHILDREN = {
+    **dict.fromkeys(
+        ("Wearing_Lipstick", "Heavy_Makeup", "Wearing_Earrings", "Wearing_Necktie", "5_o_Clock_Shadow", "Goatee",
+         "Mustache", "Sideburns", "Gray_Hair", "Receding_Hairline", "Bald"), 0.0,
+    ),
+    "No_Beard": 1.0,
+}  # fmt: skip
+#: Probabilities of a fault between which it is neither claimed nor denied.
+FAULTY = (0.3, 0.7)
+_OPEN = {n for names in AT_MOST_ONE for n in names}
+
+
+@dataclass(frozen=True)
+class Readings:
+    """Of M views: row (M,) of the face, logits (M,N), quality (M,), covered (M,2) is the mouth, are the eyes hidden."""
+
+    rows: NDArray[np.int64]
+    logits: NDArray[np.float32]
+    quality: NDArray[np.float32]
+    covered: NDArray[np.bool_]
+
+    def joined(self, other: Readings) -> Readings:
+        """Both."""
+        return Readings(*(np.concatenate([getattr(r, n) for r in (self, other)]) for n in self.__dataclass_fields__))
+
+
+def columns(names: Sequence[str]) -> list[int]:
+    """Numbers of characteristics."""
+    return [NAMES.index(n) for n in names]
+
+
+def fit(logits: Array, labels: Array, *, ridge: float = 4.0) -> NDArray[np.float64]:
+    """(images,N) logits and labels, NaN where unknown -> (N,2) slope and shift.
+
+    The penalty ridge/2 ((a - 1)^2 + b^2) is worth a handful of images. Of a choice several ones mean one of these.
+    """
+    out = np.tile([1.0, 0.0], (logits.shape[1], 1))
+    for k, name in enumerate(NAMES):
+        known = ~np.isnan(labels[:, k])
+        if name not in CHOSEN and name not in _OPEN and known.any():
+            out[k] = _platt(logits[known, k].astype(np.float64), labels[known, k], ridge)
+    for task, names in CHOICES.items():
+        of = columns(names)
+        known = ~np.isnan(labels[:, of[0]])
+        if known.any():
+            # The rarer expressions were brought up on purpose: shifts would take them down again.
+            out[of] = _vector(logits[known][:, of], labels[known][:, of], ridge, shifts=task != "expression")
+    for names in AT_MOST_ONE:
+        of = columns(names)
+        known = ~np.isnan(labels[:, of[0]])
+        if known.any():
+            z, y = (np.pad(a[known][:, of], ((0, 0), (0, 1))) for a in (logits, labels))
+            y[:, -1] = y.sum(1) == 0
+            out[of] = _vector(z, y, ridge, fixed=True)[:-1]
+    return out
+
+
+def unnamed(labels: Array) -> NDArray[np.bool_]:
+    """(images,): hair that can be seen and whose colour nobody named. It has one: from it no "no" is learned."""
+    none = labels[:, columns(HAIR_COLOURS)].sum(1) == 0
+    return np.asarray(none & (labels[:, NAMES.index("Bald")] != 1) & (labels[:, NAMES.index("Wearing_Hat")] != 1))
+
+
+def _platt(z: NDArray[np.float64], y: Array, ridge: float, *, steps: int = 30) -> NDArray[np.float64]:
+    """Newton's method on the penalised log-likelihood."""
+    x, w = np.stack([z, np.ones(len(z))], 1), np.array([1.0, 0.0])
+    for _ in range(steps):
+        p = 1 / (1 + np.exp(-np.clip(x @ w, -30, 30)))
+        gradient = x.T @ (p - y) + ridge * (w - [1, 0])
+        hessian = (x * (p * (1 - p))[:, None]).T @ x + ridge * np.eye(2)
+        w = w - np.linalg.solve(hessian, gradient)
+    return np.asarray(w)
+
+
+def _vector(z: Array, y: Array, ridge: float, *, shifts: bool = True, fixed: bool = False) -> NDArray[np.float64]:
+    """One slope, a shift per member, by L-BFGS on -log of the probability of what the labels name (shares of votes:
+    cross-entropy). fixed: the last member stays as it is, and each other one has its own slope; shifts: False learns
+    the slope only."""
+    logits, target = (torch.from_numpy(np.asarray(a, np.float64)) for a in (z, y))
+    slope = torch.ones(z.shape[1] if fixed else 1, dtype=torch.float64, requires_grad=True)
+    shift = torch.zeros(z.shape[1], dtype=torch.float64, requires_grad=True)
+    optimiser = torch.optim.LBFGS([slope, shift] if shifts else [slope], max_iter=200, line_search_fn="strong_wolfe")
+    several = target.sum(1) > 1.001
+    mask = torch.ones(z.shape[1], dtype=torch.float64)
+    mask[-1] = 0.0 if fixed else 1.0
+
+    def closure() -> torch.Tensor:
+        optimiser.zero_grad()
+        scaled = (slope * mask + (1 - mask)) * logits + shift * mask
+        log_p = F.log_softmax(scaled, 1)
+        either = log_p.masked_fill(target <= 0, -1e4).logsumexp(1)
+        loss = -torch.where(several, either, (target * log_p).sum(1)).sum()
+        loss = loss + ridge / 2 * ((slope - 1).square().sum() + (shift * mask).square().sum())
+        loss.backward()  # type: ignore[no-untyped-call]
+        return loss
+
+    optimiser.step(closure)
+    return np.stack([slope.detach().expand(z.shape[1]).numpy(), shift.detach().numpy()], 1)
+
+
+def probabilities(logits: Array, scaling: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Calibrated probabilities (images,N), as the runtime's labeler has them."""
+    choices, at_most = ([np.array(columns(names)) for names in of] for of in (CHOICES.values(), AT_MOST_ONE))
+    return calibrated(logits, scaling[:, 0], scaling[:, 1], choices, at_most)[1]
+
+
+def surest(
+    confidence: Array, wrong: NDArray[np.bool_], risk: float, *, lowest: float, spare: int | None = None
+) -> float:
+    """The smallest confidence, `lowest` at least, from which on at most `risk` of the claims are wrong, with some
+    certainty (MARGIN standard errors); infinity where there is none.
+
+    spare: how many claims may be wrong at all.
+    """
+    order = np.argsort(-confidence, kind="stable")
+    confidence, errors = confidence[order], np.cumsum(wrong[order])
+    count = np.arange(1, len(confidence) + 1)
+    share = (errors + 0.5) / (count + 1)
+    fine = (
+        (share + MARGIN * np.sqrt(share * (1 - share) / (count + 1)) <= risk) & (count >= FEW) & (confidence >= lowest)
+    )
+    if spare is not None:
+        fine &= errors <= spare
+    # A bound lies between two different confidences.
+    fine &= np.append(confidence[1:] < confidence[:-1], True)
+    if not fine.any():
+        return np.inf
+    last = int(np.flatnonzero(fine)[-1])
+    return lowest if not (confidence[last + 1 :] >= lowest).any() else float(confidence[last])
+
+
+def bands(
+    p: Array,
+    labels: Array,
+    groups: Sequence[NDArray[np.bool_]] = (),
+    *,
+    risk: float,
+    choice_risk: Mapping[str, float],
+    miss: float,
+) -> NDArray[np.float64]:
+    """(N,2) bounds between which nothing is claimed; 0 and 1 where nothing can be promised.
+
+    Of what is claimed to be so at most `risk` is not, of what is claimed not to be so at most `risk` is, and at most
+    `miss` of those who have it are told that they have not; in each group of people (images,) at most GROUP_RISK
+    times as many, where a bound can see to that. Of a choice's members the upper bound counts: of those of whom it is
+    the likeliest at most `choice_risk` of the task are something else.
+    """
+    out = np.tile([0.0, 1.0], (p.shape[1], 1))
+    for k, name in enumerate(NAMES):
+        known = ~np.isnan(labels[:, k])
+        if name in CHOSEN or not known.any():
+            continue
+        sure = known & ~unnamed(labels) if name in HAIR_COLOURS else known
+        has = labels[:, k] > 0.5
+        spare = int((HAIR_MISS if name in HAIR_COLOURS else 1) * miss * has[sure].sum())
+        upper = surest(p[known, k], ~has[known], risk, lowest=0.5)
+        lower = surest(1 - p[sure, k], has[sure], risk, lowest=0.5, spare=spare)
+        for group in groups:
+            yes, no = known & group, sure & group
+            # Men, asked about being men, are no group to judge by; nor is one of whom hardly anything is claimed.
+            if yes.any() and not has[yes].all() and has[yes].any():
+                upper = _wider(upper, p[yes, k], ~has[yes], GROUP_RISK * risk)
+                lower = _wider(lower, 1 - p[no, k], has[no], GROUP_RISK * risk)
+        out[k] = max(0.0, 1 - lower), min(1.0, upper)
+    for task, names in CHOICES.items():
+        of = columns(names)
+        known = ~np.isnan(labels[:, of[0]])
+        if not known.any():
+            continue
+        q, y = p[known][:, of], labels[known][:, of]
+        likeliest = q.argmax(1)
+        # A share of votes names what most voted for; several ones name each of them.
+        wrong = y[np.arange(len(y)), likeliest] < y.max(1)
+        least = 1 / len(of)
+        allowed = choice_risk[task]
+        together = surest(q.max(1), wrong, allowed, lowest=least)
+        for column, number in zip(of, range(len(of)), strict=True):
+            own = likeliest == number
+            few = own.sum() < FEW
+            alone = max(together, 0.7) if few else surest(q[own].max(1), wrong[own], allowed, lowest=least)
+            out[column] = 0.0, min(1.0, alone)
+    return out
+
+
+def _wider(bound: float, confidence: Array, wrong: NDArray[np.bool_], risk: float) -> float:
+    """The bound, or that which a group of people needs, if enough is claimed of it to tell."""
+    if (confidence >= max(0.5, bound)).sum() < GROUP:
+        return bound
+    needed = surest(confidence, wrong, risk, lowest=0.5)
+    # Where no bound keeps the promise for them, that for everyone stays: without it nobody would be told anything.
+    return max(bound, needed) if np.isfinite(needed) else bound
+
+
+def fitted(good: Readings, poor: Readings, labels: Array, judgement: Judgement) -> NDArray[np.float64]:
+    """(N,6): slope, shift, bounds for pictures that can be read, and for those that hardly can. labels (faces,N)."""
+    scaling = fit(good.logits, labels[good.rows])
+    parts = []
+    for view in (good, poor):
+        y = hidden(of_children(labels[view.rows]), view.covered)
+        parts.append(
+            bands(
+                probabilities(view.logits, scaling), y, groups(labels[view.rows]),
+                risk=judgement.risk, choice_risk=judgement.choice_risk, miss=judgement.miss,
+            )
+        )  # fmt: skip
+    table = np.hstack([scaling, *parts])
+    # A fault was learned from pictures spoilt on purpose: their makers know better than a set's labels of it.
+    table[columns(tuple(SHOWS))] = 1, 0, *FAULTY, *FAULTY
+    return table
+
+
+def of_children(labels: Array) -> Array:
+    """Labels, and of children what goes without saying: no make-up, no tie, no beard, no gray hair.
+
+    Posed portraits show hardly any: bounds fitted on these alone would take a child's lips for painted.
+    """
+    out = labels.copy()
+    small, child = (labels[:, NAMES.index(n)] == 1 for n in ("Age_0_2", "Age_3_9"))
+    for name, value in NOT_OF_CHILDREN.items():
+        k = NAMES.index(name)
+        # A baby may be bald.
+        who = child if name == "Bald" else small | child
+        out[who & np.isnan(out[:, k]), k] = value
+    return out
+
+
+def hidden(labels: Array, covered: NDArray[np.bool_]) -> Array:
+    """Labels without those of characteristics that the close-up says are hidden: of them nothing is claimed."""
+    out = labels.copy()
+    for name, faults in COVERED_BY.items():
+        out[covered[:, [COVERS.index(f) for f in faults]].any(1), NAMES.index(name)] = np.nan
+    return out
+
+
+def groups(labels: Array) -> list[NDArray[np.bool_]]:
+    """People (images,) for whom a promise must hold by itself, where a set says: children, over 60, men and women, each
+    race.
+    """
+    of = [*(columns(names) for names in (("Age_0_2", "Age_3_9"), ("Age_10_19",), ("Age_60_69", "Age_70")))]
+    of += [[NAMES.index(n)] for n in CHOICES["race"]]
+    masks = [np.nansum(labels[:, c], 1) == 1 for c in of]
+    male = labels[:, NAMES.index("Male")]
+    return [*masks, male == 1, male == 0]
