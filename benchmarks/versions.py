@@ -220,10 +220,14 @@ def check() -> None:
 
     photo = np.ascontiguousarray(cv2.imread(str(PHOTO))[:, :, ::-1])
     photos = {
-        "as it is": photo, "mirrored": photo[:, ::-1], "half": photo[::2, ::2], "dark": photo // 3,
-        "on its side": np.rot90(photo), "two": np.concatenate([photo, photo[:, ::-1]], 1),
+        "as it is": photo,
+        "mirrored": photo[:, ::-1],
+        "half": photo[::2, ::2],
+        "dark": photo // 3,
+        "on its side": np.rot90(photo),
+        "two": np.concatenate([photo, photo[:, ::-1]], 1),
         "framed": np.pad(photo, ((200, 90), (40, 310), (0, 0)), constant_values=127),
-    }  # fmt: skip
+    }
     faces: dict[str, list[dict[str, Any]]] = {}
     peak = 0
     with FaceInsight.load("nano", device="cpu", threads=2, allow=["gender", "age", "race"]) as fi:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from faceinsight.types import HIDDEN, NO, UNSURE, YES
-from faceinsight_models.taxonomy import CHOICES, NAMES, REGIONS
+from faceinsight_models.taxonomy import EXCLUSIVE_GROUPS, NAMES, REGIONS
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks" / "quality"))
 
@@ -25,7 +25,7 @@ import groups
 import metrics
 import strangers
 from datasets import Sample
-from readings import Picture, Reading, Seen, table
+from readings import Picture, Reading, SetReadings, table
 
 BLANK = np.zeros((8, 8, 3), np.uint8)
 
@@ -65,7 +65,7 @@ def reading(*yes: str, p: Mapping[str, float] | None = None, years: float | None
 def sample(labels: Mapping[str, float], years: float | None = None) -> Sample:
     """A picture that says this; a choice of which one member is named is known in whole."""
     y = np.full(len(NAMES), np.nan, np.float32)
-    for names in CHOICES.values():
+    for names in EXCLUSIVE_GROUPS.values():
         if any(n in labels for n in names):
             y[[NAMES.index(n) for n in names]] = 0
     for name, value in labels.items():
@@ -73,7 +73,7 @@ def sample(labels: Mapping[str, float], years: float | None = None) -> Sample:
     return Sample(lambda: BLANK, y, years)
 
 
-def seen(*rows: tuple[Reading | None, Sample]) -> Seen:
+def seen(*rows: tuple[Reading | None, Sample]) -> SetReadings:
     return table(Fake(), [r for r, _ in rows], [s for _, s in rows])
 
 

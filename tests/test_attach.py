@@ -27,19 +27,19 @@ from faceinsight.perception.clip_pixels import to_pixels
 from faceinsight_export import attach as export_attach
 from faceinsight_export.attach import Attached, attached_stages
 from faceinsight_export.cli import main as export
-from faceinsight_export.llava_bundle import Choice, export_llava, open_attached, verify_bundle
+from faceinsight_export.llava_bundle import ExportOptions, export_llava, open_attached, verify_bundle
 from faceinsight_export.parity.stages import ParityError
 from faceinsight_models.cli import main as train
-from faceinsight_models.llava.adapter_record import Record, load_adapter
+from faceinsight_models.llava.adapter_record import AdapterRecord, load_adapter
 from faceinsight_models.llava.frozen import FrozenLlava
 from faceinsight_models.recipe import LLAVA_RECIPES, LlavaRecipe
 from faceinsight_models.taxonomy import CELEBA, MASK_CLASSES, REGIONS
 from faceinsight_models.train import attach as training
-from faceinsight_models.train.conversation import IGNORE, KNOWN, SEEN, Conversation, Words
+from faceinsight_models.train.conversation import FACE_SLOT, IGNORE, KNOWLEDGE_SLOT, Conversation, PromptTokens
 from faceinsight_models.train.llm import read_out
 
 CPU = Device("cpu", False, 1)
-EXACT = Choice("fp32", "f16")
+EXACT = ExportOptions("fp32", "f16")
 STAGES = [
     "pixels", "vision features", "image tokens", "face logits", "region tokens", "knowledge tokens", "prompt tokens",
     "llm logits", "greedy text",
@@ -74,7 +74,7 @@ def recipe(path: Path, steps: int) -> Path:
 [attach]
 faces = 6
 turns = 2
-passes = 2
+accumulation_steps = 2
 [attach.align]
 steps = 60
 batch = 4
@@ -83,7 +83,7 @@ lr = 3e-3
 steps = {steps}
 batch = 4
 lr = 3e-3
-average = 0.9
+ema_decay = 0.9
 checkpoint_every = 4
 """
     path.write_text((LLAVA_RECIPES / "llava-1.5-7b.toml").read_text() + schedules)
@@ -138,7 +138,7 @@ def test_training_lowers_the_loss(run: Path):
     for name in ("align", "attach"):
         log = [json.loads(line)["loss"] for line in (run / f"{name}.log.jsonl").read_text().splitlines()]
         assert np.mean(log[-2:]) < 0.9 * log[0], (name, log)
-    assert Record.load(run).sets == {"celebahq": 8}
+    assert AdapterRecord.load(run).sets == {"celebahq": 8}
 
 
 def test_it_resumes_to_the_same_weights_and_nothing_of_the_llava_learns(
@@ -191,7 +191,9 @@ def test_a_run_belongs_to_one_llava_and_one_encoder(folder: Path, data: Path, ru
     assert "was trained with another checkpoint" in capsys.readouterr().err
     moved = tmp_path / "moved"
     shutil.copytree(run, moved)
-    (moved / "attached.json").write_text(json.dumps(dataclasses.asdict(Record.load(run)) | {"encoder": "0" * 64}))
+    (moved / "attached.json").write_text(
+        json.dumps(dataclasses.asdict(AdapterRecord.load(run)) | {"encoder": "0" * 64})
+    )
     assert export(["bundle", str(folder), *options[:-1], str(moved)]) == 1
     assert "has another encoder" in capsys.readouterr().err
     with pytest.raises(ValueError, match="merge the adapter"):
@@ -212,7 +214,7 @@ def test_only_an_encoder_with_regions_of_its_own_will_do(
 def test_what_is_trained_is_what_is_run(fi: FaceInsight, llava: FrozenLlava, seen, photo):
     """The same tokens, the same picture, and the same place for everything: the same logits."""
     rules, tokenizer = LlavaRecipe.load("llava-1.5-7b"), fi.language.tokenizer
-    words = Words.of(rules, llava.tokens)
+    words = PromptTokens.of(rules, llava.tokens)
     for ours, text, first in (
         (words.before, rules.before_face, True), (words.after, rules.after_face, True),
         (words.between, rules.between, True), (words.follow, rules.follow, False),
@@ -230,8 +232,8 @@ def test_what_is_trained_is_what_is_run(fi: FaceInsight, llava: FrozenLlava, see
     known = fi.questions.findings(seen, about)
     assert known.shape == (len(about), 64)
     assert len(known)
-    visible = [SEEN] * (len(image) + len(seen.tokens))
-    parts = [words.before, visible, words.after, words.encode(question), [KNOWN] * len(known), words.answer]
+    visible = [FACE_SLOT] * (len(image) + len(seen.tokens))
+    parts = [words.before, visible, words.after, words.encode(question), [KNOWLEDGE_SLOT] * len(known), words.answer]
     tokens = np.array([t for p in [*parts, words.reply("No.")[:1]] for t in p])
     labels = np.where(np.arange(len(tokens)) == len(tokens) - 1, tokens, IGNORE)
     places = np.arange(len(tokens)), np.repeat([0, 1], [sum(map(len, parts[:3])), sum(map(len, parts[3:])) + 1])

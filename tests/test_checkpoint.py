@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from faceinsight_export.checkpoint.checkpoint import Checkpoint, CheckpointError
 from faceinsight_export.checkpoint.families import FAMILIES, family_of
-from faceinsight_export.checkpoint.lora import Adapter, Merged
+from faceinsight_export.checkpoint.lora import LoraAdapter, MergedCheckpoint
 from faceinsight_export.gguf import llm as llm_gguf
 from faceinsight_export.gguf.llm import targets, write_llm
 from faceinsight_export.gguf.tokenizer import read_vocabulary
@@ -129,7 +129,7 @@ def _two_in_one(folder: Path) -> None:
         (lambda f: (f / INDEX).unlink(), FileNotFoundError, "neither model.safetensors nor"),
         (lambda f: edit(f / INDEX, weight_map={}), CheckpointError, "no weight_map"),
         (lambda f: min(f.glob("*.safetensors")).unlink(), FileNotFoundError, "complete the download"),
-        (lambda f: edit(f / "config.json", quantization_config={"bits": 4}), CheckpointError, "quantised checkpoint"),
+        (lambda f: edit(f / "config.json", quantization_config={"bits": 4}), CheckpointError, "quantized checkpoint"),
         (_pickle_only, CheckpointError, "pickle files can run code"),
         (_torn, CheckpointError, "not a whole safetensors file"),
         (_out_of_step, CheckpointError, "disagree on 1 tensors"),
@@ -206,7 +206,7 @@ def test_a_failed_conversion_leaves_nothing(folder: Path, tmp_path: Path, monkey
     with pytest.raises(CheckpointError, match="beyond float16's range"):
         write_llm(Checkpoint.open(folder), tmp_path / "a.gguf", precision="f16")
     assert [p.name for p in tmp_path.iterdir()] == ["llama"]
-    with pytest.raises(ValueError, match="quantise the rest"):
+    with pytest.raises(ValueError, match="quantize the rest"):
         write_llm(Checkpoint.open(folder), tmp_path / "a.gguf", precision="q4_0")
 
     class Full:
@@ -305,7 +305,7 @@ def lora(folder: Path, tmp_path: Path) -> Path:
 
 def test_an_adapter_adds_alpha_over_r_times_b_a(folder: Path, lora: Path):
     checkpoint = Checkpoint.open(folder)
-    merged, name = Merged(checkpoint, Adapter.open(lora)), "model.layers.0.mlp.up_proj.weight"
+    merged, name = MergedCheckpoint(checkpoint, LoraAdapter.open(lora)), "model.layers.0.mlp.up_proj.weight"
     np.testing.assert_allclose(merged.get(name), checkpoint.get(name) + 4, atol=1e-6)
     assert np.array_equal(merged.get("model.norm.weight"), checkpoint.get("model.norm.weight"))
 
@@ -322,7 +322,7 @@ def test_an_adapter_adds_alpha_over_r_times_b_a(folder: Path, lora: Path):
 def test_an_adapter_that_is_no_plain_lora(lora: Path, changes: dict[str, Any], message: str):
     edit(lora / "adapter_config.json", **changes)
     with pytest.raises(CheckpointError, match=message):
-        Adapter.open(lora)
+        LoraAdapter.open(lora)
 
 
 @pytest.mark.parametrize(
@@ -346,7 +346,7 @@ def test_an_adapter_that_does_not_fit(folder: Path, lora: Path, more: dict[str, 
     file = lora / "adapter_model.safetensors"
     save_file(load_file(file) | {f"base_model.model.{k}": torch.ones(shape) for k, shape in more.items()}, file)
     with pytest.raises(CheckpointError, match=message):
-        Merged(Checkpoint.open(folder), Adapter.open(lora))
+        MergedCheckpoint(Checkpoint.open(folder), LoraAdapter.open(lora))
     file.unlink()
     with pytest.raises(FileNotFoundError, match=r"safe_serialization=True"):
-        Adapter.open(lora)
+        LoraAdapter.open(lora)

@@ -16,10 +16,10 @@ from faceinsight.perception.closeup import Closeup as CloseupReader
 from faceinsight.perception.closeup import CloseupReading
 from faceinsight_models.data.faces import AGE_YEARS, Faces, utkface_labels
 from faceinsight_models.nets import lcm
-from faceinsight_models.nets.closeup import FAULTS, PARTS, TELLS, YEARS, Closeup, CloseupGraph
+from faceinsight_models.nets.closeup import FAULTS, PARTS, TELLS, YEARS, CloseupGraph, CloseupNet
 from faceinsight_models.nets.mobilenet import MEAN_BGR, MobileNet, tfjs_weights
 from faceinsight_models.recipe import Recipe
-from faceinsight_models.taxonomy import AGES, CHOICES, EXPRESSIONS, NAMES, RACES, RULES
+from faceinsight_models.taxonomy import AGES, EXCLUSIVE_GROUPS, EXPRESSIONS, NAMES, RACES, RULES
 from faceinsight_models.train.closeup import age_targets, choice_loss, completed, expression_targets, race_targets
 from faceinsight_models.train.views import Views
 
@@ -216,14 +216,14 @@ def test_published_weights_keep_their_input(tmp_path: Path):
 
 def test_graph_computes_only_the_outputs_it_is_asked_for():
     torch.manual_seed(0)
-    model = Closeup().eval()
+    model = CloseupNet().eval()
     torch.nn.init.normal_(model.head.weight, std=0.1)
     pixels = torch.randn(2, 3, 64, 64)
     with torch.no_grad():
-        whole = torch.cat(list(model.judge(pixels).values()), 1)
+        whole = torch.cat(list(model.forward_with_flip(pixels).values()), 1)
         chosen = torch.tensor([5, 110, 3, 125])
         assert torch.allclose(CloseupGraph(model)(pixels, chosen), whole[:, chosen], atol=1e-4)
-        turned = torch.cat(list(model.judge(pixels.flip(-1)).values()), 1)
+        turned = torch.cat(list(model.forward_with_flip(pixels.flip(-1)).values()), 1)
     assert torch.allclose(whole, turned, atol=1e-4)
     assert whole.shape[1] == sum(PARTS.values()) == YEARS + len(TELLS) + len(FAULTS) + 4
 
@@ -339,7 +339,7 @@ def test_what_a_mask_hides_is_not_visible(insight, photo):
     cv2.rectangle(masked, (int(right[0] - 0.8 * width), top), (int(left[0] + 0.8 * width), bottom), (170, 200, 220), -1)
     (face,) = insight.perceive(masked)
     assert face.quality.covered == ("mouth hidden",)
-    for name in ("Smiling", "Mouth_Slightly_Open", "No_Beard", *CHOICES["expression"]):
+    for name in ("Smiling", "Mouth_Slightly_Open", "No_Beard", *EXCLUSIVE_GROUPS["expression"]):
         label = face.label(name)
         if label is not None:
             assert (label.state, label.probability) == ("not visible", None)

@@ -23,17 +23,17 @@ from faceinsight.backends.probes import tiny_model
 from faceinsight.backends.session import CheckedSession
 from faceinsight.backends.tensorrt import engines
 from faceinsight.backends.tensorrt.cudart import Cuda
-from faceinsight.backends.tensorrt.engines import EngineCache, LazyEngineSession, Target, key_of
+from faceinsight.backends.tensorrt.engines import EngineCache, LazyEngineSession, EngineTarget, key_of
 from faceinsight.backends.tensorrt.rewrite import for_tensorrt
 from faceinsight.backends.tensorrt.session import SHAPES, TensorRtSession
 from faceinsight.bundle.bundle import Bundle
-from faceinsight.bundle.onnx_header import OnnxFile
+from faceinsight.bundle.onnx_header import OnnxHeader
 from faceinsight.host.child import probe
 from faceinsight_export.cli import main as export
 from faceinsight_export.onnx.fp16_weights import store_half
 
 FAKE = Path(__file__).parent / "fake_tensorrt.py"
-ORIN = Target("10.3.0", 87, "Orin")
+ORIN = EngineTarget("10.3.0", 87, "Orin")
 
 
 def load_fake():
@@ -388,7 +388,7 @@ def test_half_stored_weights_are_constants_again(tmp_path: Path):
     assert np.array_equal(*results)
     assert for_tensorrt(folded) == folded
     # A half-precision graph computes in half precision and stays as it is.
-    outline = OnnxFile.read(path)
+    outline = OnnxHeader.read(path)
     assert [(n.name, n.stored) for n in outline.narrow()] == [("w", "w.half")]
 
 
@@ -403,7 +403,7 @@ def test_what_tensorrt_gets_computes_the_same(name: str):
     onnx.checker.check_model(proto)
     rng = np.random.default_rng(0)
     feeds = {}
-    for value in OnnxFile.read(Bundle.open("nano").file(name)).inputs:
+    for value in OnnxHeader.read(Bundle.open("nano").file(name)).inputs:
         shape = [d if isinstance(d, int) else {"batch": 2, "count": 5, "length": 7}[d] for d in value.shape]
         kind = {1: np.float32, 2: np.uint8, 7: np.int64}[value.kind]
         feeds[value.name] = rng.integers(0, 19, shape).astype(kind)

@@ -14,13 +14,13 @@ from faceinsight.bundle.manifest import LlmSpec
 from faceinsight_export.bundle import export_bundle
 from faceinsight_export.checkpoint import families
 from faceinsight_export.gguf import quantize as gguf_file
-from faceinsight_export.onnx.fp16_weights import store_half
+from faceinsight_export.onnx.fp16_weights import store_fp16
 from faceinsight_export.parity.stages import ParityError, compare, graph_stages, llm_stages
-from faceinsight_models.nets.closeup import Closeup
+from faceinsight_models.nets.closeup import CloseupNet
 from faceinsight_models.nets.graphs import write_encoder, write_knowledge, write_parser, write_question
 from faceinsight_models.nets.llm import BpeVocabulary, interleave_rope, load_gguf, prune, separate_rope
 from faceinsight_models.nets.parser import FaceParser
-from faceinsight_models.nets.question import QuestionEncoder
+from faceinsight_models.nets.question import QuestionNet
 from faceinsight_models.pipeline import Trained
 from faceinsight_models.recipe import Recipe
 from faceinsight_models.taxonomy import NAMES
@@ -76,12 +76,12 @@ def test_gguf_reproduces_transformers(llm, vocabulary, tmp_path: Path):
 @pytest.mark.parametrize(("kind", "tolerance"), [("f16", 0.01), ("q8_0", 0.1)])
 def test_quantised_gguf_is_close(llm, vocabulary, tmp_path: Path, kind, tolerance):
     gguf_file.write_llama(llm, vocabulary, tmp_path / "a.gguf", name="tiny")
-    gguf_file.quantise(tmp_path / "a.gguf", tmp_path / "b.gguf", kind)
+    gguf_file.quantize(tmp_path / "a.gguf", tmp_path / "b.gguf", kind)
     assert (tmp_path / "b.gguf").stat().st_size < 0.7 * (tmp_path / "a.gguf").stat().st_size
     for stage in stages(llm, vocabulary, tmp_path / "b.gguf", tolerance, mean=True):
         assert stage.passed, stage
     with pytest.raises(ValueError, match="expected one of"):
-        gguf_file.quantise(tmp_path / "a.gguf", tmp_path / "c.gguf", "q3")
+        gguf_file.quantize(tmp_path / "a.gguf", tmp_path / "c.gguf", "q3")
 
 
 def test_rope_order_left_out_is_caught(llm, vocabulary, tmp_path: Path, monkeypatch):
@@ -115,7 +115,7 @@ def parts():
 @pytest.fixture(scope="module")
 def question(vocabulary):
     torch.manual_seed(0)
-    return QuestionEncoder(torch.randn(len(vocabulary.tokens), 64), torch.randn(len(NAMES), 256), width=32).eval()
+    return QuestionNet(torch.randn(len(vocabulary.tokens), 64), torch.randn(len(NAMES), 256), width=32).eval()
 
 
 @pytest.mark.slow
@@ -134,7 +134,7 @@ def test_onnx_graphs_reproduce_torch(parts, question, tmp_path: Path):
     assert b"site-packages" not in written
     assert b".py" not in written
     size = (tmp_path / "encoder.onnx").stat().st_size
-    store_half(tmp_path / "encoder.onnx")
+    store_fp16(tmp_path / "encoder.onnx")
     assert (tmp_path / "encoder.onnx").stat().st_size < 0.6 * size
     for stage in graph_stages(module, tmp_path / "encoder.onnx", inputs, outputs, 0.02, CPU):
         assert stage.passed, stage
@@ -185,7 +185,7 @@ def trained(parts, question, llm, vocabulary, tmp_path: Path) -> Trained:
     from faceinsight.bundle.bundle import locate
 
     recipe = Recipe.load("nano")
-    recipe = dataclasses.replace(recipe, llm=dataclasses.replace(recipe.llm, context=256, quantisation="f16"))
+    recipe = dataclasses.replace(recipe, llm=dataclasses.replace(recipe.llm, context=256, quantization="f16"))
     detector = locate("nano") / "detector.onnx"
     return Trained(
         recipe,
@@ -196,7 +196,7 @@ def trained(parts, question, llm, vocabulary, tmp_path: Path) -> Trained:
         np.tile([1.0, 0.0, 0.4, 0.6, 0.0, 1.0], (len(NAMES), 1)),
         detector,
         {"celebahq": 5},
-        Closeup().eval(),
+        CloseupNet().eval(),
     )
 
 

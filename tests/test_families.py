@@ -22,10 +22,10 @@ from faceinsight.backends.llama_cpp.model import EXACT
 from faceinsight.bundle.manifest import LlmSpec
 from faceinsight_export.checkpoint import families
 from faceinsight_export.checkpoint.checkpoint import Checkpoint, CheckpointError
-from faceinsight_export.checkpoint.lora import Adapter, Merged, write_adapter
+from faceinsight_export.checkpoint.lora import LoraAdapter, MergedCheckpoint, write_adapter
 from faceinsight_export.gguf import llm as llm_gguf
 from faceinsight_export.gguf.llm import llm_bytes, write_llm
-from faceinsight_export.gguf.quantize import QUANTISATIONS, quantise
+from faceinsight_export.gguf.quantize import QUANTIZATIONS, quantize
 from faceinsight_export.gguf.tokenizer import read_vocabulary
 from faceinsight_export.parity.reference import Reference, logits, stream
 from faceinsight_export.parity.stages import LlmProbe, compare
@@ -160,13 +160,13 @@ def test_rounding_stays_within_bounds(tmp_path: Path):
     for kind, bound in {"f16": 0.005, "q8_0": 0.1, "q6_k": 0.2, "q5_k_m": 0.35, "q4_k_m": 0.6}.items():
         path = tmp_path / f"{kind}.gguf"
         if kind != "f16":
-            quantise(tmp_path / "f16.gguf", path, kind)
+            quantize(tmp_path / "f16.gguf", path, kind)
         sizes[kind] = path.stat().st_size
         with opened(path, 256) as language:
             stage = compare(kind, reference, language.logits(tokens, rows()[:0]), bound, mean=True)
         assert stage.passed, stage
     assert sorted(sizes.values(), reverse=True) == list(sizes.values())
-    assert sizes.keys() <= QUANTISATIONS.keys()
+    assert sizes.keys() <= QUANTIZATIONS.keys()
     with pytest.raises(ValueError, match="f32 or f16"):
         llm_bytes(checkpoint, "q8_0")
 
@@ -277,9 +277,9 @@ def adapter(folder: Path, model: Any, prefix: str, **more: Any) -> dict[str, tor
 def test_a_lora_merged_and_applied(name: str, more: dict[str, Any], tmp_path: Path):
     model, _ = make(name, tmp_path / "in")
     changes = adapter(tmp_path / "lora", model, "base_model.model.", **more)
-    checkpoint, lora = Checkpoint.open(tmp_path / "in"), Adapter.open(tmp_path / "lora")
+    checkpoint, lora = Checkpoint.open(tmp_path / "in"), LoraAdapter.open(tmp_path / "lora")
     write_llm(checkpoint, tmp_path / "base.gguf", precision="f32")
-    write_llm(Merged(checkpoint, lora), tmp_path / "merged.gguf", precision="f32")
+    write_llm(MergedCheckpoint(checkpoint, lora), tmp_path / "merged.gguf", precision="f32")
     write_adapter(checkpoint, lora, tmp_path / "lora.gguf")
     plain = logits(model, ids(300), rows())
     for module, change in changes.items():
@@ -306,17 +306,17 @@ def test_a_lora_of_a_llava_changes_its_projector_too(new: bool, tmp_path: Path):
     file = tmp_path / "lora" / "adapter_model.safetensors"
     save_file(load_file(file) | state, file)
     checkpoint = Checkpoint.open(tmp_path / "in")
-    merged = Merged(checkpoint, Adapter.open(tmp_path / "lora"))
+    merged = MergedCheckpoint(checkpoint, LoraAdapter.open(tmp_path / "lora"))
     assert np.array_equal(merged.get("multi_modal_projector.linear_1.weight"), projector.numpy())
     write_llm(merged, tmp_path / "merged.gguf", precision="f32")
     for module, change in changes.items():
         model.model.language_model.get_submodule(module).weight.data += change
     with opened(tmp_path / "merged.gguf") as language:
         assert worst(model, language) <= 1e-3
-    reference = Reference.open(tmp_path / "in", Adapter.open(tmp_path / "lora"))
+    reference = Reference.open(tmp_path / "in", LoraAdapter.open(tmp_path / "lora"))
     np.testing.assert_allclose(logits(reference.model, ids(300)), logits(model, ids(300)), atol=1e-4)
     with pytest.raises(CheckpointError, match="merge the adapter instead"):
-        write_adapter(checkpoint, Adapter.open(tmp_path / "lora"), tmp_path / "lora.gguf")
+        write_adapter(checkpoint, LoraAdapter.open(tmp_path / "lora"), tmp_path / "lora.gguf")
 
 
 def test_an_adapters_strength_is_one(tmp_path: Path):
@@ -327,7 +327,7 @@ def test_an_adapters_strength_is_one(tmp_path: Path):
     adapter(tmp_path / "lora", model, "base_model.model.")
     checkpoint = Checkpoint.open(tmp_path / "in")
     write_llm(checkpoint, tmp_path / "base.gguf", precision="f32")
-    write_adapter(checkpoint, Adapter.open(tmp_path / "lora"), tmp_path / "lora.gguf")
+    write_adapter(checkpoint, LoraAdapter.open(tmp_path / "lora"), tmp_path / "lora.gguf")
     with opened(tmp_path / "base.gguf") as language:
         loaded = llama_cpp.llama_adapter_lora_init(language.llm.model, str(tmp_path / "lora.gguf").encode())
         value = ctypes.create_string_buffer(32)

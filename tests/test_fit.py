@@ -21,11 +21,11 @@ from onnx import TensorProto, helper, numpy_helper
 from faceinsight import BundleError, RequestError
 from faceinsight.bundle.bundle import Bundle, locate
 from faceinsight.bundle.gguf_header import GgufHeader
-from faceinsight.bundle.onnx_header import OnnxFile
+from faceinsight.bundle.onnx_header import OnnxHeader
 from faceinsight.cli.main import main
 from faceinsight.diagnostics import fit
 from faceinsight.diagnostics.versions import onnxruntime_version
-from faceinsight_export.onnx.fp16_weights import store_half
+from faceinsight_export.onnx.fp16_weights import store_fp16
 from faceinsight_export.onnx.int8_weights import store_int8
 
 PEAK = "int(next(l for l in open('/proc/self/status') if l.startswith('VmHWM')).split()[1]) * 1024"
@@ -110,7 +110,7 @@ def test_estimate_is_within_15_percent_on_a_larger_llm(larger: Path):
 
 @needs_proc
 @pytest.mark.slow
-@pytest.mark.parametrize("store", [None, store_half, store_int8])
+@pytest.mark.parametrize("store", [None, store_fp16, store_int8])
 @pytest.mark.parametrize(("op", "shape"), [("MatMul", (1024, 1024)), ("Conv", (512, 512, 3, 3))])
 def test_loading_a_graph_takes_what_is_said(tmp_path: Path, op: str, shape: tuple[int, ...], store):
     """Weights of 90 to 100 MB: what stays, and what only loading takes, which is never twice the same."""
@@ -137,7 +137,7 @@ def test_loading_a_graph_takes_what_is_said(tmp_path: Path, op: str, shape: tupl
         f"session = device.session(Path({str(path)!r})); print({{}} - before)"
     )
     version = onnxruntime_version()
-    kept, loading = fit.weights(OnnxFile.read(path), onnxruntime=version)
+    kept, loading = fit.weights(OnnxHeader.read(path), onnxruntime=version)
     measured = run(code.format(PEAK))
     assert measured < 1.3 * (kept + loading)
     if version >= (1, 24) and platform.machine() == "x86_64":
@@ -160,7 +160,7 @@ def test_old_versions_of_onnx_runtime_keep_more(tmp_path: Path, op: str, shape: 
     ends = [helper.make_tensor_value_info(n, TensorProto.FLOAT, ["batch", *shape[1:]]) for n in "xy"]
     graph = helper.make_graph([helper.make_node(op, ["x", "w"], ["y"])], "g", ends[:1], ends[1:], [weight])
     onnx.save(helper.make_model(graph), tmp_path / "g.onnx")
-    outline = OnnxFile.read(tmp_path / "g.onnx")
+    outline = OnnxHeader.read(tmp_path / "g.onnx")
     size = len(weight.raw_data)
     for version, (kept, peak) in sizes.items():
         found = fit.weights(outline, onnxruntime=version)
@@ -177,7 +177,7 @@ def test_activations_are_the_peak_of_what_is_alive(tmp_path: Path):
     ]
     graph = helper.make_graph(nodes, "g", values[:1], values[3:], value_info=values[1:3])
     onnx.save(helper.make_model(graph), tmp_path / "g.onnx")
-    outline = OnnxFile.read(tmp_path / "g.onnx")
+    outline = OnnxHeader.read(tmp_path / "g.onnx")
     assert fit.activations(outline, {"batch": 1}) == 3 * 2 * 10 * 4
     assert fit.activations(outline, {"batch": 8}) == 8 * 3 * 2 * 10 * 4
 
@@ -185,7 +185,7 @@ def test_activations_are_the_peak_of_what_is_alive(tmp_path: Path):
 def test_headers_agree_with_the_reference_readers(tmp_path: Path):
     folder = locate("nano")
     for path in folder.glob("*.onnx"):
-        outline, graph = OnnxFile.read(path), onnx.load(path).graph
+        outline, graph = OnnxHeader.read(path), onnx.load(path).graph
         assert {n: v.shape for n, v in outline.weights.items()} == {t.name: tuple(t.dims) for t in graph.initializer}
         assert [n.op for n in outline.nodes] == [n.op_type for n in graph.node]
         assert [v.name for v in outline.outputs] == [o.name for o in graph.output]
@@ -199,7 +199,7 @@ def test_headers_agree_with_the_reference_readers(tmp_path: Path):
     assert [(t.name, t.shape, t.bytes) for t in header.tensors] == [
         (t.name, tuple(map(int, t.shape)), int(t.n_bytes)) for t in reader.tensors
     ]
-    for name, read in (("llm.gguf", GgufHeader.read), ("encoder.onnx", OnnxFile.read)):
+    for name, read in (("llm.gguf", GgufHeader.read), ("encoder.onnx", OnnxHeader.read)):
         data = (folder / name).read_bytes()
         for cut in (0, 3, 100, 5000, len(data) // 2):
             (tmp_path / name).write_bytes(data[:cut])

@@ -20,7 +20,7 @@ from faceinsight.bundle.bundle import Bundle
 from faceinsight_export.checkpoint import rope
 from faceinsight_export.checkpoint.checkpoint import Checkpoint, CheckpointError
 from faceinsight_export.cli import main
-from faceinsight_export.llava_bundle import Choice, export_llava, require_recipe
+from faceinsight_export.llava_bundle import ExportOptions, export_llava, require_recipe
 from faceinsight_export.parity.reference import Reference, logits
 from faceinsight_export.parity.stages import ParityError
 from faceinsight_models.llava import config_json
@@ -29,7 +29,7 @@ from faceinsight_models.llava.hf_folder import load_tokenizer
 from faceinsight_models.llava.pixels import CLIP_MEAN, CLIP_STD, preprocessing
 from faceinsight_models.recipe import LlavaRecipe
 
-RECIPE, EXACT = "llava-1.5-7b", Choice("fp32", "f16")
+RECIPE, EXACT = "llava-1.5-7b", ExportOptions("fp32", "f16")
 LLAMA3 = {
     "rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
     "original_max_position_embeddings": 32,
@@ -285,7 +285,7 @@ def test_a_recipe_of_another_family_is_refused(folder: Path):
 @pytest.mark.parametrize("tokens", [7, 0, -4])
 def test_a_number_of_tokens_that_no_grid_has_is_refused_first(tokens: int, folder: Path):
     with pytest.raises(ValueError, match=f"{tokens} tokens; expected one of 16, 8"):
-        export_llava(folder, folder.parent / "out", recipe=RECIPE, choice=Choice("fp32", "f16", tokens=tokens))
+        export_llava(folder, folder.parent / "out", recipe=RECIPE, choice=ExportOptions("fp32", "f16", tokens=tokens))
     assert [p.name for p in folder.parent.iterdir()] == [folder.name]
 
 

@@ -14,13 +14,13 @@ from onnx import TensorProto, helper, numpy_helper
 
 from faceinsight.backends.tensorrt.rewrite import for_tensorrt
 from faceinsight.bundle.bundle import Bundle
-from faceinsight.bundle.onnx_header import OnnxFile
+from faceinsight.bundle.onnx_header import OnnxHeader
 from faceinsight.diagnostics import fit
 from faceinsight_export.attach import _join
 from faceinsight_export.face_parts import OUTPUTS, cut
-from faceinsight_export.onnx.fp16_weights import store_half
+from faceinsight_export.onnx.fp16_weights import store_fp16
 from faceinsight_export.onnx.int8_weights import rounded, store_int8
-from faceinsight_models.llava.region_features import FEATURES, TappedEncoder
+from faceinsight_models.llava.region_features import FEATURES, RegionFeatureEncoder
 
 #: Weights of the graph: output channels first, last, first (rows of a table).
 SHAPES = {"conv": (64, 32, 3, 3), "dense": (64, 128), "table": (96, 128)}
@@ -124,7 +124,7 @@ def test_the_graph_says_nearly_the_same_from_a_third_of_the_bytes(plain: Path, s
     errors = np.linalg.norm(found - expected, axis=0) / np.linalg.norm(expected, axis=0)
     assert np.median(errors) <= 0.01
     assert stored.stat().st_size < 0.33 * plain.stat().st_size
-    weights = OnnxFile.read(stored).weights
+    weights = OnnxHeader.read(stored).weights
     assert {n: w.shape for n, w in weights.items() if n.endswith(".scale")} == {
         "conv.scale": (64, 1, 1, 1), "dense.scale": (1, 128), "table.scale": (96, 1),
     }  # fmt: skip
@@ -148,7 +148,7 @@ def test_onnxruntime_folds_it_and_fuses_as_before(plain: Path, stored: Path, tmp
 def test_it_runs_as_fast_as_half_stored_weights(plain: Path, stored: Path):
     half = plain.with_name("half.onnx")
     half.write_bytes(plain.read_bytes())
-    store_half(half)
+    store_fp16(half)
     arms, inputs = [session(half), session(stored)], feeds()
     times: list[list[float]] = [[], []]
     for turn in range(300):
@@ -194,7 +194,7 @@ def test_a_cast_that_others_read_stays(tmp_path: Path):
     weights["scale"] = rng.random((1, 8)).astype(np.float32) / 100
     path = tmp_path / "g.onnx"
     save(path, nodes, ends[:1], ends[1:], weights)
-    assert [(n.name, n.stored, n.scale) for n in OnnxFile.read(path).narrow()] == [("b", "b.int8", "scale")]
+    assert [(n.name, n.stored, n.scale) for n in OnnxHeader.read(path).narrow()] == [("b", "b.int8", "scale")]
     data = for_tensorrt(path.read_bytes())
     assert {t.name for t in onnx.load_from_string(data).graph.initializer} == {"a.int8", "b", "scale"}
     x = {"x": rng.normal(size=(3, 8)).astype(np.float32)}
@@ -206,7 +206,7 @@ def test_memory_is_that_of_float32_weights(plain: Path, stored: Path):
     for path in (plain, stored):
         # As torch's exporter does, the shapes of all values are stated, those of widened weights too.
         onnx.save(onnx.shape_inference.infer_shapes(onnx.load(path)), path)
-    before, now = OnnxFile.read(plain), OnnxFile.read(stored)
+    before, now = OnnxHeader.read(plain), OnnxHeader.read(stored)
     assert {"conv", "conv.wide"} <= set(now.values)
     elements = sum(int(np.prod(shape)) for shape in SHAPES.values())
     newest = (1, 32)
@@ -227,7 +227,7 @@ def encoders(tmp_path_factory) -> tuple[Path, Path]:
     wide.write_bytes(for_tensorrt(bundle.file(bundle.manifest.encoder.file).read_bytes()))
     narrow.write_bytes(wide.read_bytes())
     store_int8(narrow)
-    assert len(OnnxFile.read(narrow).narrow()) > 50
+    assert len(OnnxHeader.read(narrow).narrow()) > 50
     return wide, narrow
 
 
@@ -242,7 +242,7 @@ def face() -> dict[str, np.ndarray]:
     }
 
 
-def seen(encoder: TappedEncoder, path: Path, face: dict[str, np.ndarray]) -> np.ndarray:
+def seen(encoder: RegionFeatureEncoder, path: Path, face: dict[str, np.ndarray]) -> np.ndarray:
     """Its region features."""
     encoder.save(path, [FEATURES])
     return session(path).run(None, {name: face[name] for name in ("pixels", "label_map")})[0]
@@ -252,13 +252,13 @@ def test_an_encoder_stored_so_can_be_cut(encoders, face, tmp_path: Path):
     narrow, target = encoders[1], tmp_path / "cut.onnx"
     cut(narrow, target)
     assert target.stat().st_size < narrow.stat().st_size
-    assert 0 < len(OnnxFile.read(target).narrow()) < len(OnnxFile.read(narrow).narrow())
+    assert 0 < len(OnnxHeader.read(target).narrow()) < len(OnnxHeader.read(narrow).narrow())
     whole, found = (session(p).run(list(OUTPUTS), face) for p in (narrow, target))
     assert all(np.array_equal(a, b) for a, b in zip(whole, found, strict=True))
 
 
 def test_an_encoder_stored_so_can_be_laid_open(encoders, face, tmp_path: Path):
-    before, now = (TappedEncoder.open(p) for p in encoders)
+    before, now = (RegionFeatureEncoder.open(p) for p in encoders)
     assert np.allclose(now.text, before.text, atol=float(before.text.abs().max()) / 250)
     for name, weight in before.view.items():
         assert np.allclose(now.view[name], weight, atol=float(weight.abs().max()) / 250), name
@@ -266,10 +266,10 @@ def test_an_encoder_stored_so_can_be_laid_open(encoders, face, tmp_path: Path):
     assert np.abs(found - expected).max() <= 0.05 * np.abs(expected).max()
 
 
-@pytest.mark.parametrize("store", [store_half, store_int8])
+@pytest.mark.parametrize("store", [store_fp16, store_int8])
 def test_an_adapter_stands_behind_an_encoder_stored_so(encoders, face, tmp_path: Path, store):
     """As attach does; the adapter's own weights are stored in fewer bits too."""
-    encoder = TappedEncoder.open(encoders[1])
+    encoder = RegionFeatureEncoder.open(encoders[1])
     weight = np.random.default_rng(0).normal(size=(encoder.width, 32)).astype(np.float32)
     ends = [
         helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", encoder.regions, width])
@@ -282,4 +282,4 @@ def test_an_adapter_stands_behind_an_encoder_stored_so(encoders, face, tmp_path:
     features = seen(encoder, tmp_path / "features.onnx", face)
     (tokens,) = session(tmp_path / "joined.onnx").run(["region_tokens"], face)
     assert np.abs(tokens - features @ weight).max() <= 0.02 * np.abs(tokens).max()
-    assert "attached.weight" in {n.name for n in OnnxFile.read(tmp_path / "joined.onnx").narrow()}
+    assert "attached.weight" in {n.name for n in OnnxHeader.read(tmp_path / "joined.onnx").narrow()}

@@ -20,7 +20,7 @@ from faceinsight_export import llava_bundle as llava
 from faceinsight_export.checkpoint import families
 from faceinsight_export.checkpoint.checkpoint import Checkpoint
 from faceinsight_export.cli import main
-from faceinsight_export.llava_bundle import Choice, export_llava
+from faceinsight_export.llava_bundle import ExportOptions, export_llava
 from faceinsight_export.onnx.vision_reference import VisionShape
 from faceinsight_export.parity import llava as llava_parity
 from faceinsight_export.parity.reference import Reference
@@ -42,7 +42,7 @@ def folder(tmp_path_factory) -> Path:
 def bundle(folder: Path, tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("bundle") / "tiny"
     before = {p.name: p.read_bytes() for p in folder.iterdir()}
-    stages = export_llava(folder, out, recipe=RECIPE, choice=Choice("fp32", "f16"))
+    stages = export_llava(folder, out, recipe=RECIPE, choice=ExportOptions("fp32", "f16"))
     assert [s.name for s in stages] == [
         "pixels", "vision features", "image tokens", "prompt tokens", "llm logits", "greedy text",
     ]  # fmt: skip
@@ -155,14 +155,14 @@ def test_a_wrong_mean_and_a_wrong_filter_fail_at_the_pixels(folder: Path, bundle
 
 def planted(folder: Path, tmp_path: Path) -> list[str]:
     with pytest.raises(ParityError) as e:
-        export_llava(folder, tmp_path / "faulty", recipe=RECIPE, choice=Choice("fp32", "f16"))
+        export_llava(folder, tmp_path / "faulty", recipe=RECIPE, choice=ExportOptions("fp32", "f16"))
     assert not (tmp_path / "faulty").exists(), "a bundle that fails is not finished"
     return failed(e)
 
 
 def test_a_wrong_hidden_state_fails_at_the_vision_features(folder: Path, tmp_path: Path, monkeypatch):
     read = VisionShape.read
-    deeper = lambda config: dataclasses.replace(read(config), taps=(2,))  # noqa: E731
+    deeper = lambda config: dataclasses.replace(read(config), feature_layers=(2,))  # noqa: E731
     monkeypatch.setattr(VisionShape, "read", staticmethod(deeper))
     assert "vision features" in planted(folder, tmp_path)
 
@@ -189,13 +189,13 @@ def test_an_interrupted_export_goes_on(folder: Path, tmp_path: Path, monkeypatch
     def stop(*args, **options):
         raise KeyboardInterrupt
 
-    quantise, said = llava.quantise, []
-    monkeypatch.setattr(llava, "quantise", stop)
-    choice = Choice("fp32", "q8_0", tokens=8)
+    quantize, said = llava.quantize, []
+    monkeypatch.setattr(llava, "quantize", stop)
+    choice = ExportOptions("fp32", "q8_0", tokens=8)
     with pytest.raises(KeyboardInterrupt):
         export_llava(folder, tmp_path / "out", recipe=RECIPE, choice=choice)
     assert not (tmp_path / "out").exists()
-    monkeypatch.setattr(llava, "quantise", quantise)
+    monkeypatch.setattr(llava, "quantize", quantize)
     export_llava(folder, tmp_path / "out", recipe=RECIPE, choice=choice, progress=said.append)
     assert "vision (fp32): finished earlier" in said
     assert "llm (f16): finished earlier" in said
@@ -221,7 +221,7 @@ def test_recipes_are_strict(tmp_path: Path):
     with pytest.raises(ValueError, match="after_face"):
         LlavaRecipe.load(str(tmp_path / "own.toml"))
     with pytest.raises(ValueError, match="--llm 'q9'; expected one of f16"):
-        Choice(llm="q9")
+        ExportOptions(llm="q9")
 
 
 def test_bench_tells_the_vision_encoder_from_the_prefix(bundle: Path):

@@ -30,18 +30,18 @@ from faceinsight_models.dialogue.wordings import compound_question
 from faceinsight_models.nets import lcm
 from faceinsight_models.nets.ccm import CorrelationModule, complete, cooccurrence, correlation_graph
 from faceinsight_models.nets.encoder import EncoderGraph, Features
-from faceinsight_models.nets.question import QuestionEncoder
+from faceinsight_models.nets.question import QuestionNet
 from faceinsight_models.nets.segmentation import RegionPool, SegmentationEncoder, coarse
 from faceinsight_models.recipe import Recipe, Schedule
-from faceinsight_models.specs import characteristic_specs, specialised
+from faceinsight_models.specs import characteristic_specs, specialized
 from faceinsight_models.taxonomy import (
     AGES,
     CELEBA,
     CHARACTERISTICS,
-    CHOSEN,
+    EXCLUSIVE_MEMBERS,
     EXPRESSIONS,
     FLIP_CLASSES,
-    HAIR_COLOURS,
+    HAIR_COLORS,
     MASK_CLASSES,
     NAMES,
     RACES,
@@ -52,7 +52,7 @@ from faceinsight_models.taxonomy import (
 from faceinsight_models.train import calibration
 from faceinsight_models.train.align import align, holding, membership
 from faceinsight_models.train.conversation import drill, enabled
-from faceinsight_models.train.encoded import Seen
+from faceinsight_models.train.encoded import EncodedFaces
 from faceinsight_models.train.encoder import build_adapter, build_encoder, view
 from faceinsight_models.train.llm import tree_mask
 from faceinsight_models.train.loop import train
@@ -163,9 +163,9 @@ def test_a_face_and_its_mirror_image_are_judged_alike(encoder):
     pixels, maps = torch.randn(2, 3, 128, 128), torch.randint(0, 19, (2, 64, 64))
     turned, mirrored = pixels.flip(-1), torch.tensor(FLIP_CLASSES)[maps].flip(-1)
     with torch.no_grad():
-        features, logits = encoder.judge(pixels, maps)
+        features, logits = encoder.forward_with_flip(pixels, maps)
         assert torch.allclose(logits, (encoder(pixels, maps) + encoder(turned, mirrored)) / 2, atol=1e-5)
-        assert torch.allclose(logits, encoder.judge(turned, mirrored)[1], atol=1e-5)
+        assert torch.allclose(logits, encoder.forward_with_flip(turned, mirrored)[1], atol=1e-5)
         assert torch.allclose(features.image, encoder.features(pixels, maps).image, atol=1e-5)
 
 
@@ -175,18 +175,18 @@ def test_a_specialised_encoder_begins_as_it_was_and_touches_only_its_own(encoder
     pixels, maps = torch.randn(2, 3, 128, 128), torch.randint(0, 19, (2, 64, 64))
     with torch.no_grad():
         before = model(pixels, maps)
-        model.specialise()
+        model.specialize()
         assert torch.allclose(model(pixels, maps), before, atol=1e-5)
         for parameter in (*model.own.parameters(), *model.head.own.parameters()):
             parameter.mul_(1.1)
         features, after = model.features(pixels, maps), model(pixels, maps)
-    own = torch.tensor(specialised())
+    own = torch.tensor(specialized())
     assert not torch.isclose(after[:, own], before[:, own], atol=1e-5).all(0).any()
     assert torch.allclose(after[:, ~own], before[:, ~own], atol=1e-5)
     # What the LLM sees is not touched either.
     assert torch.allclose(features.image, encoder.features(pixels, maps).image, atol=1e-5)
     assert sum(own) == 39
-    assert {"Male", *CHOSEN}.isdisjoint(n for n, o in zip(NAMES, own, strict=True) if o)
+    assert {"Male", *EXCLUSIVE_MEMBERS}.isdisjoint(n for n, o in zip(NAMES, own, strict=True) if o)
 
 
 def test_graph_computes_only_the_chosen_characteristics(encoder):
@@ -196,7 +196,7 @@ def test_graph_computes_only_the_chosen_characteristics(encoder):
     chosen = torch.tensor([7, 3, 31])
     with torch.no_grad():
         logits, image, region, area = graph(pixels, maps, chosen)
-        assert torch.allclose(logits, encoder.judge(pixels, coarse(maps))[1][:, chosen], atol=1e-5)
+        assert torch.allclose(logits, encoder.forward_with_flip(pixels, coarse(maps))[1][:, chosen], atol=1e-5)
     assert (logits.shape, image.shape) == ((2, 3), (2, 16, 32))
     assert region.shape == (2, len(REGIONS), 32)
     assert area.shape == (2, len(REGIONS))
@@ -348,7 +348,7 @@ def test_bands_keep_the_stated_risk_for_yes_and_for_no():
     k, sure, rare = (NAMES.index(n) for n in ("Oval_Face", "Eyeglasses", "Goatee"))
     p[:, k], p[:, sure], p[:, rare] = rng.random(20000), rng.choice([0.01, 0.99], 20000), 0.7 * rng.random(20000) ** 4
     labels[:, [k, sure, rare]] = rng.random((20000, 3)) < p[:, [k, sure, rare]]
-    bands = calibration.bands(p, labels, risk=0.1, choice_risk=RISKS, miss=1.0)
+    bands = calibration.abstention_thresholds(p, labels, risk=0.1, choice_risk=RISKS, miss=1.0)
     low, high = bands[k]
     assert (labels[p[:, k] >= high, k] == 0).mean() == pytest.approx(0.1, abs=0.015)
     assert (labels[p[:, k] <= low, k] == 1).mean() == pytest.approx(0.1, abs=0.015)
@@ -365,7 +365,10 @@ def test_few_of_those_who_have_it_are_told_they_have_not():
     hat = NAMES.index("Wearing_Hat")
     p[:, hat] = 0.6 * rng.random(20000) ** 6
     labels[:, hat] = rng.random(20000) < p[:, hat]
-    low = {miss: calibration.bands(p, labels, risk=0.1, choice_risk=RISKS, miss=miss)[hat, 0] for miss in (1.0, 0.1)}
+    low = {
+        miss: calibration.abstention_thresholds(p, labels, risk=0.1, choice_risk=RISKS, miss=miss)[hat, 0]
+        for miss in (1.0, 0.1)
+    }
     told = {
         m: ((p[:, hat] <= bound) & (labels[:, hat] == 1)).sum() / (labels[:, hat] == 1).sum()
         for m, bound in low.items()
@@ -384,14 +387,14 @@ def test_a_promise_holds_in_each_group_by_itself():
     truth = np.where(child, 0.5 + 0.6 * (p[:, male] - 0.5), p[:, male])
     labels[:, male] = rng.random(20000) < truth
     bands = [
-        calibration.bands(p, labels, groups, risk=0.2, choice_risk=RISKS, miss=1.0)[male]
+        calibration.abstention_thresholds(p, labels, groups, risk=0.2, choice_risk=RISKS, miss=1.0)[male]
         for groups in ([], [child], [~child])
     ]
     assert bands[0][1] < bands[1][1]
     assert bands[2][1] <= bands[0][1]
     # A group of one kind (men, asked about being men) says nothing.
     men = labels[:, male] == 1
-    same = calibration.bands(p, labels, [men], risk=0.2, choice_risk=RISKS, miss=1.0)[male]
+    same = calibration.abstention_thresholds(p, labels, [men], risk=0.2, choice_risk=RISKS, miss=1.0)[male]
     assert same.tolist() == bands[0].tolist()
 
 
@@ -401,7 +404,7 @@ def test_hair_has_a_colour_where_it_can_be_seen():
     labels[4] = np.nan
     assert calibration.unnamed(labels).tolist() == [True, False, False, False, False]
     rng = np.random.default_rng(0)
-    hair = [NAMES.index(n) for n in HAIR_COLOURS]
+    hair = [NAMES.index(n) for n in HAIR_COLORS]
     logits, table = rng.normal(0, 1, (4000, len(NAMES))), np.full((4000, len(NAMES)), np.nan)
     chosen = rng.integers(0, 4, 4000)
     table[:, hair] = np.eye(4)[chosen]
@@ -414,7 +417,7 @@ def test_hair_has_a_colour_where_it_can_be_seen():
     assert p[:, hair].sum(1).mean() == pytest.approx(2700 / 4000, abs=0.03)
     assert (p[:, hair].argmax(1) == chosen).mean() > 0.85
     limits = [
-        calibration.bands(p[rows], table[rows], risk=0.1, choice_risk=RISKS, miss=0.1)[hair, 0]
+        calibration.abstention_thresholds(p[rows], table[rows], risk=0.1, choice_risk=RISKS, miss=0.1)[hair, 0]
         for rows in (slice(None), slice(1300, None))
     ]
     assert limits[0].tolist() == limits[1].tolist()
@@ -423,7 +426,7 @@ def test_hair_has_a_colour_where_it_can_be_seen():
 
 def test_question_encoder_ignores_padding():
     torch.manual_seed(0)
-    model = QuestionEncoder(torch.randn(50, 24), torch.randn(6, 16), width=8).eval()
+    model = QuestionNet(torch.randn(50, 24), torch.randn(6, 16), width=8).eval()
     tokens = torch.randint(0, 50, (1, 5))
     padded = torch.cat([tokens, torch.randint(0, 50, (1, 4))], 1)
     mask = torch.arange(9)[None] < 5
@@ -434,19 +437,19 @@ def test_question_encoder_ignores_padding():
 
 def test_what_the_encoder_saw_is_kept_for_that_encoder_and_those_faces(tmp_path: Path):
     rows, file = np.array([3, 5, 9]), tmp_path / "seen.pt"
-    seen = Seen(
+    seen = EncodedFaces(
         rows, torch.randn(3, 4, 8).half(), torch.randn(3, 2, 6).half(), torch.rand(3, 2), np.eye(3, 7, dtype=np.float32)
     )
-    assert Seen.load(file, "a", rows) is None
+    assert EncodedFaces.load(file, "a", rows) is None
     seen.save(file, "a")
-    kept = Seen.load(file, "a", rows)
+    kept = EncodedFaces.load(file, "a", rows)
     assert kept is not None
     assert torch.equal(kept.image, seen.image)
     assert torch.equal(kept.regions, seen.regions)
     assert torch.equal(kept.area, seen.area)
     assert np.array_equal(kept.logits, seen.logits)
-    assert Seen.load(file, "b", rows) is None
-    assert Seen.load(file, "a", rows + 1) is None
+    assert EncodedFaces.load(file, "b", rows) is None
+    assert EncodedFaces.load(file, "a", rows + 1) is None
 
 
 def test_aligned_tokens_say_what_holds_and_nothing_switched(encoder, tmp_path: Path):
@@ -457,7 +460,7 @@ def test_aligned_tokens_say_what_holds_and_nothing_switched(encoder, tmp_path: P
     regions = torch.randn(count, len(REGIONS), encoder.head.view.region[0].in_features) * 0.1
     regions[:, :, 1 : 1 + len(REGIONS)] += 2 * torch.eye(len(REGIONS))
     regions[:, :, 0] += 3 * torch.from_numpy(labels[:, hat])[:, None] - 1.5
-    seen = Seen(
+    seen = EncodedFaces(
         np.arange(count), torch.randn(count, 4, 1280).half() * 0.1, regions.half(), torch.ones(count, len(REGIONS)),
         np.zeros(labels.shape, np.float32),
     )  # fmt: skip
@@ -468,7 +471,7 @@ def test_aligned_tokens_say_what_holds_and_nothing_switched(encoder, tmp_path: P
     views = {name: getattr(encoder.head.view, name).state_dict() for name in ("image", "region")}
     align(
         adapter, seen, labels, table=torch.randn(64, 48), encode=lambda text: [ord(c) % 64 for c in text], views=views,
-        text=text, out=tmp_path, schedule=Schedule(steps=300, batch=64, lr=1e-3, average=0.9),
+        text=text, out=tmp_path, schedule=Schedule(steps=300, batch=64, lr=1e-3, ema_decay=0.9),
     )  # fmt: skip
     with torch.no_grad():
         tokens = adapter.region(regions)[:, list(REGIONS).index("hat")]
@@ -498,8 +501,8 @@ def test_looking_leaves_little_to_guess_from():
         concept = BY_NAME[name]
         answers[rates[name]].append(asked.answer.startswith("Yes") != concept.inverted)
     assert min(map(len, answers.values())) > 500
-    shares = {p: float(np.mean(a)) for p, a in answers.items()}
-    assert all(0.35 < share < 0.65 for share in shares.values()), shares
+    sampling_weights = {p: float(np.mean(a)) for p, a in answers.items()}
+    assert all(0.35 < share < 0.65 for share in sampling_weights.values()), sampling_weights
 
 
 def test_tree_mask_separates_turns():

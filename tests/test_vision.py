@@ -23,7 +23,7 @@ from faceinsight.diagnostics.fit import activations
 from faceinsight.host.machine import saturates
 from faceinsight_export.onnx import int8
 from faceinsight_export.onnx.int8 import AccuracyError, agreement, smooth
-from faceinsight_export.onnx.token_merging import METHODS, Budget, choices, reduce
+from faceinsight_export.onnx.token_merging import METHODS, TokenReduction, choices, reduce
 from faceinsight_export.onnx.vision import write_vision
 from faceinsight_export.onnx.vision_reference import VisionShape
 from faceinsight_export.onnx.writer import FLOAT, onnx_file
@@ -399,7 +399,7 @@ def test_fewer_tokens_in_the_graph(llava, tmp_path: Path, method, tokens, precis
     # The reference itself, the long way round: transformers' features, reduced, through transformers' projector.
     with torch.no_grad():
         states = model.vision_tower(torch.from_numpy(noise()), output_hidden_states=True).hidden_states[-2][:, 1:]
-        few = reduce(states.numpy(), Budget(4, tokens, method))
+        few = reduce(states.numpy(), TokenReduction(4, tokens, method))
         expected = model.model.multi_modal_projector(torch.from_numpy(few)).numpy()
     assert error(expected, reference(torch.from_numpy(noise())).numpy()) < 1e-5
     if tokens == 16:
@@ -409,41 +409,41 @@ def test_fewer_tokens_in_the_graph(llava, tmp_path: Path, method, tokens, precis
 def test_merging_by_hand():
     """A 2x2 grid, of which the diagonal stays: each other token goes to the one it resembles, and means are taken."""
     tokens = np.array([[[9, 0, 0], [8, 1, 0], [0, 1, 8], [0, 0, 9]]], np.float32)
-    assert np.allclose(reduce(tokens, Budget(2, 2))[0], [[8.5, 0.5, 0], [0, 0.5, 8.5]])
+    assert np.allclose(reduce(tokens, TokenReduction(2, 2))[0], [[8.5, 0.5, 0], [0, 0.5, 8.5]])
     # Both to the first: a mean of three. In the next step all become one: the mean of all four, not of two means.
     tokens = np.array([[[9, 0, 0], [8, 1, 0], [8, 0, 1], [0, 0, 9]]], np.float32)
-    assert np.allclose(reduce(tokens, Budget(2, 2))[0], [[25 / 3, 1 / 3, 1 / 3], [0, 0, 9]])
-    assert np.allclose(reduce(tokens, Budget(2, 1))[0], tokens[0].mean(0))
+    assert np.allclose(reduce(tokens, TokenReduction(2, 2))[0], [[25 / 3, 1 / 3, 1 / 3], [0, 0, 9]])
+    assert np.allclose(reduce(tokens, TokenReduction(2, 1))[0], tokens[0].mean(0))
 
 
 def test_tokens_keep_their_places():
     """Where all tokens are nearly their own, those that stay are a chessboard's, then every other row's."""
     unlike = np.eye(64, dtype=np.float32)[None] * 100
-    half, quarter = (reduce(unlike, Budget(8, n))[0].argmax(1) for n in (32, 16))
+    half, quarter = (reduce(unlike, TokenReduction(8, n))[0].argmax(1) for n in (32, 16))
     places = np.arange(64).reshape(8, 8)
     # Each output holds the token that stays as its largest or equal part; one that took nothing is itself.
     assert set(half) <= set(range(64))
     chessboard = places[np.add.outer(np.arange(8), np.arange(8)) % 2 == 0]
-    whole = reduce(unlike, Budget(8, 32))[0]
+    whole = reduce(unlike, TokenReduction(8, 32))[0]
     assert (whole[np.arange(32), chessboard] > 0).all()
-    whole = reduce(unlike, Budget(8, 16))[0]
+    whole = reduce(unlike, TokenReduction(8, 16))[0]
     assert (whole[np.arange(16), places[::2, ::2].ravel()] > 0).all()
     assert len(quarter) == 16
-    pooled = reduce(unlike, Budget(8, 16, "pool"))[0]
+    pooled = reduce(unlike, TokenReduction(8, 16, "pool"))[0]
     assert np.flatnonzero(pooled[5]).tolist() == places[2:4, 2:4].ravel().tolist()
-    pooled = reduce(unlike, Budget(8, 32, "pool"))[0]
+    pooled = reduce(unlike, TokenReduction(8, 32, "pool"))[0]
     assert np.flatnonzero(pooled[5]).tolist() == places[1, 2:4].tolist()
-    chosen = reduce(unlike, Budget(8, 16, "random"))[0].argmax(1)
+    chosen = reduce(unlike, TokenReduction(8, 16, "random"))[0].argmax(1)
     assert (np.diff(chosen) > 0).all()
-    assert chosen.tolist() != reduce(unlike, Budget(8, 16, "random", 1))[0].argmax(1).tolist()
+    assert chosen.tolist() != reduce(unlike, TokenReduction(8, 16, "random", 1))[0].argmax(1).tolist()
 
 
 def test_budgets_that_there_are(llava, tmp_path: Path):
     assert choices(24) == [576, 288, 144, 72, 36, 18, 9]
     with pytest.raises(ValueError, match="expected one of 576, 288, 144"):
-        Budget(24, 200)
+        TokenReduction(24, 200)
     with pytest.raises(ValueError, match="expected one of merge, pool, random"):
-        Budget(24, 144, "best")
+        TokenReduction(24, 144, "best")
     source = Memory(copy.deepcopy(llava[1].config) | {"vision_feature_select_strategy": "full"}, llava[1].tensors)
     with pytest.raises(ValueError, match="class token"):
         write_vision(source, tmp_path / "vision.onnx", tokens=8)
@@ -458,7 +458,7 @@ def test_defaults_are_those_of_the_published_checkpoint():
                           "model_type": "clip_vision_model", "num_attention_heads": 16, "patch_size": 14},
     }  # fmt: skip
     shape = VisionShape.read(config)
-    assert (shape.side, shape.taps, shape.activation, shape.epsilon) == (24, (23,), "quick_gelu", 1e-5)
+    assert (shape.side, shape.feature_layers, shape.activation, shape.epsilon) == (24, (23,), "quick_gelu", 1e-5)
     assert shape.drop_class
 
 

@@ -12,7 +12,7 @@ from faceinsight.backends.device import Device
 from faceinsight.bundle.bundle import Bundle
 from faceinsight_export.bundle import TOLERANCES
 from faceinsight_models.cli import main
-from faceinsight_models.llava.region_features import FEATURES, TappedEncoder
+from faceinsight_models.llava.region_features import FEATURES, RegionFeatureEncoder
 from faceinsight_models.nets.closeup import PARTS, CloseupGraph
 from faceinsight_models.nets.encoder import EncoderGraph
 from faceinsight_models.nets.segmentation import coarse
@@ -57,7 +57,7 @@ def test_the_shipped_weights_are_those_of_the_shipped_bundle(run: Path):
         expected = CloseupGraph(closeup)(*(torch.from_numpy(v) for v in close.values())).numpy()
     assert np.abs(expected - logits).max() <= TOLERANCES["closeup"] * np.abs(expected).max()
     # What an adapter for another LLM is trained on, laid open in the bundle, is what the torch encoder has there.
-    tapped = TappedEncoder.open(bundle.file(bundle.manifest.encoder.file))
+    tapped = RegionFeatureEncoder.open(bundle.file(bundle.manifest.encoder.file))
     tapped.save(run / "features.onnx", [FEATURES])
     (features,) = (
         Device("cpu", False, 1)

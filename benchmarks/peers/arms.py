@@ -76,9 +76,13 @@ class Handler:
         cores = len(os.sched_getaffinity(0))
         better = {"n_threads": cores, "n_threads_batch": cores, "n_batch": 1024, "n_ubatch": 1024} if best else {}
         self._llama = llama_cpp.Llama(
-            str(folder / "ours" / "llm.gguf"), n_ctx=1536, verbose=False, logits_all=False,
-            chat_handler=Llava15ChatHandler(str(folder / "clip.gguf"), verbose=False), **better,
-        )  # fmt: skip
+            str(folder / "ours" / "llm.gguf"),
+            n_ctx=1536,
+            verbose=False,
+            logits_all=False,
+            chat_handler=Llava15ChatHandler(str(folder / "clip.gguf"), verbose=False),
+            **better,
+        )
 
     def show(self, picture: Path) -> Any:
         return "data:image/png;base64," + base64.b64encode(picture.read_bytes()).decode()
@@ -113,8 +117,29 @@ class Server:
             s.bind(("127.0.0.1", 0))
             self._port = s.getsockname()[1]
         model, clip = folder / "ours" / "llm.gguf", folder / "clip.gguf"
-        command = [binary, "-m", model, "--mmproj", clip, "-c", "1536", "-t", cores, "-tb", cores, "-np", "1",
-                   "-b", "1024", "-ub", "1024", "--host", "127.0.0.1", "--port", self._port]  # fmt: skip
+        command = [
+            binary,
+            "-m",
+            model,
+            "--mmproj",
+            clip,
+            "-c",
+            "1536",
+            "-t",
+            cores,
+            "-tb",
+            cores,
+            "-np",
+            "1",
+            "-b",
+            "1024",
+            "-ub",
+            "1024",
+            "--host",
+            "127.0.0.1",
+            "--port",
+            self._port,
+        ]
         self.process = subprocess.Popen(list(map(str, command)), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         while True:
             try:

@@ -102,18 +102,33 @@ class TransformersNano(Greedy):
         self._model = LlamaForCausalLM.from_pretrained(folder / "llm", torch_dtype=torch.float32).eval()
         encoder = load_encoder(folder, recipe, "base.pt")
         adapter = build_adapter(
-            text_width=recipe.encoder.text_width, segmentation=recipe.encoder.segmentation_width, states=len(STATES),
+            text_width=recipe.encoder.text_width,
+            segmentation=recipe.encoder.segmentation_width,
+            states=len(STATES),
             width=self._model.config.hidden_size,
-        )  # fmt: skip
+        )
         adapter.load_state_dict(torch.load(folder / "align.pt", weights_only=True))
         detector = FaceDetector(
-            bundle.file(m.detector.file), score_threshold=m.detector.score_threshold,
-            nms_threshold=m.detector.nms_threshold, sides=m.detector.sides,
-        )  # fmt: skip
+            bundle.file(m.detector.file),
+            score_threshold=m.detector.score_threshold,
+            nms_threshold=m.detector.nms_threshold,
+            sides=m.detector.sides,
+        )
         axes = {
-            "pixels": 4, "label_map": 3, "characteristics": 1, "outputs": 1, "states": 1, "tokens": 2, "logits": 2,
-            "image_tokens": 3, "region_tokens": 3, "region_area": 2, "knowledge_tokens": 2, "relevance": 2, "kinds": 2,
-        }  # fmt: skip
+            "pixels": 4,
+            "label_map": 3,
+            "characteristics": 1,
+            "outputs": 1,
+            "states": 1,
+            "tokens": 2,
+            "logits": 2,
+            "image_tokens": 3,
+            "region_tokens": 3,
+            "region_area": 2,
+            "knowledge_tokens": 2,
+            "relevance": 2,
+            "kinds": 2,
+        }
         parser = TorchSession(LabelMap(load_parser(folder)), ["pixels"], ["label_map"], axes)
         seen = ["logits", "image_tokens", "region_tokens", "region_area"]
         graph = TorchSession(EncoderGraph(encoder, adapter), ["pixels", "label_map", "characteristics"], seen, axes)

@@ -203,13 +203,18 @@ def main() -> None:
             nano.write(folder)
         exports = folder / "exports.json"
         result = {
-            "faceinsight": __version__, "llama-cpp-python": llama_cpp.__version__,
-            "llama.cpp": llama_cpp.llama_print_system_info().decode(), "onnxruntime": onnxruntime.__version__,
-            "torch": torch.__version__, "transformers": transformers.__version__, "machine": machine(),
-            "threads": cores(), "rounds": args.rounds,
+            "faceinsight": __version__,
+            "llama-cpp-python": llama_cpp.__version__,
+            "llama.cpp": llama_cpp.llama_print_system_info().decode(),
+            "onnxruntime": onnxruntime.__version__,
+            "torch": torch.__version__,
+            "transformers": transformers.__version__,
+            "machine": machine(),
+            "threads": cores(),
+            "rounds": args.rounds,
             "exports": json.loads(exports.read_text()) if exports.exists() else {},
             "arms": run(folder, args.llama_server, arms, args.rounds, args.reports, nano=args.nano),
-        }  # fmt: skip
+        }
     args.out.write_text(json.dumps(result, indent=1) + "\n")
     print(markdown(result))
 

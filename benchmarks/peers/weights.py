@@ -36,12 +36,20 @@ LLM = {
     "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0,
 }  # fmt: skip
 TINY_VISION = VISION | {
-    "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 3, "num_attention_heads": 4, "image_size": 56,
-}  # fmt: skip
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "image_size": 56,
+}
 TINY_LLM = LLM | {
-    "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4,
-    "num_key_value_heads": 2, "vocab_size": 512,
-}  # fmt: skip
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "vocab_size": 512,
+}
 #: Bundle -> options of the export. At tiny sizes 8 bits are too few; and random features resemble each other so little
 #: that 8 bits change which of them merge, which the gate refuses: here they are pooled, which takes the same time.
 BUNDLES = {
@@ -85,21 +93,29 @@ def write_clip(checkpoint: Checkpoint, path: Path) -> None:
     writer.add_string("clip.projector_type", "mlp")
     writer.add_bool("clip.use_gelu", False)
     numbers = {
-        "image_size": config["image_size"], "patch_size": config["patch_size"],
-        "embedding_length": config["hidden_size"], "feed_forward_length": config["intermediate_size"],
-        "block_count": config["num_hidden_layers"], "attention.head_count": config["num_attention_heads"],
+        "image_size": config["image_size"],
+        "patch_size": config["patch_size"],
+        "embedding_length": config["hidden_size"],
+        "feed_forward_length": config["intermediate_size"],
+        "block_count": config["num_hidden_layers"],
+        "attention.head_count": config["num_attention_heads"],
         "projection_dim": config.get("projection_dim", 768),
-    }  # fmt: skip
+    }
     for name, value in numbers.items():
         writer.add_uint32(f"clip.vision.{name}", value)
     writer.add_float32("clip.vision.attention.layer_norm_epsilon", config.get("layer_norm_eps", 1e-5))
     writer.add_array("clip.vision.image_mean", MEAN)
     writer.add_array("clip.vision.image_std", STD)
     parts = {
-        "self_attn.q_proj": "attn_q", "self_attn.k_proj": "attn_k", "self_attn.v_proj": "attn_v",
-        "self_attn.out_proj": "attn_out", "layer_norm1": "ln1", "layer_norm2": "ln2",
-        "mlp.fc1": "ffn_up", "mlp.fc2": "ffn_down",
-    }  # fmt: skip
+        "self_attn.q_proj": "attn_q",
+        "self_attn.k_proj": "attn_k",
+        "self_attn.v_proj": "attn_v",
+        "self_attn.out_proj": "attn_out",
+        "layer_norm1": "ln1",
+        "layer_norm2": "ln2",
+        "mlp.fc1": "ffn_up",
+        "mlp.fc2": "ffn_down",
+    }
     names = {
         "vision_tower.vision_model.embeddings.class_embedding": "v.class_embd",
         "vision_tower.vision_model.embeddings.patch_embedding.weight": "v.patch_embd.weight",

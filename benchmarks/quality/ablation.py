@@ -35,15 +35,15 @@ from faceinsight_models.nets.ccm import complete, correlation_graph
 from faceinsight_models.nets.lcm import LogicalConstraint
 from faceinsight_models.pipeline import Pipeline
 from faceinsight_models.recipe import Recipe
-from faceinsight_models.specs import characteristic_specs, rule_specs
-from faceinsight_models.taxonomy import CHOICES, CHOSEN, MASK_CLASSES, NAMES, REGIONS, RULES
+from faceinsight_models.specs import characteristic_specs
+from faceinsight_models.taxonomy import EXCLUSIVE_GROUPS, EXCLUSIVE_MEMBERS, MASK_CLASSES, NAMES, REGIONS, RULES
 from faceinsight_models.train import calibration
 from faceinsight_models.train.encoder import build_encoder, clean_batch, fingerprint
 from faceinsight_models.train.tasks import TaskLoss, prior_bias
 
 
 @dataclass(frozen=True)
-class Arm:
+class Variant:
     """What an arm goes without, on how many faces it trains (None: all that were drawn), and another CCM.
 
     ccm: "rare" has a graph of what is rare too (P(j | i) >= 0.1, lift >= 1.5); "bare" no residual path, so that a text
@@ -60,26 +60,26 @@ class Arm:
 
 
 ARMS = {
-    "all three": Arm(),
-    "without CCM": Arm(("ccm",)),
-    "without LCM": Arm(("lcm",)),
-    "without segmentation": Arm(("segmentation",)),
-    "without all three": Arm(("ccm", "lcm", "segmentation")),
-    "CCM with rare neighbours": Arm(ccm="rare"),
-    "CCM without its residual path": Arm(ccm="bare"),
-    "without CCM, without the residual path": Arm(("ccm",), ccm="bare"),
-    "CCM on the outputs": Arm(("ccm",), ccm="outputs"),
-    "all three, 300 faces": Arm(faces=300),
-    "without CCM, 300 faces": Arm(("ccm",), faces=300),
-    "CCM with rare neighbours, 300 faces": Arm(faces=300, ccm="rare"),
-    "CCM on the outputs, 300 faces": Arm(("ccm",), faces=300, ccm="outputs"),
-    "CCM, one label in ten known": Arm(kept=0.1),
-    "without CCM, one label in ten known": Arm(("ccm",), kept=0.1),
-    "CCM fills what is not known, one label in ten known": Arm(("ccm",), ccm="fills", kept=0.1),
-    "CCM, one label in four wrong": Arm(flipped=0.25),
-    "without CCM, one label in four wrong": Arm(("ccm",), flipped=0.25),
+    "all three": Variant(),
+    "without CCM": Variant(("ccm",)),
+    "without LCM": Variant(("lcm",)),
+    "without segmentation": Variant(("segmentation",)),
+    "without all three": Variant(("ccm", "lcm", "segmentation")),
+    "CCM with rare neighbours": Variant(ccm="rare"),
+    "CCM without its residual path": Variant(ccm="bare"),
+    "without CCM, without the residual path": Variant(("ccm",), ccm="bare"),
+    "CCM on the outputs": Variant(("ccm",), ccm="outputs"),
+    "all three, 300 faces": Variant(faces=300),
+    "without CCM, 300 faces": Variant(("ccm",), faces=300),
+    "CCM with rare neighbours, 300 faces": Variant(faces=300, ccm="rare"),
+    "CCM on the outputs, 300 faces": Variant(("ccm",), faces=300, ccm="outputs"),
+    "CCM, one label in ten known": Variant(kept=0.1),
+    "without CCM, one label in ten known": Variant(("ccm",), kept=0.1),
+    "CCM fills what is not known, one label in ten known": Variant(("ccm",), ccm="fills", kept=0.1),
+    "CCM, one label in four wrong": Variant(flipped=0.25),
+    "without CCM, one label in four wrong": Variant(("ccm",), flipped=0.25),
 }
-ATTRIBUTES = [k for k, n in enumerate(NAMES) if n not in CHOSEN and n != "Male"]
+ATTRIBUTES = [k for k, n in enumerate(NAMES) if n not in EXCLUSIVE_MEMBERS and n != "Male"]
 SKIN = MASK_CLASSES.index("skin")
 
 
@@ -131,7 +131,7 @@ def rare_graph(train: Frozen, base: Any) -> Tensor:
     return torch.from_numpy(correlation_graph(complete(train.labels, guesses), tau=0.1, lift=1.5))
 
 
-def damaged(labels: NDArray[np.float32], arm: Arm, rng: np.random.Generator) -> NDArray[np.float32]:
+def damaged(labels: NDArray[np.float32], arm: Variant, rng: np.random.Generator) -> NDArray[np.float32]:
     """Labels (M,N) as this arm knows them: fewer, wrong ones among them, or filled with what the graph expects."""
     out, drawn = labels.copy(), rng.random((2, len(labels), len(ATTRIBUTES)))
     known = out[:, ATTRIBUTES]
@@ -158,7 +158,7 @@ def filled(labels: NDArray[np.float32], *, smoothing: float = 5.0) -> NDArray[np
 
 
 def fit(
-    train: Frozen, text: Tensor, graphs: dict[str, Tensor], arm: Arm, *, seed: int, steps: int, batch: int = 64
+    train: Frozen, text: Tensor, graphs: dict[str, Tensor], arm: Variant, *, seed: int, steps: int, batch: int = 64
 ) -> torch.nn.Module:
     """Everything on the frozen trunk, trained; the same faces and batches for the same seed."""
     torch.manual_seed(seed)
@@ -174,8 +174,8 @@ def fit(
     if arm.ccm == "outputs":
         model.head = Heard(model.head, graph)
     own = [p for n, p in model.named_parameters() if not n.startswith("trunk.")]
-    optimiser = torch.optim.AdamW(own, lr=2e-3, weight_decay=0.01)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 2e-3, total_steps=steps, pct_start=0.1)
+    optimizer = torch.optim.AdamW(own, lr=2e-3, weight_decay=0.01)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, total_steps=steps, pct_start=0.1)
     model.train()
     chosen = rng.permutation(len(train.rows))[: arm.faces]
     for _ in range(steps):
@@ -184,9 +184,9 @@ def fit(
         loss, _ = tasks(logits, labels[at])
         if "lcm" not in without:
             loss = loss + 0.1 * constraint(logits.sigmoid(), ~labels[at].isnan())
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         loss.backward()
-        optimiser.step()
+        optimizer.step()
         schedule.step()
     return model.eval()
 
@@ -213,13 +213,13 @@ def figures(
         "attributes, AUC": float(np.mean([metrics.auc(q[:, k], t[:, k]) for k in range(q.shape[1])])),
         "gender, accuracy": float(gender.mean()),
     }
-    for task, names in CHOICES.items():
+    for task, names in EXCLUSIVE_GROUPS.items():
         columns = [NAMES.index(n) for n in names]
         known = ~np.isnan(y[:, columns[0]])
         if known.any():
             right = p[known][:, columns].argmax(1) == y[known][:, columns].argmax(1)
             out[f"{task}, accuracy"] = float(right.mean())
-    rules = RuleSet(NAMES, rule_specs())
+    rules = RuleSet(NAMES, RULES)
     raw = scaling[:, 0] * logits + scaling[:, 1] > 0
     broken = sum(len(rules.violations({NAMES[k] for k in np.flatnonzero(row)})) for row in raw)
     out["hard rules broken by raw outputs, per 100 faces"] = 100 * broken / len(raw)
@@ -232,7 +232,7 @@ def described(
     """Descriptions of what the head finds (the LLM's words are judged by benchmarks/quality/accuracy.py)."""
     # Of poor pictures nothing is claimed: there are none here.
     specs = characteristic_specs(np.hstack([scaling, bands, np.tile([0.0, 1.0], (len(bands), 1))]))
-    labeler, grounding = Labeler(specs, rule_specs(), soft_weight=soft), ClaimChecker(specs)
+    labeler, grounding = Labeler(specs, RULES, soft_weight=soft), ClaimChecker(specs)
     everywhere = dict.fromkeys(REGIONS, 0.01)
     claims = denied = 0
     for z, y in zip(logits, labels, strict=True):
@@ -260,7 +260,7 @@ def main() -> None:
     recipe = Recipe.load(args.recipe)
     pipeline = Pipeline(recipe, data=args.data, run=args.run, asset_folder=args.assets)
     faces: Faces = pipeline.faces
-    drawn = np.unique(Mixture(faces, recipe.mix).draw(args.faces, np.random.default_rng(1)))
+    drawn = np.unique(Mixture(faces, recipe.sampling_weights).draw(args.faces, np.random.default_rng(1)))
     train, held = Frozen(pipeline, drawn, "train"), Frozen(pipeline, faces.rows("calibration"), "calibration")
     val, judgement = Frozen(pipeline, faces.rows("val"), "val"), recipe.judgement
     base = pipeline.base().eval()
@@ -280,10 +280,13 @@ def main() -> None:
         blind = "segmentation" in arm.without
         fitted = logits_of(model, held, blind=blind)
         scaling = calibration.fit(fitted, held.labels)
-        bands = calibration.bands(
-            calibration.probabilities(fitted, scaling), held.labels,
-            risk=judgement.risk, choice_risk=judgement.choice_risk, miss=judgement.miss,
-        )  # fmt: skip
+        bands = calibration.abstention_thresholds(
+            calibration.probabilities(fitted, scaling),
+            held.labels,
+            risk=judgement.risk,
+            choice_risk=judgement.choice_risk,
+            miss=judgement.miss,
+        )
         found = figures(logits_of(model, val, blind=blind), val, scaling, bands, judgement.soft_weight)
         done[f"{name}, seed {seed}"] = found
         state.write_text(json.dumps({"settings": settings, "runs": done}))

@@ -46,9 +46,9 @@ from faceinsight.perception.encoders import Encoded
 from faceinsight.perception.image import load_image
 from faceinsight.perception.pipeline import Perception
 from faceinsight.types import STATES
-from faceinsight_models.taxonomy import CHOICES, NAMES
+from faceinsight_models.taxonomy import EXCLUSIVE_GROUPS, NAMES
 from ledger import Ledger
-from readings import Picture, Reading, Seen, Tables, look, table
+from readings import Picture, Reading, SetReadings, Tables, read_set, table
 
 Figures = dict[str, Any]
 
@@ -126,7 +126,7 @@ class Run:
     def __init__(self, harness: Harness, sets: dict[str, list[Sample]], ledger: Ledger, args: argparse.Namespace):
         self.harness, self.sets, self.ledger, self.args = harness, sets, ledger, args
         self.tables = Tables(harness, sets)
-        self.strangers: Seen | None = None
+        self.strangers: SetReadings | None = None
 
     def labelled(self) -> None:
         """What each set labels."""
@@ -138,7 +138,7 @@ class Run:
         own: Figures = {"images": len(seen.found), "no face found": int((~seen.found).sum())}
         if not np.isnan(seen.label("Male")).all():
             own["attributes"] = figures.attributes(seen)
-        own |= {task: found for task in CHOICES if (found := figures.choice(seen, task))}
+        own |= {task: found for task in EXCLUSIVE_GROUPS if (found := figures.choice(seen, task))}
         rules = figures.consistency(seen, self.harness.bundle.manifest.rules)
         return own | {"rules": rules, "fairness": figures.fairness(seen)}
 
@@ -148,7 +148,7 @@ class Run:
     def strange(self) -> None:
         self.ledger.figure(lambda: self._strangers()[0], "strangers")
 
-    def _strangers(self) -> tuple[Figures | None, Seen | None]:
+    def _strangers(self) -> tuple[Figures | None, SetReadings | None]:
         if (found := strangers.strangers(self.harness, self.args.data)) is None:
             return None, None
         self.strangers = table(self.harness, found[1])
@@ -171,7 +171,7 @@ class Run:
     def _surrounded(self, name: str) -> Figures:
         samples = self.sets[name]
         some = datasets.spread(samples, self.args.surrounded)
-        plain = self.tables[name] if len(some) == len(samples) else look(self.harness, some, f"{name}: plain")
+        plain = self.tables[name] if len(some) == len(samples) else read_set(self.harness, some, f"{name}: plain")
         return degraded.surroundings(self.harness, some, plain, name)
 
     def degrade(self) -> None:
@@ -265,8 +265,14 @@ def main() -> None:
     parser.add_argument("--views", type=int, default=300, help="at most this many pictures per set in degraded views")
     parser.add_argument("--surrounded", type=int, default=2000, help="at most this many per set in surroundings")
     parser.add_argument("--questions", type=int, default=1000, help="at most this many of each kind for the LLM")
-    parser.add_argument("--only", nargs="+", choices=tuple(SECTIONS), metavar="NAME", default=list(SECTIONS),
-                        help=f"these sections alone: {', '.join(SECTIONS)}")  # fmt: skip
+    parser.add_argument(
+        "--only",
+        nargs="+",
+        choices=tuple(SECTIONS),
+        metavar="NAME",
+        default=list(SECTIONS),
+        help=f"these sections alone: {', '.join(SECTIONS)}",
+    )
     parser.add_argument("--fresh", action="store_true", help="measure anew what the JSON holds already")
     parser.add_argument("--no-llm", action="store_true", help="leave the questions out")
     args = parser.parse_args()
@@ -278,13 +284,21 @@ def main() -> None:
         sets[name], bad = datasets.sound(datasets.spread(samples, args.images), name)
         damaged |= {name: {"n": len(bad), "first": bad[:5]}} if bad else {}
     head: Figures = {
-        "bundle": bundle.manifest.name, "bundle sha256": bundle.sha256, "bundle MB": bundle.bytes / 1e6,
-        "runtime": __version__, "split": args.split,
-        "options": {"at most": args.images if args.images < ALL else None,
-                    "images": {name: len(samples) for name, samples in sets.items()}, "views": args.views,
-                    "surrounded": args.surrounded, "questions": args.questions},
-        "damaged": damaged, "notes": datasets.notes(args.data, args.split),
-    }  # fmt: skip
+        "bundle": bundle.manifest.name,
+        "bundle sha256": bundle.sha256,
+        "bundle MB": bundle.bytes / 1e6,
+        "runtime": __version__,
+        "split": args.split,
+        "options": {
+            "at most": args.images if args.images < ALL else None,
+            "images": {name: len(samples) for name, samples in sets.items()},
+            "views": args.views,
+            "surrounded": args.surrounded,
+            "questions": args.questions,
+        },
+        "damaged": damaged,
+        "notes": datasets.notes(args.data, args.split),
+    }
     ledger = Ledger(args.out, head, fresh=args.fresh)
     if ledger.kept:
         print(f"{args.out} holds {ledger.kept} figures of this bundle and these options: they are kept")

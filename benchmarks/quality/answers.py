@@ -147,7 +147,7 @@ def compound_questions(insight: FaceInsight, samples: Sequence[Sample], count: i
 
 def ablation(insight: FaceInsight, samples: Sequence[Sample], count: int) -> Figures:
     """What each kind of token tells the LLM: accuracy against labels on yes/no questions. Each characteristic is asked
-    of as many faces that have it as of such that do not, so whoever does not look is right half of the time."""
+    of as many faces that have it as of such that do not, so whoever does not read_set is right half of the time."""
     rng, grounding = np.random.default_rng(12), ClaimChecker(insight.perception.encoders.specs)
     on = {c.name for c in insight.perception.encoders.specs}
     labels = np.stack([s.labels for s in samples])
@@ -180,8 +180,12 @@ def ablation(insight: FaceInsight, samples: Sequence[Sample], count: int) -> Fig
     for arm, kept in arms.items():
         right = []
         for face, concept, question, wanted in tqdm(cases, desc=arm, mininterval=5):
-            tokens = np.concatenate([face.tokens[:image] if "i" in kept else face.tokens[:0],
-                                     face.tokens[image:] if "r" in kept else face.tokens[:0]])  # fmt: skip
+            tokens = np.concatenate(
+                [
+                    face.tokens[:image] if "i" in kept else face.tokens[:0],
+                    face.tokens[image:] if "r" in kept else face.tokens[:0],
+                ]
+            )
             other = dataclasses.replace(face, tokens=tokens, key=face.key + arm)
             query = insight.questions.query(question, (other,))
             if "k" not in kept:

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 import metrics
 from faceinsight.types import NO, YES
-from faceinsight_models.taxonomy import CHOICES, CHOSEN
+from faceinsight_models.taxonomy import EXCLUSIVE_GROUPS, EXCLUSIVE_MEMBERS
 from figures import Figures
-from readings import Seen
+from readings import SetReadings
 
 #: Promised: at most this share of claims is wrong, of an attribute and of a choice.
 RISK, CHOICE_RISK = 0.10, 0.25
@@ -39,9 +39,13 @@ class Tally:
     def __add__(self, other: Tally) -> Tally:
         """The claims of both, over the same characteristics."""
         return Tally(
-            self.names, self.labelled + other.labelled, self.yes + other.yes, self.yes_wrong + other.yes_wrong,
-            self.no + other.no, self.no_wrong + other.no_wrong,
-        )  # fmt: skip
+            self.names,
+            self.labelled + other.labelled,
+            self.yes + other.yes,
+            self.yes_wrong + other.yes_wrong,
+            self.no + other.no,
+            self.no_wrong + other.no_wrong,
+        )
 
     def of(self, kind: str) -> tuple[Counts, Counts]:
         """Claims and wrong ones, of kind "yes" or "no"."""
@@ -49,20 +53,20 @@ class Tally:
 
     @property
     def promise(self) -> NDArray[np.float64]:
-        return np.where([n in CHOICES for n in self.names], CHOICE_RISK, RISK)
+        return np.where([n in EXCLUSIVE_GROUPS for n in self.names], CHOICE_RISK, RISK)
 
 
-def tally(seen: Seen, choices: Sequence[str] = tuple(CHOICES)) -> Tally:
+def tally(seen: SetReadings, choices: Sequence[str] = tuple(EXCLUSIVE_GROUPS)) -> Tally:
     """Count claims against labels. Of a choice only the member that is claimed is a claim."""
     rows: dict[str, tuple[int, ...]] = {}
-    for name in (n for n in seen.names if n not in CHOSEN and n not in SKIPPED):
+    for name in (n for n in seen.names if n not in EXCLUSIVE_MEMBERS and n not in SKIPPED):
         label, state = seen.label(name), seen.state(name)
         known = ~np.isnan(label)
         yes, no = (known & seen.found & (state == s) for s in (YES, NO))
         hits = known, yes, yes & (label <= 0.5), no, no & (label > 0.5)
         rows[name] = tuple(int(h.sum()) for h in hits)
     for task in choices:
-        columns = seen.columns(CHOICES[task])
+        columns = seen.columns(EXCLUSIVE_GROUPS[task])
         labels, states = seen.labels[:, columns], seen.states[:, columns]
         known = ~np.isnan(labels[:, 0])
         yes = known & seen.found & (states == YES).any(1)
@@ -88,7 +92,7 @@ def errors(t: Tally) -> Figures:
         made, wrong = t.of(kind)
         order = sorted(np.flatnonzero(made >= SHOWN), key=lambda k: -wrong[k] / made[k])
         per: dict[str, Any] = {t.names[k]: {"claims": int(made[k]), "wrong": wrong[k] / made[k]} for k in order}
-        plain = [v["wrong"] for n, v in per.items() if n not in CHOICES]
+        plain = [v["wrong"] for n, v in per.items() if n not in EXCLUSIVE_GROUPS]
         summary = {"mean": metrics.mean(plain), "worst": max(plain, default=None), "characteristics": len(plain)}
         out[f"{kind}-claims"] = summary | {"per characteristic": per}
     return out
@@ -115,7 +119,7 @@ def kept(t: Tally) -> Figures:
     return out
 
 
-def claims(seen: Seen) -> Figures:
+def claims(seen: SetReadings) -> Figures:
     """A set's claims: together, per characteristic, and against the promise."""
     counted = tally(seen)
     return {"together": shares(counted)} | errors(counted) | {"promised risk kept": kept(counted)}

@@ -8,45 +8,45 @@ import numpy as np
 from numpy.typing import NDArray
 
 from faceinsight.types import NO, YES
-from faceinsight_models.taxonomy import CHOICES
+from faceinsight_models.taxonomy import EXCLUSIVE_GROUPS
 from figures import Figures
-from readings import Seen
+from readings import SetReadings
 
 Bits = NDArray[np.bool_]
 
-COLOURS = ("Black_Hair", "Blond_Hair", "Brown_Hair", "Gray_Hair")
-#: From this share of the crop on, there is hair whose colour can be told.
+COLORS = ("Black_Hair", "Blond_Hair", "Brown_Hair", "Gray_Hair")
+#: From this share of the crop on, there is hair whose color can be told.
 HAIR = 0.05
 
 
-def _is(seen: Seen, name: str, state: int = YES) -> Bits:
+def _is(seen: SetReadings, name: str, state: int = YES) -> Bits:
     return np.asarray(seen.state(name) == state)
 
 
-def _any(seen: Seen, names: tuple[str, ...]) -> Bits:
+def _any(seen: SetReadings, names: tuple[str, ...]) -> Bits:
     return np.asarray((seen.states[:, seen.columns(names)] == YES).any(1))
 
 
-def _colourless(seen: Seen) -> Bits:
+def _colorless(seen: SetReadings) -> Bits:
     """Four times "no", on a head with hair that no hat covers."""
-    none = (seen.states[:, seen.columns(COLOURS)] == NO).all(1)
+    none = (seen.states[:, seen.columns(COLORS)] == NO).all(1)
     hair = seen.areas[:, seen.regions.index("hair")] >= HAIR
     return np.asarray(none & hair & ~_is(seen, "Bald") & ~_is(seen, "Wearing_Hat"))
 
 
-KINDS: dict[str, Callable[[Seen], Bits]] = {
+KINDS: dict[str, Callable[[SetReadings], Bits]] = {
     "smiling, neutral": lambda s: _is(s, "Smiling") & _is(s, "Neutral"),
     "happy, not smiling": lambda s: _is(s, "Happiness") & _is(s, "Smiling", NO),
-    "under 30, not young": lambda s: _any(s, CHOICES["age"][:4]) & _is(s, "Young", NO),
-    "60 or more, young": lambda s: _any(s, CHOICES["age"][7:]) & _is(s, "Young"),
-    "bald, a hair colour": lambda s: _is(s, "Bald") & _any(s, COLOURS),
-    "two hair colours": lambda s: (s.states[:, s.columns(COLOURS)] == YES).sum(1) > 1,
+    "under 30, not young": lambda s: _any(s, EXCLUSIVE_GROUPS["age"][:4]) & _is(s, "Young", NO),
+    "60 or more, young": lambda s: _any(s, EXCLUSIVE_GROUPS["age"][7:]) & _is(s, "Young"),
+    "bald, a hair colour": lambda s: _is(s, "Bald") & _any(s, COLORS),
+    "two hair colours": lambda s: (s.states[:, s.columns(COLORS)] == YES).sum(1) > 1,
     "no beard, goatee or mustache": lambda s: _is(s, "No_Beard") & _any(s, ("Goatee", "Mustache")),
-    "no hair colour, hair": _colourless,
+    "no hair colour, hair": _colorless,
 }
 
 
-def contradictions(tables: Mapping[str, Seen]) -> Figures:
+def contradictions(tables: Mapping[str, SetReadings]) -> Figures:
     """Reports per set that hold each kind, and the sum of all kinds over all sets."""
     rows: Figures = {}
     for name, seen in tables.items():

@@ -1,4 +1,4 @@
-"""Does what a set does not label look there as it does where it is labelled?
+"""Does what a set does not label read_set there as it does where it is labelled?
 
 A head that tells the sets apart is sure of one class wherever nobody taught it: no figure on its own set shows that.
 """
@@ -13,22 +13,22 @@ from numpy.typing import NDArray
 
 import metrics
 from faceinsight.types import NO, YES
-from faceinsight_models.taxonomy import CHOICES
+from faceinsight_models.taxonomy import EXCLUSIVE_GROUPS
 from figures import Figures
-from readings import Seen
+from readings import SetReadings
 
 #: A likeliest member above this is as good as certain.
 SURE = 0.95
-#: Young or not, by the bins: below 50; 30 or more; of grey hair: 40 or more.
-YOUNG, GROWN, GREY = slice(0, 6), slice(4, 9), slice(5, 9)
+#: Young or not, by the bins: below 50; 30 or more; of gray hair: 40 or more.
+YOUNG, GROWN, GRAY = slice(0, 6), slice(4, 9), slice(5, 9)
 #: A figure of fewer faces than this says nothing about a set.
 FEW = 10
 
 
-def cross_set(tables: Mapping[str, Seen]) -> Figures:
+def cross_set(tables: Mapping[str, SetReadings]) -> Figures:
     """Choices and gender on every set, labelled or not, and whether they agree with labels that bear on them."""
     out: Figures = {}
-    for task in ("gender", *CHOICES):
+    for task in ("gender", *EXCLUSIVE_GROUPS):
         rows = {name: _certainty(seen, task) for name, seen in tables.items() if seen.found.any()}
         labelled = [r["above 0.95"] for r in rows.values() if r["labelled"]]
         others = [r["above 0.95"] for r in rows.values() if not r["labelled"]]
@@ -54,7 +54,7 @@ def _standardised(rows: Sequence[Figures]) -> float:
     return float(np.abs((count[~labelled] @ rate - sure[~labelled].sum(1)) / total).max())
 
 
-def _certainty(seen: Seen, task: str) -> Figures:
+def _certainty(seen: SetReadings, task: str) -> Figures:
     """Of the faces found: how sure, how often claimed, which classes."""
     here = seen.found
     if task == "gender":
@@ -64,7 +64,7 @@ def _certainty(seen: Seen, task: str) -> Figures:
         claimed = np.isin(seen.state("Male")[here], (YES, NO))
         labelled = bool((~np.isnan(seen.label("Male"))).any())
     else:
-        members, columns = CHOICES[task], seen.columns(CHOICES[task])
+        members, columns = EXCLUSIVE_GROUPS[task], seen.columns(EXCLUSIVE_GROUPS[task])
         p, claimed = seen.p[here][:, columns], (seen.states[here][:, columns] == YES).any(1)
         labelled = bool((~np.isnan(seen.labels[:, columns])).any())
     likeliest, sure = p.argmax(1), p.max(1) > SURE
@@ -81,18 +81,18 @@ def _certainty(seen: Seen, task: str) -> Figures:
     }
 
 
-def _bearing(seen: Seen) -> Figures:
+def _bearing(seen: SetReadings) -> Figures:
     """Shares among the faces to which a label, or a claim where the set has no such label, applies."""
-    young, grey = seen.label("Young"), seen.label("Gray_Hair")
+    young, gray = seen.label("Young"), seen.label("Gray_Hair")
     smiling, stated = seen.label("Smiling"), ~np.isnan(seen.label("Smiling"))
-    age, expression = seen.likeliest(CHOICES["age"]), seen.likeliest(CHOICES["expression"])
-    neutral, happy = (CHOICES["expression"].index(n) for n in ("Neutral", "Happiness"))
+    age, expression = seen.likeliest(EXCLUSIVE_GROUPS["age"]), seen.likeliest(EXCLUSIVE_GROUPS["expression"])
+    neutral, happy = (EXCLUSIVE_GROUPS["expression"].index(n) for n in ("Neutral", "Happiness"))
     who = "labelled Smiling" if stated.any() else "Smiling claimed"
     smiles = smiling > 0.5 if stated.any() else seen.state("Smiling") == YES
     asked: dict[str, tuple[NDArray[Any], NDArray[Any]]] = {
         "labelled Young: age under 50": (young > 0.5, _inside(age, YOUNG)),
         "labelled not Young: age 30 or more": (young <= 0.5, _inside(age, GROWN)),
-        "labelled Gray_Hair: age 40 or more": (grey > 0.5, _inside(age, GREY)),
+        "labelled Gray_Hair: age 40 or more": (gray > 0.5, _inside(age, GRAY)),
         f"{who}: Neutral likeliest": (smiles, expression == neutral),
         f"{who}: Happiness likeliest": (smiles, expression == happy),
     }

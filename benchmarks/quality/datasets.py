@@ -248,17 +248,17 @@ def _ferplus(folder: Path, split: str) -> list[Sample]:
         return _files(folder / place, list(files.values()), labels)
     pixels = _fer_pixels(folder / "fer2013.csv", set(files))
     numbered = zip(files.items(), labels, strict=True)
-    return [Sample(partial(_grey, pixels.get(n, "")), y, None, name) for (n, name), y in numbered]
+    return [Sample(partial(_gray, pixels.get(n, "")), y, None, name) for (n, name), y in numbered]
 
 
 def _fer_pixels(table: Path, wanted: set[int]) -> dict[int, str]:
-    """Row -> grey values of FER2013's CSV, whose rows are those of FER+'s."""
+    """Row -> gray values of FER2013's CSV, whose rows are those of FER+'s."""
     with open(table, newline="") as f:
         return {n: row["pixels"] for n, row in enumerate(csv.DictReader(f)) if n in wanted}
 
 
-def _grey(pixels: str) -> NDArray[np.uint8]:
-    """FER2013's grey values as RGB (48,48,3). Raises ValueError where there are not as many."""
+def _gray(pixels: str) -> NDArray[np.uint8]:
+    """FER2013's gray values as RGB (48,48,3). Raises ValueError where there are not as many."""
     values = np.array(pixels.split(), np.uint8).reshape(48, 48)
     return np.repeat(values[:, :, None], 3, 2)
 

@@ -14,26 +14,26 @@ import claims
 import metrics
 from datasets import Sample
 from faceinsight.types import NO, STATES, YES
-from faceinsight_models.taxonomy import CHOICES, CHOSEN
+from faceinsight_models.taxonomy import EXCLUSIVE_GROUPS, EXCLUSIVE_MEMBERS
 from figures import Figures
-from readings import Picture, Reader, Seen, View, look, table
+from readings import Picture, Reader, SetReadings, View, read_set, table
 from views import SURROUNDINGS, VIEWS, Subject, subject
 
 #: What a covered mouth and covered eyes hide.
 MOUTH = (
     "Smiling", "Mouth_Slightly_Open", "Wearing_Lipstick", "Big_Lips", "Mustache", "Goatee", "No_Beard",
-    *CHOICES["expression"],
+    *EXCLUSIVE_GROUPS["expression"],
 )  # fmt: skip
 EYES = ("Eyeglasses", "Narrow_Eyes", "Bags_Under_Eyes")
 HIDES = {"surgical mask": MOUTH, "mouth hidden": MOUTH, "eyes hidden": EYES}
 
 
-def surroundings(reader: Reader, samples: Sequence[Sample], plain: Seen, name: str) -> Figures:
+def surroundings(reader: Reader, samples: Sequence[Sample], plain: SetReadings, name: str) -> Figures:
     """Accuracy of what the set labels, plain and inside larger photos; differences to plain, a face lost is wrong."""
     out: Figures = {"plain": _accuracy(plain)}
     for kind, make in SURROUNDINGS.items():
-        # The picture before it stands in for a user's background; one set has one look, which is what is asked.
-        seen = look(reader, samples, f"{name}: {kind}", _inside(make, samples))
+        # The picture before it stands in for a user's background; one set has one read_set, which is what is asked.
+        seen = read_set(reader, samples, f"{name}: {kind}", _inside(make, samples))
         own = _accuracy(seen)
         lost = {k: out["plain"][k] - v for k, v in own.items() if k not in ("n", "found")}
         out[kind] = own | {"lost against plain": lost}
@@ -44,10 +44,10 @@ def _inside(make: Callable[[Picture, Picture], Picture], samples: Sequence[Sampl
     return lambda i, image: make(image, samples[i - 1].read())
 
 
-def _accuracy(seen: Seen) -> Figures:
+def _accuracy(seen: SetReadings) -> Figures:
     """Accuracy of gender, choices and the mean of the attributes, as far as they are labelled."""
     out: Figures = {"n": len(seen.found), "found": metrics.share(seen.found)}
-    plain = [k for k, n in enumerate(seen.names) if n not in CHOSEN and n not in claims.SKIPPED]
+    plain = [k for k, n in enumerate(seen.names) if n not in EXCLUSIVE_MEMBERS and n not in claims.SKIPPED]
     y = seen.labels[:, plain]
     right = ((seen.p[:, plain] > 0.5) == (y > 0.5)) & seen.found[:, None]
     known = ~np.isnan(y)
@@ -56,7 +56,7 @@ def _accuracy(seen: Seen) -> Figures:
     male = plain.index(seen.names.index("Male"))
     if known[:, male].any():
         out["gender"] = float(right[known[:, male], male].mean())
-    for task, members in CHOICES.items():
+    for task, members in EXCLUSIVE_GROUPS.items():
         labels = seen.labels[:, seen.columns(members)]
         stated = ~np.isnan(labels[:, 0])
         if stated.any():
@@ -92,7 +92,7 @@ def degraded(reader: Reader, samples: Sequence[Sample], name: str) -> Figures:
     return out | {"all views": claims.shares(total) | worst | {"promised risk kept": claims.kept(total)}}
 
 
-def _of_the_face(seen: Seen) -> Seen:
+def _of_the_face(seen: SetReadings) -> SetReadings:
     """Labels of the face alone: the view decides whether it is blurry, not the set."""
     labels = seen.labels.copy()
     labels[:, seen.columns(("Blurry",))] = np.nan
@@ -116,7 +116,7 @@ def _viewed(
     samples: Sequence[Sample],
     what: str,
     make: Callable[[Subject, Picture], Picture],
-) -> Seen:
+) -> SetReadings:
     def picture(i: int) -> Picture:
         return np.asarray(make(subjects[i], subjects[i - 1].image), np.uint8)
 
@@ -124,12 +124,12 @@ def _viewed(
     return table(reader, [reader.photo(picture(i)) for i in progress], samples)
 
 
-def _share(seen: Seen, names: Sequence[str], *states: int) -> float:
+def _share(seen: SetReadings, names: Sequence[str], *states: int) -> float:
     """Among the faces found."""
     return metrics.share(np.isin(seen.states[seen.found][:, seen.columns(names)], states))
 
 
-def _hidden(seen: Seen, names: Sequence[str]) -> Figures:
+def _hidden(seen: SetReadings, names: Sequence[str]) -> Figures:
     """States of what cannot be seen; each characteristic's share of "not visible"."""
     hidden, unsure = STATES.index("not visible"), STATES.index("unsure")
     return {

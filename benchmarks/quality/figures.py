@@ -15,19 +15,19 @@ from datasets import Sample
 from faceinsight.bundle.manifest import RuleSpec
 from faceinsight.perception.rules import RuleSet
 from faceinsight.types import NO, STATES, YES
-from faceinsight_models.taxonomy import CHOICES, CHOSEN
-from readings import Picture, Reader, Reading, Seen
+from faceinsight_models.taxonomy import EXCLUSIVE_GROUPS, EXCLUSIVE_MEMBERS
+from readings import Picture, Reader, Reading, SetReadings
 
 Figures = dict[str, Any]
 
 
-def attributes(seen: Seen) -> Figures:
+def attributes(seen: SetReadings) -> Figures:
     """Yes/no characteristics that the set labels: accuracy, balanced accuracy, F1, AUC, mAP, ECE, abstention."""
     per: Figures = {}
     curves: list[dict[str, float]] = []
     for k, name in enumerate(seen.names):
         y = seen.labels[:, k]
-        if name in CHOSEN or np.isnan(y).all():
+        if name in EXCLUSIVE_MEMBERS or np.isnan(y).all():
             continue
         known = ~np.isnan(y)
         truth, p = y[known] > 0.5, seen.p[known, k]
@@ -36,12 +36,17 @@ def attributes(seen: Seen) -> Figures:
         wrong = claimed & ((seen.states[known, k] == YES) != truth)
         curves.append(metrics.abstention(np.maximum(p, 1 - p), right))
         per[name] = {
-            "n": int(known.sum()), "prevalence": truth.mean(), "accuracy": right.mean(),
-            "balanced": metrics.balanced(p > 0.5, truth), "F1": metrics.f1(p > 0.5, truth),
-            "AUC": metrics.auc(p, truth), "AP": metrics.average_precision(p, truth),
-            "ECE": metrics.ece(p, truth.astype(float)), "claimed": claimed.mean(),
+            "n": int(known.sum()),
+            "prevalence": truth.mean(),
+            "accuracy": right.mean(),
+            "balanced": metrics.balanced(p > 0.5, truth),
+            "F1": metrics.f1(p > 0.5, truth),
+            "AUC": metrics.auc(p, truth),
+            "AP": metrics.average_precision(p, truth),
+            "ECE": metrics.ece(p, truth.astype(float)),
+            "claimed": claimed.mean(),
             "wrong of claimed": wrong.sum() / max(1, claimed.sum()),
-        }  # fmt: skip
+        }
     return {
         **{
             f"mean {key}": metrics.mean([v[key] for v in per.values()])
@@ -55,11 +60,11 @@ def attributes(seen: Seen) -> Figures:
     }
 
 
-def choice(seen: Seen, task: str) -> Figures | None:
+def choice(seen: SetReadings, task: str) -> Figures | None:
     """Age, race or expression: accuracy, macro-F1, ECE of the likeliest, per class; age also in years.
 
     Where a set says only "one of these" (UTKFace's Asian), these together are one class."""
-    columns = seen.columns(CHOICES[task])
+    columns = seen.columns(EXCLUSIVE_GROUPS[task])
     y = seen.labels[:, columns]
     known = ~np.isnan(y[:, 0])
     if not known.any():
@@ -69,7 +74,10 @@ def choice(seen: Seen, task: str) -> Figures | None:
     predicted = class_of[p.argmax(1)]
     right, top = (predicted == truth) & found, p.max(1)
     claimed = (seen.states[known][:, columns] == YES).any(1) & found
-    words = [" or ".join(n for n, inside in zip(CHOICES[task], members, strict=True) if inside) for members in classes]
+    words = [
+        " or ".join(n for n, inside in zip(EXCLUSIVE_GROUPS[task], members, strict=True) if inside)
+        for members in classes
+    ]
     out: Figures = {
         "n": len(truth),
         "accuracy": right.mean(),
@@ -91,34 +99,34 @@ def choice(seen: Seen, task: str) -> Figures | None:
     return out
 
 
-def target_years(seen: Seen) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+def target_years(seen: SetReadings) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
     """(M,) age in years, the bin's middle where the set gives bins only, NaN where it says nothing; which are exact."""
     middles = np.array([(low + high) / 2 for low, high in datasets.YEARS])
-    y = seen.labels[:, seen.columns(CHOICES["age"])]
+    y = seen.labels[:, seen.columns(EXCLUSIVE_GROUPS["age"])]
     bins = np.where(np.isnan(y[:, 0]), np.nan, middles[np.nan_to_num(y).argmax(1)])
     exact = ~np.isnan(seen.years)
     return np.where(exact, seen.years, bins), exact
 
 
-def fairness(seen: Seen) -> Figures:
+def fairness(seen: SetReadings) -> Figures:
     """Accuracy by gender, age and race of those pictured, each with a 95 % interval; groups of at least 20."""
     groups: dict[str, NDArray[np.bool_]] = {}
     male, young = seen.label("Male"), seen.label("Young")
     groups |= {"gender: male": male > 0.5, "gender: female": male <= 0.5}
     for task in ("age", "race"):
-        y = seen.labels[:, seen.columns(CHOICES[task])]
+        y = seen.labels[:, seen.columns(EXCLUSIVE_GROUPS[task])]
         # Whoever is "one of these" belongs to no group for certain.
         certain = (y > 0.5) & ((y > 0.5).sum(1, keepdims=True) == 1)
-        groups |= {f"{task}: {name}": certain[:, k] for k, name in enumerate(CHOICES[task])}
+        groups |= {f"{task}: {name}": certain[:, k] for k, name in enumerate(EXCLUSIVE_GROUPS[task])}
     groups |= {"young": young > 0.5, "not young": young <= 0.5}
     tasks: dict[str, tuple[NDArray[np.bool_], NDArray[np.bool_]]] = {}
-    binary = [k for k, n in enumerate(seen.names) if n not in CHOSEN]
+    binary = [k for k, n in enumerate(seen.names) if n not in EXCLUSIVE_MEMBERS]
     y = seen.labels[:, binary]
     attributes_known = ~np.isnan(y)
     if attributes_known.any():
         right = ((seen.p[:, binary] > 0.5) == (y > 0.5)) & seen.found[:, None]
         tasks["attributes" if attributes_known.sum(1).max() > 1 else "gender"] = right, attributes_known
-    for task, names in CHOICES.items():
+    for task, names in EXCLUSIVE_GROUPS.items():
         own = seen.labels[:, seen.columns(names)]
         known = ~np.isnan(own[:, 0])
         if known.any():
@@ -140,13 +148,13 @@ def fairness(seen: Seen) -> Figures:
     return out
 
 
-def consistency(seen: Seen, rules: Sequence[RuleSpec]) -> Figures:
+def consistency(seen: SetReadings, rules: Sequence[RuleSpec]) -> Figures:
     """Hard rules broken by the outputs taken one by one, and by the reports."""
     ruled = RuleSet(seen.names, rules)
     rows = np.flatnonzero(seen.found)
     raw = [ruled.violations(_named(seen.names, seen.raw[i])) for i in rows]
     # A choice in doubt is still one choice.
-    doubt = np.isin(np.arange(len(seen.names)), seen.columns(CHOSEN))
+    doubt = np.isin(np.arange(len(seen.names)), seen.columns(EXCLUSIVE_MEMBERS))
     said = (seen.states == YES) | ((seen.states == STATES.index("unsure")) & doubt)
     repaired = [ruled.violations(_named(seen.names, said[i])) for i in rows]
     return {
@@ -195,7 +203,7 @@ def summary(result: Figures) -> str:
             what = "attributes" if len(per) > 1 else "gender"
             count = next(iter(per.values()))["n"]
             line(f"{name}: {what}, accuracy / AUC / ECE", count, a["mean accuracy"], a["mean AUC"], a["mean ECE"])
-        for task in CHOICES:
+        for task in EXCLUSIVE_GROUPS:
             if c := own.get(task):
                 line(f"{name}: {task}, accuracy / macro F1 / ECE", c["n"], c["accuracy"], c["macro F1"], c["ECE"])
                 if task == "age":

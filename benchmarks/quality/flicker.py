@@ -15,7 +15,7 @@ from readings import Picture
 
 #: Frames of a clip, and how many of them are a minute.
 FRAMES, MINUTE = 200, 600
-#: Sensor noise, grey values; sway, per cent of the picture and of its size, and degrees.
+#: Sensor noise, gray values; sway, per cent of the picture and of its size, and degrees.
 NOISE, SHIFT, ZOOM, ANGLE = 4.0, 0.03, 0.03, 3.0
 #: A label that nobody answers cannot flicker.
 SKIPPED = ("Attractive",)

@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 
 import metrics
 from faceinsight.types import NO, YES
-from faceinsight_models.taxonomy import CHOICES
+from faceinsight_models.taxonomy import EXCLUSIVE_GROUPS
 from figures import Figures, target_years
-from readings import Seen
+from readings import SetReadings
 
 Bits = NDArray[np.bool_]
 
@@ -24,14 +24,14 @@ UNLIKELY = {
 }  # fmt: skip
 
 
-def age_groups(tables: Mapping[str, Seen]) -> Figures:
+def age_groups(tables: Mapping[str, SetReadings]) -> Figures:
     """Gender and age per group of age, on the sets that label it; of children also what is claimed and unlikely."""
     out: Figures = {}
     for name, seen in tables.items():
-        known = ~np.isnan(seen.labels[:, seen.columns(CHOICES["age"])[0]])
+        known = ~np.isnan(seen.labels[:, seen.columns(EXCLUSIVE_GROUPS["age"])[0]])
         if not known.any():
             continue
-        bins = np.nan_to_num(seen.labels[:, seen.columns(CHOICES["age"])]).argmax(1)
+        bins = np.nan_to_num(seen.labels[:, seen.columns(EXCLUSIVE_GROUPS["age"])]).argmax(1)
         rows: Figures = {}
         for group, (first, last) in GROUPS.items():
             inside = known & (bins >= first) & (bins <= last)
@@ -42,7 +42,7 @@ def age_groups(tables: Mapping[str, Seen]) -> Figures:
     return out
 
 
-def _gender(seen: Seen, inside: Bits) -> Figures:
+def _gender(seen: SetReadings, inside: Bits) -> Figures:
     label = seen.label("Male")
     inside = inside & ~np.isnan(label)
     if not inside.any():
@@ -59,10 +59,10 @@ def _gender(seen: Seen, inside: Bits) -> Figures:
     }
 
 
-def _age(seen: Seen, inside: Bits, bins: NDArray[np.int64]) -> Figures:
+def _age(seen: SetReadings, inside: Bits, bins: NDArray[np.int64]) -> Figures:
     goal, exact = target_years(seen)
-    right = (seen.likeliest(CHOICES["age"]) == bins) & seen.found
-    claimed = (seen.states[:, seen.columns(CHOICES["age"])] == YES).any(1) & seen.found
+    right = (seen.likeliest(EXCLUSIVE_GROUPS["age"]) == bins) & seen.found
+    claimed = (seen.states[:, seen.columns(EXCLUSIVE_GROUPS["age"])] == YES).any(1) & seen.found
     out: Figures = {
         "age bin accuracy": metrics.share(right[inside]),
         "age claimed": metrics.share(claimed[inside]),
@@ -73,13 +73,13 @@ def _age(seen: Seen, inside: Bits, bins: NDArray[np.int64]) -> Figures:
     return out
 
 
-def _claimed(seen: Seen, inside: Bits) -> Figures:
+def _claimed(seen: SetReadings, inside: Bits) -> Figures:
     beard = (seen.state("No_Beard") == NO) | (seen.state("Goatee") == YES) | (seen.state("Mustache") == YES)
     hits = {what: seen.state(name) == YES for what, name in UNLIKELY.items()} | {"beard": beard}
     return {"claimed": {what: metrics.share((hit & seen.found)[inside & seen.found]) for what, hit in hits.items()}}
 
 
-def years(tables: Mapping[str, Seen]) -> Figures:
+def years(tables: Mapping[str, SetReadings]) -> Figures:
     """Expected age against the age in years, by decade, under 10 and from 60 on (exact ages only); gender per bin."""
     out: Figures = {}
     for name, seen in tables.items():
@@ -99,16 +99,16 @@ def years(tables: Mapping[str, Seen]) -> Figures:
     return out | {"gender accuracy per age group": _gender_by_bin(tables)}
 
 
-def _gender_by_bin(tables: Mapping[str, Seen]) -> Figures:
+def _gender_by_bin(tables: Mapping[str, SetReadings]) -> Figures:
     out: Figures = {}
     for name, seen in tables.items():
-        ages = seen.labels[:, seen.columns(CHOICES["age"])]
+        ages = seen.labels[:, seen.columns(EXCLUSIVE_GROUPS["age"])]
         known = ~np.isnan(ages[:, 0]) & ~np.isnan(seen.label("Male"))
         if not known.any():
             continue
         right = ((seen.p[:, seen.names.index("Male")] > 0.5) == (seen.label("Male") > 0.5)) & seen.found
         bins = np.nan_to_num(ages).argmax(1)
-        rows = {n: right[known & (bins == k)] for k, n in enumerate(CHOICES["age"])}
+        rows = {n: right[known & (bins == k)] for k, n in enumerate(EXCLUSIVE_GROUPS["age"])}
         out[name] = {
             n: {"n": len(r), "accuracy": metrics.share(r), "interval": metrics.wilson(int(r.sum()), len(r))}
             for n, r in rows.items()

@@ -31,16 +31,16 @@ def regression(x: Floats, y: Floats, asked: Floats, *, decay: float = 1e-4) -> N
     """Logistic regressions of all columns of y (M,H) on x (M,K) at once -> probabilities (A,H) of asked (A,K)."""
     weight = torch.zeros(x.shape[1] + 1, y.shape[1], dtype=torch.float64, requires_grad=True)
     known, target, wanted = (torch.from_numpy(np.asarray(a, np.float64)) for a in (x, y, asked))
-    optimiser = torch.optim.LBFGS([weight], max_iter=300, line_search_fn="strong_wolfe")
+    optimizer = torch.optim.LBFGS([weight], max_iter=300, line_search_fn="strong_wolfe")
 
     def closure() -> torch.Tensor:
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         logits = known @ weight[:-1] + weight[-1]
         loss = F.binary_cross_entropy_with_logits(logits, target) + decay * weight.square().sum()
         loss.backward()  # type: ignore[no-untyped-call]
         return loss
 
-    optimiser.step(closure)
+    optimizer.step(closure)
     with torch.no_grad():
         return np.asarray((wanted @ weight[:-1] + weight[-1]).sigmoid().numpy())
 

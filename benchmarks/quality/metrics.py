@@ -65,9 +65,9 @@ def wilson(right: int, count: int, z: float = 1.96) -> tuple[float, float]:
     if not count:
         return 0.0, 1.0
     p, n = right / count, count
-    centre = (p + z * z / (2 * n)) / (1 + z * z / n)
+    center = (p + z * z / (2 * n)) / (1 + z * z / n)
     half = z * np.sqrt(p * (1 - p) / n + z * z / (4 * n * n)) / (1 + z * z / n)
-    return round(float(centre - half), 4), round(float(centre + half), 4)
+    return round(float(center - half), 4), round(float(center + half), 4)
 
 
 def mean(values: Any) -> float:

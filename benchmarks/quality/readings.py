@@ -65,7 +65,7 @@ class Reader(Protocol):
 
 
 @dataclass(frozen=True)
-class Seen:
+class SetReadings:
     """A set of M pictures as read: p (M,N), states (M,N), raw (M,N), areas (M,R), guess (M,) expected age in years,
     quality (M,), found (M,); beside it what the set says: labels (M,N) and years (M,), NaN where it does not.
     Of faces that were not found p and areas are 0, the states "no", guess and quality NaN."""
@@ -98,14 +98,14 @@ class Seen:
         return np.asarray(self.p[:, self.columns(members)].argmax(1))
 
 
-def look(reader: Reader, samples: Sequence[Sample], what: str, view: View | None = None) -> Seen:
+def read_set(reader: Reader, samples: Sequence[Sample], what: str, view: View | None = None) -> SetReadings:
     """Read the largest face of every picture, or of what a view makes of it."""
     progress = tqdm(samples, desc=what, mininterval=5)
     pictures = (s.read() if view is None else view(i, s.read()) for i, s in enumerate(progress))
     return table(reader, [reader.photo(p) for p in pictures], samples)
 
 
-def table(reader: Reader, readings: Sequence[Reading | None], samples: Sequence[Sample] = ()) -> Seen:
+def table(reader: Reader, readings: Sequence[Reading | None], samples: Sequence[Sample] = ()) -> SetReadings:
     """Readings as arrays; without samples, nothing is labelled."""
     count, names, regions = len(readings), tuple(reader.names), tuple(reader.regions)
     shape = count, len(names)
@@ -119,19 +119,19 @@ def table(reader: Reader, readings: Sequence[Reading | None], samples: Sequence[
     found = np.array([r is not None for r in readings], bool)
     labels = np.array([s.labels for s in samples]) if samples else np.full((count, len(NAMES)), np.nan, np.float32)
     years = np.array([np.nan if s.years is None else s.years for s in samples]) if samples else np.full(count, np.nan)
-    return Seen(names, regions, p, states, raw, areas, guess, quality, found, labels, years)
+    return SetReadings(names, regions, p, states, raw, areas, guess, quality, found, labels, years)
 
 
-class Tables(Mapping[str, Seen]):
+class Tables(Mapping[str, SetReadings]):
     """What is read of every set; each set's pictures are read once, when first asked for."""
 
     def __init__(self, reader: Reader, sets: Mapping[str, Sequence[Sample]]) -> None:
         self._reader, self._sets = reader, sets
-        self._seen: dict[str, Seen] = {}
+        self._seen: dict[str, SetReadings] = {}
 
-    def __getitem__(self, name: str) -> Seen:
+    def __getitem__(self, name: str) -> SetReadings:
         if name not in self._seen:
-            self._seen[name] = look(self._reader, self._sets[name], name)
+            self._seen[name] = read_set(self._reader, self._sets[name], name)
         return self._seen[name]
 
     def __iter__(self) -> Iterator[str]:

@@ -1,7 +1,7 @@
 """Photos of strangers, labelled by hand: is a report right about somebody whose like no set has?
 
 `strangers.csv`: file, x, y (the face's middle), glasses, hat, smile, bald (0/1), beard (y/n, m: mustache alone), hair
-(k black, n brown, b blond, g grey), expression (H N S, X sad, A D), gender, age_from, age_to; "-" is not clear.
+(k black, n brown, b blond, g gray), expression (H N S, X sad, A D), gender, age_from, age_to; "-" is not clear.
 `strangers.zip` holds the photos. Figures only: no face is named.
 """
 
@@ -15,15 +15,15 @@ import numpy as np
 from tqdm import tqdm
 
 import datasets
-from contradictions import COLOURS
+from contradictions import COLORS
 from faceinsight.types import NO, YES
 from faceinsight_models.data.faces import AGE_YEARS
 from faceinsight_models.data.files import read_image, read_rows
-from faceinsight_models.taxonomy import CHOICES
+from faceinsight_models.taxonomy import EXCLUSIVE_GROUPS
 from figures import Figures
 from readings import Reader, Reading
 
-HAIR = dict(zip("kbng", COLOURS, strict=True))
+HAIR = dict(zip("kbng", COLORS, strict=True))
 EXPRESSIONS = {
     "H": "Happiness", "N": "Neutral", "S": "Surprise", "X": "Sadness", "A": "Anger", "D": "Disgust",
 }  # fmt: skip
@@ -79,7 +79,7 @@ def strangers(reader: Reader, folder: Path) -> tuple[Figures, list[Reading]] | N
 
 
 def match(middles: Sequence[tuple[float, float]], faces: Sequence[Reading]) -> list[int | None]:
-    """Number of the face whose box holds each point, the nearest centre first; a face is taken once."""
+    """Number of the face whose box holds each point, the nearest center first; a face is taken once."""
     near = []
     for i, (x, y) in enumerate(middles):
         for k, face in enumerate(faces):
@@ -131,13 +131,13 @@ def _binary(known: Sequence[tuple[bool, Reading]], reads: Reads, name: str) -> F
 def plausible(first: float, last: float) -> set[str]:
     """Age bins that overlap a range, and one more on each side."""
     inside = [k for k, (low, high) in enumerate(AGE_YEARS) if low <= last and high >= first]
-    return set(CHOICES["age"][max(0, min(inside) - 1) : max(inside) + 2])
+    return set(EXCLUSIVE_GROUPS["age"][max(0, min(inside) - 1) : max(inside) + 2])
 
 
 def _age(pairs: Sequence[tuple[Row, Reading]], reads: Reads) -> Figures:
     known = [(plausible(float(r["age_from"]), float(r["age_to"])), f) for r, f in pairs if r["age_from"].isdigit()]
-    off = [f for bins, f in known if reads.likeliest(f, CHOICES["age"]) not in bins]
-    claimed = [f for f in off if reads.state(f, reads.likeliest(f, CHOICES["age"])) == YES]
+    off = [f for bins, f in known if reads.likeliest(f, EXCLUSIVE_GROUPS["age"]) not in bins]
+    claimed = [f for f in off if reads.state(f, reads.likeliest(f, EXCLUSIVE_GROUPS["age"])) == YES]
     years = [
         max(float(r["age_from"]) - f.years, f.years - float(r["age_to"]), 0.0)
         for r, f in pairs
@@ -147,13 +147,13 @@ def _age(pairs: Sequence[tuple[Row, Reading]], reads: Reads) -> Figures:
         "n": len(known),
         "more than one bin off": len(off),
         "more than one bin off, claimed": len(claimed),
-        "claimed": sum(any(reads.state(f, n) == YES for n in CHOICES["age"]) for _, f in known),
+        "claimed": sum(any(reads.state(f, n) == YES for n in EXCLUSIVE_GROUPS["age"]) for _, f in known),
         "years outside the plausible range, mean": float(np.mean(years)) if years else None,
     }
 
 
 def _expression(pairs: Sequence[tuple[Row, Reading]], reads: Reads) -> Figures:
-    members = CHOICES["expression"]
+    members = EXCLUSIVE_GROUPS["expression"]
     known = [(EXPRESSIONS[r["expression"]], r, f) for r, f in pairs if r["expression"] in EXPRESSIONS]
     wrong = [(r, f) for truth, r, f in known if reads.likeliest(f, members) != truth]
     claimed = [(r, f) for r, f in wrong if reads.state(f, reads.likeliest(f, members)) == YES]
@@ -170,10 +170,10 @@ def _expression(pairs: Sequence[tuple[Row, Reading]], reads: Reads) -> Figures:
 
 def _hair(pairs: Sequence[tuple[Row, Reading]], reads: Reads) -> Figures:
     known = [(HAIR[r["hair"]], f) for r, f in pairs if r["hair"] in HAIR]
-    others = [[n for n in COLOURS if n != truth] for truth, _ in known]
+    others = [[n for n in COLORS if n != truth] for truth, _ in known]
     return {
         "n": len(known),
-        "right": sum(reads.likeliest(f, COLOURS) == truth for truth, f in known),
+        "right": sum(reads.likeliest(f, COLORS) == truth for truth, f in known),
         "true colour claimed": sum(reads.state(f, truth) == YES for truth, f in known),
         'true colour said "no"': sum(reads.state(f, truth) == NO for truth, f in known),
         "another colour claimed": sum(

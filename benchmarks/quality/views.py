@@ -19,7 +19,7 @@ from readings import Picture, Reading
 SCALE = 100.0
 #: The larger photo has this many times each side.
 LARGER = 1.8
-#: Width and height of the photo in which a face is far away, and its neutral colour.
+#: Width and height of the photo in which a face is far away, and its neutral color.
 FRAME, NEUTRAL = (640, 480), 127
 
 
@@ -132,9 +132,9 @@ def _frame(s: Subject) -> tuple[NDArray[np.float64], NDArray[np.float64], float]
     return across, down if down @ (np.mean(mouth, 0) - (right + left) / 2) > 0 else -down, apart
 
 
-def _painted(s: Subject, points: NDArray[np.float64], colour: tuple[int, int, int]) -> Picture:
+def _painted(s: Subject, points: NDArray[np.float64], color: tuple[int, int, int]) -> Picture:
     out: Picture = s.image.copy()
-    cv2.fillPoly(out, [np.rint(points).astype(np.int32)], colour, cv2.LINE_AA)
+    cv2.fillPoly(out, [np.rint(points).astype(np.int32)], color, cv2.LINE_AA)
     return out
 
 
@@ -143,19 +143,25 @@ def surgical_mask(s: Subject) -> Picture:
     across, down, eyes = _frame(s)
     nose, mouth = s.landmarks[2], s.landmarks[3:].mean(0)
     middle = (nose + mouth) / 2
-    outline = np.array([
-        nose - 0.35 * eyes * down, nose - 0.1 * eyes * down + 0.85 * eyes * across, middle + 0.95 * eyes * across,
-        mouth + 0.55 * eyes * down + 0.7 * eyes * across, mouth + 0.95 * eyes * down,
-        mouth + 0.55 * eyes * down - 0.7 * eyes * across, middle - 0.95 * eyes * across,
-        nose - 0.1 * eyes * down - 0.85 * eyes * across,
-    ])  # fmt: skip
+    outline = np.array(
+        [
+            nose - 0.35 * eyes * down,
+            nose - 0.1 * eyes * down + 0.85 * eyes * across,
+            middle + 0.95 * eyes * across,
+            mouth + 0.55 * eyes * down + 0.7 * eyes * across,
+            mouth + 0.95 * eyes * down,
+            mouth + 0.55 * eyes * down - 0.7 * eyes * across,
+            middle - 0.95 * eyes * across,
+            nose - 0.1 * eyes * down - 0.85 * eyes * across,
+        ]
+    )
     out = _painted(s, outline, (178, 206, 220))
     brow = s.landmarks[:2].mean(0)
     pleats = [[middle + eyes * (step * down + x * across) for x in (-0.75, 0.75)] for step in (0.0, 0.25, 0.5)]
     straps = [[middle + side * 0.9 * eyes * across, brow + side * 1.25 * eyes * across] for side in (-1, 1)]
-    for lines, colour in ((pleats, (140, 170, 188)), (straps, (235, 238, 240))):
+    for lines, color in ((pleats, (140, 170, 188)), (straps, (235, 238, 240))):
         points = np.rint(lines).astype(np.int32)
-        cv2.polylines(out, list(points), False, colour, max(1, round(eyes / 30)), cv2.LINE_AA)
+        cv2.polylines(out, list(points), False, color, max(1, round(eyes / 30)), cv2.LINE_AA)
     return out
 
 

@@ -4,7 +4,7 @@
     python benchmarks/speed/convert.py FOLDER --out convert.json --layers 2      (tries the script)
 
 Each conversion is the command that users run, in a process of its own: seconds, and the process's peak memory. A 16-bit
-LLM is written and then quantised in process by llama.cpp.
+LLM is written and then quantized in process by llama.cpp.
 """
 
 from __future__ import annotations
@@ -53,13 +53,29 @@ def write_checkpoint(folder: Path, layers: int) -> None:
     """Shards are written one at a time, from one block of random numbers that is read from another place each time."""
     sentencepiece(folder)
     text = {
-        "model_type": "llama", "architectures": ["LlamaForCausalLM"], "hidden_size": WIDTH, "intermediate_size": INNER,
-        "num_hidden_layers": layers, "num_attention_heads": 32, "num_key_value_heads": 32, "vocab_size": VOCABULARY,
-        "max_position_embeddings": 4096, "rms_norm_eps": 1e-5, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0,
-        "hidden_act": "silu", "rope_theta": 10000.0,
-    }  # fmt: skip
-    config = {"model_type": "llava", "architectures": ["LlavaForConditionalGeneration"], "text_config": text,
-              "vision_config": {"model_type": "clip_vision_model"}, "image_token_index": 3}  # fmt: skip
+        "model_type": "llama",
+        "architectures": ["LlamaForCausalLM"],
+        "hidden_size": WIDTH,
+        "intermediate_size": INNER,
+        "num_hidden_layers": layers,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 32,
+        "vocab_size": VOCABULARY,
+        "max_position_embeddings": 4096,
+        "rms_norm_eps": 1e-5,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+        "pad_token_id": 0,
+        "hidden_act": "silu",
+        "rope_theta": 10000.0,
+    }
+    config = {
+        "model_type": "llava",
+        "architectures": ["LlavaForConditionalGeneration"],
+        "text_config": text,
+        "vision_config": {"model_type": "clip_vision_model"},
+        "image_token_index": 3,
+    }
     (folder / "config.json").write_text(json.dumps(config))
     rng = np.random.default_rng(0)
     block = (rng.standard_normal(2**27, np.float32) * WIDTH**-0.5).astype(np.float16)
@@ -119,12 +135,15 @@ def main() -> None:
         write_checkpoint(checkpoint, args.layers)
     parameters = sum(int(np.prod(shape)) for _, shape in tensors(args.layers))
     result = {
-        "faceinsight": __version__, "machine": machine(), "threads": cores(), "layers": args.layers,
+        "faceinsight": __version__,
+        "machine": machine(),
+        "threads": cores(),
+        "layers": args.layers,
         "parameters": parameters,
         "checkpoint MB": round(sum(p.stat().st_size for p in checkpoint.glob("*.safetensors")) / 1e6),
         "largest shard MB": round(max(p.stat().st_size for p in checkpoint.glob("*.safetensors")) / 1e6),
         "conversions": {kind: convert(checkpoint, kind) for kind in args.kinds},
-    }  # fmt: skip
+    }
     args.out.write_text(json.dumps(result, indent=1) + "\n")
     print(json.dumps(result, indent=1))
 

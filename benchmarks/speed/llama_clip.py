@@ -14,7 +14,7 @@ from faceinsight.backends.llama_cpp.bindings import quiet
 
 
 class LlamaClip:
-    """A picture (H,W,3) uint8 RGB -> its image tokens; decoding and normalising included, as llama.cpp does it."""
+    """A picture (H,W,3) uint8 RGB -> its image tokens; decoding and normalizing included, as llama.cpp does it."""
 
     def __init__(self, clip: Path, llm: Path, *, threads: int) -> None:
         """clip: GGUF of vision tower and projector; llm: GGUF whose width the tokens must have."""

@@ -5,7 +5,7 @@
 Floating-point operations of convolutions and matrix products are counted from the graphs' shapes; the roof is a plain
 float32 matrix product in the same ONNX Runtime with the same threads. Depthwise convolutions cannot reach it: they move
 more bytes than they compute. Of the LLM, the operations of a face's prefix, of a question and of a token are counted,
-beside that roof and beside the speed at which memory is read: each of them needs all weights once. Quantised weights
+beside that roof and beside the speed at which memory is read: each of them needs all weights once. Quantized weights
 may go above the float32 roof. Run it on an otherwise idle machine.
 """
 
@@ -86,9 +86,11 @@ def roof(device: Device, folder: Path) -> float:
     shape = [SIDE, SIDE]
     inputs = [helper.make_tensor_value_info(n, TensorProto.FLOAT, shape) for n in "ab"]
     product = helper.make_graph(
-        [helper.make_node("MatMul", ["a", "b"], ["c"])], "product", inputs,
+        [helper.make_node("MatMul", ["a", "b"], ["c"])],
+        "product",
+        inputs,
         [helper.make_tensor_value_info("c", TensorProto.FLOAT, shape)],
-    )  # fmt: skip
+    )
     path = folder / "product.onnx"
     onnx.save(helper.make_model(product, opset_imports=[helper.make_opsetid("", 18)], ir_version=10), path)
     session = device.session(path)
@@ -119,9 +121,12 @@ def language(bundle: Bundle, device: Device, peak: float, memory: float) -> dict
     rng = np.random.default_rng(0)
     face, out = m.face_tokens, dict[str, Any]()
     works = {
-        "the prompt before a face": (Language(llm, m.llm).prefix.system_len, 0), "a face's tokens": (face, 0),
-        "a question": (QUESTION, face), "a token": (1, face), "four tokens at once": (4, face),
-    }  # fmt: skip
+        "the prompt before a face": (Language(llm, m.llm).prefix.system_len, 0),
+        "a face's tokens": (face, 0),
+        "a question": (QUESTION, face),
+        "a token": (1, face),
+        "four tokens at once": (4, face),
+    }
     rows = {n: rng.normal(0, 0.02, (n, m.llm.width)).astype(np.float32) for n, _ in works.values()}
     for what, (count, behind) in works.items():
         llm.trim(0)
@@ -135,10 +140,12 @@ def language(bundle: Bundle, device: Device, peak: float, memory: float) -> dict
         seconds = median(work, rounds=8)
         flop = 2 * each * count + 2 * int(np.prod(output.shape)) + attention * count * (behind + count / 2)
         out[what] = {
-            "rows": count, "ms": round(seconds * 1e3, 2), "GFLOP": round(flop / 1e9, 3),
+            "rows": count,
+            "ms": round(seconds * 1e3, 2),
+            "GFLOP": round(flop / 1e9, 3),
             "share of the roof": round(flop / seconds / peak, 3),
             "share of the memory's speed": round(weights / seconds / memory, 3),
-        }  # fmt: skip
+        }
     llm.close()
     return out
 
@@ -179,11 +186,17 @@ def main() -> None:
     seconds = sum(g["ms"] for g in graphs.values()) / 1e3
     flop = sum(sum(g["GFLOP"].values()) for g in graphs.values()) * 1e9
     result = {
-        "faceinsight": __version__, "onnxruntime": onnxruntime.__version__, "machine": machine(), "threads": cores(),
-        "bundle sha256": bundle.sha256, "roof GFLOP/s": round(peak / 1e9, 1), "graphs": graphs,
+        "faceinsight": __version__,
+        "onnxruntime": onnxruntime.__version__,
+        "machine": machine(),
+        "threads": cores(),
+        "bundle sha256": bundle.sha256,
+        "roof GFLOP/s": round(peak / 1e9, 1),
+        "graphs": graphs,
         "together": {"ms": round(seconds * 1e3, 3), "share of the roof": round(flop / seconds / peak, 3)},
-        "memory GB/s": round(memory / 1e9, 1), "language": spoken,
-    }  # fmt: skip
+        "memory GB/s": round(memory / 1e9, 1),
+        "language": spoken,
+    }
     args.out.write_text(json.dumps(result, indent=1) + "\n")
     print(json.dumps(result, indent=1))
 

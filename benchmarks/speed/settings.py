@@ -2,9 +2,9 @@
 
     python benchmarks/speed/settings.py --out settings.json
 
-LLM: quantisation, threads, flash attention, type of the KV cache. Speed of a prompt and of single tokens, and how often
+LLM: quantization, threads, flash attention, type of the KV cache. Speed of a prompt and of single tokens, and how often
 its words to ten questions about views of a photo are those of the float32 LLM (which is not shipped: the shipped LLM,
-written out in float32, stands for it; the shipped quantisation is then exact by construction, the others show what a
+written out in float32, stands for it; the shipped quantization is then exact by construction, the others show what a
 step down costs). Graphs: ONNX Runtime's session options, and 8-bit convolutions with the labels they change.
 Arms are interleaved. Run it on an otherwise idle machine.
 """
@@ -45,7 +45,7 @@ from faceinsight.language.generation import AnswerGenerator
 from faceinsight.perception.alignment import normalize
 from faceinsight.perception.image import load_image
 from faceinsight.perception.pipeline import Perception
-from faceinsight_export.gguf.quantize import quantise, write_llama
+from faceinsight_export.gguf.quantize import quantize, write_llama
 from faceinsight_models.nets.llm import BpeVocabulary, load_gguf
 from soak import PHOTO, QUESTIONS, state, view
 
@@ -96,23 +96,20 @@ def interleaved(arms: Mapping[str, Callable[[], object]], rounds: int) -> dict[s
 
 
 def llm_files(bundle: Bundle, folder: Path) -> dict[str, Path]:
-    """The shipped LLM in each quantisation of the arms."""
+    """The shipped LLM in each quantization of the arms."""
     source = bundle.file(bundle.manifest.llm.file)
     full = folder / "f32.gguf"
     write_llama(load_gguf(source), BpeVocabulary.from_gguf(source), full, name="nano")
     out = {"f32": full}
     for kind in dict.fromkeys(a.kind for a in LLM_ARMS.values()):
         out[kind] = folder / f"{kind}.gguf"
-        quantise(full, out[kind], kind)
+        quantize(full, out[kind], kind)
     return out
 
 
 def llm_speed(files: Mapping[str, Path], spec: LlmSpec, rounds: int) -> dict[str, dict[str, float]]:
     """Milliseconds of a prompt, of a question behind it and of a token, per arm."""
-    opened = {
-        name: a.open(files[a.kind], spec)
-        for name, a in LLM_ARMS.items()
-    }  # fmt: skip
+    opened = {name: a.open(files[a.kind], spec) for name, a in LLM_ARMS.items()}
     rng = np.random.default_rng(0)
     tokens = rng.integers(300, 4000, PROMPT).tolist()
 
@@ -184,8 +181,8 @@ def graph_inputs(insight: FaceInsight, faces: int) -> tuple[NDArray[np.float32],
     return normalize(np.stack(wide), spec.mean, spec.std), views
 
 
-class Reader(quantization.CalibrationDataReader):  # type: ignore[misc]
-    """One input after the other, for ONNX Runtime's static quantiser."""
+class CalibrationImages(quantization.CalibrationDataReader):  # type: ignore[misc]
+    """One input after the other, for ONNX Runtime's static quantizer."""
 
     def __init__(self, pixels: NDArray[np.float32]) -> None:
         self._rest = iter(pixels)
@@ -215,9 +212,14 @@ def parser_arms(bundle: Bundle, folder: Path, pixels: NDArray[np.float32]) -> di
     prepared, small = folder / "prepared.onnx", folder / "int8.onnx"
     quant_pre_process(str(path), str(prepared), skip_symbolic_shape=True)
     quantization.quantize_static(
-        str(prepared), str(small), Reader(pixels[: len(pixels) // 2]), quant_format=quantization.QuantFormat.QDQ,
-        per_channel=True, reduce_range=True, op_types_to_quantize=["Conv"],
-    )  # fmt: skip
+        str(prepared),
+        str(small),
+        CalibrationImages(pixels[: len(pixels) // 2]),
+        quant_format=quantization.QuantFormat.QDQ,
+        per_channel=True,
+        reduce_range=True,
+        op_types_to_quantize=["Conv"],
+    )
     level = onnxruntime.GraphOptimizationLevel
     return {
         "as shipped": session(),
@@ -259,10 +261,15 @@ def main() -> None:
         parser.error("--out FILE is needed")
     bundle = Bundle.open(args.bundle)
     result: dict[str, Any] = {
-        "faceinsight": __version__, "onnxruntime": onnxruntime.__version__,
-        "llama-cpp-python": llama_cpp.__version__, "machine": machine(), "threads": cores(),
-        "bundle sha256": bundle.sha256, "faces": args.faces, "rounds": args.rounds,
-    }  # fmt: skip
+        "faceinsight": __version__,
+        "onnxruntime": onnxruntime.__version__,
+        "llama-cpp-python": llama_cpp.__version__,
+        "machine": machine(),
+        "threads": cores(),
+        "bundle sha256": bundle.sha256,
+        "faces": args.faces,
+        "rounds": args.rounds,
+    }
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         with FaceInsight.load(args.bundle, device="cpu") as insight:

@@ -50,9 +50,11 @@ FULL = {
     "hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24, "num_attention_heads": 16,
     "image_size": 336, "patch_size": 14,
 }  # fmt: skip
-TINY = FULL | {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 3, "num_attention_heads": 4} | {
-    "image_size": 56
-}  # fmt: skip
+TINY = (
+    FULL
+    | {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 3, "num_attention_heads": 4}
+    | {"image_size": 56}
+)
 #: What is exported: name -> precision, share of the image tokens that is kept.
 EXPORTS = {"fp32": ("fp32", 1), "fp16": ("fp16", 1), "int8": ("int8", 1), "int8-static": ("int8-static", 1),
            "int8, a quarter of the tokens": ("int8", 4)}  # fmt: skip
@@ -82,9 +84,13 @@ class Seeded:
         width, inner, patch = (self.vision[k] for k in ("hidden_size", "intermediate_size", "patch_size"))
         places = (self.vision["image_size"] // patch) ** 2 + 1
         matrices = {
-            "patch_embedding": (width, 3, patch, patch), "position_embedding": (places, width), "fc1": (inner, width),
-            "fc2": (width, inner), "linear_1": (self.width, width), "linear_2": (self.width, self.width),
-        }  # fmt: skip
+            "patch_embedding": (width, 3, patch, patch),
+            "position_embedding": (places, width),
+            "fc1": (inner, width),
+            "fc2": (width, inner),
+            "linear_1": (self.width, width),
+            "linear_2": (self.width, self.width),
+        }
         *_, layer, kind = ("", *name.split("."))
         if layer.endswith("_proj"):
             shape: tuple[int, ...] = (width, width)

@@ -15,13 +15,13 @@ from faceinsight.backends.device import Device
 from faceinsight.bundle.bundle import Bundle, sha256_of
 from faceinsight.bundle.manifest import Manifest
 from faceinsight.types import STATES
-from faceinsight_models.llava.adapter_record import WEIGHTS, Record, load_adapter
+from faceinsight_models.llava.adapter_record import WEIGHTS, AdapterRecord, load_adapter
 from faceinsight_models.llava.frozen import fingerprint
-from faceinsight_models.llava.region_features import FEATURES, TappedEncoder
+from faceinsight_models.llava.region_features import FEATURES, RegionFeatureEncoder
 from faceinsight_models.nets.encoder import KnowledgeGraph, RegionGraph
 from faceinsight_models.nets.graphs import write_knowledge, write_regions
 
-from .onnx.fp16_weights import store_half
+from .onnx.fp16_weights import store_fp16
 from .parity.stages import Stage, compare
 
 #: Largest relative errors: the face's logits go through the same weights; of the new graphs weights are stored in half
@@ -35,9 +35,9 @@ _PREFIX = "attached."
 class Attached:
     """A trained adapter, and the encoder that it stands behind, of a face bundle. Open it with `Attached.open`."""
 
-    record: Record
+    record: AdapterRecord
     adapter: Any
-    encoder: TappedEncoder
+    encoder: RegionFeatureEncoder
     face: Manifest
     sha256: str
 
@@ -45,7 +45,7 @@ class Attached:
     def open(cls, run: Path, face: Bundle, checkpoint: Path) -> Attached:
         """Raises FileNotFoundError for a run that has not finished, ValueError for one that was made with another LLaVA
         or for another face bundle's encoder."""
-        record, adapter = Record.load(run), load_adapter(run)
+        record, adapter = AdapterRecord.load(run), load_adapter(run)
         name = face.manifest.encoder.file
         if record.encoder != face.manifest.files[name].sha256:
             raise ValueError(
@@ -57,21 +57,21 @@ class Attached:
                 f"{run} was trained with another checkpoint than {checkpoint}: its tokens mean nothing to this LLM; "
                 "give the one it was trained with, or train again"
             )
-        encoder = TappedEncoder.open(face.file(name))
+        encoder = RegionFeatureEncoder.open(face.file(name))
         return cls(record, adapter, encoder, face.manifest, sha256_of(run / WEIGHTS))
 
     def write(self, folder: Path) -> None:
         """encoder.onnx, whose region tokens are of the LLM's width, and knowledge.onnx."""
         regions = folder / "regions.onnx"
         write_regions(self.adapter, regions, regions=self.encoder.regions, region_width=self.encoder.width)
-        store_half(regions)
+        store_fp16(regions)
         _join(self.encoder, regions, folder / "encoder.onnx")
         regions.unlink()
         write_knowledge(self.encoder.text, self.adapter, folder / "knowledge.onnx")
-        store_half(folder / "knowledge.onnx")
+        store_fp16(folder / "knowledge.onnx")
 
 
-def _join(encoder: TappedEncoder, regions: Path, target: Path) -> None:
+def _join(encoder: RegionFeatureEncoder, regions: Path, target: Path) -> None:
     """The encoder, and behind its region features the graph that makes tokens of them."""
     seen = encoder.of(["logits", FEATURES, "region_area"])
     spoken = onnx.compose.add_prefix(onnx.load(regions), _PREFIX, rename_inputs=False, rename_outputs=False)
@@ -83,7 +83,7 @@ def _join(encoder: TappedEncoder, regions: Path, target: Path) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class Spoken:
+class ReferenceTokens:
     """Reference tokens that the LLM is then judged with: of the visible regions of a face (T,width), and of a few
     findings (K,width)."""
 
@@ -91,7 +91,7 @@ class Spoken:
     knowledge: NDArray[np.float32]
 
 
-def attached_stages(attached: Attached, folder: Path, device: Device) -> tuple[list[Stage], Spoken]:
+def attached_stages(attached: Attached, folder: Path, device: Device) -> tuple[list[Stage], ReferenceTokens]:
     """The graphs in `folder` against the face bundle's encoder and the adapter in torch, on the same inputs."""
     rng, face = np.random.default_rng(0), attached.face
     size, side = face.encoder.size, face.parser.size
@@ -122,4 +122,4 @@ def attached_stages(attached: Attached, folder: Path, device: Device) -> tuple[l
         "knowledge tokens": (knowledge, found_knowledge),
     }
     stages = [compare(name, *pair, TOLERANCES[name]) for name, pair in pairs.items()]
-    return stages, Spoken(tokens[0][area[0] > 0], knowledge[[0, 15, 24, 31]])
+    return stages, ReferenceTokens(tokens[0][area[0] > 0], knowledge[[0, 15, 24, 31]])

@@ -20,7 +20,6 @@ from faceinsight.bundle.bundle import MANIFEST, Bundle
 from faceinsight.bundle.manifest import (
     FORMAT,
     VERSION,
-    CloseupSpec,
     CropSpec,
     DetectorSpec,
     EncoderSpec,
@@ -33,23 +32,21 @@ from faceinsight.bundle.manifest import (
 )
 from faceinsight.types import STATES
 from faceinsight_models.data.augment import MEAN, STD
-from faceinsight_models.data.faces import AGE_YEARS
 from faceinsight_models.dialogue.concepts import OPPOSITE_WORDS
 from faceinsight_models.dialogue.outside import KINDS, words_of_questions
-from faceinsight_models.nets.closeup import COVERS, FAULTS, PARTS, SHARED, SHOWS, TELLS, YEARS
+from faceinsight_models.nets.closeup import PARTS
 from faceinsight_models.nets.graphs import write_closeup, write_encoder, write_knowledge, write_parser, write_question
 from faceinsight_models.nets.question import SHARE
 from faceinsight_models.pipeline import NMS_THRESHOLD, SCORE_THRESHOLD, SIDES, Trained
-from faceinsight_models.recipe import Recipe
-from faceinsight_models.specs import characteristic_specs, rule_specs
-from faceinsight_models.taxonomy import AGES, MASK_CLASSES, REGIONS, SWITCHES
+from faceinsight_models.specs import characteristic_specs, closeup_spec
+from faceinsight_models.taxonomy import MASK_CLASSES, REGIONS, RULES, SWITCHES
 from faceinsight_models.train.conversation import LIST_FROM
 from faceinsight_models.train.llm import PROMPT
 from faceinsight_models.train.rounded import rounded
 
 from .card import CARD, licences, model_card, training_data
-from .gguf.quantize import quantise, write_llama
-from .onnx.fp16_weights import store_half
+from .gguf.quantize import quantize, write_llama
+from .onnx.fp16_weights import store_fp16
 from .onnx.int8_weights import store_int8
 from .parity.stages import LLM_TOLERANCES, ParityError, Stage, graph_stages, llm_stages
 
@@ -105,7 +102,7 @@ def _write(trained: Trained, work: Path, name: str, progress: Callable[[str], No
 
     progress("parser")
     module = write_parser(trained.parser, work / "parser.onnx", size=crop.parser)
-    store_half(work / "parser.onnx")
+    store_fp16(work / "parser.onnx")
     wide = rng.normal(0, 0.6, (3, 3, crop.parser, crop.parser)).astype(np.float32)
     stages += graph_stages(module, work / "parser.onnx", {"pixels": wide}, ["label_map"], TOLERANCES["parser"], device)
 
@@ -135,7 +132,7 @@ def _write(trained: Trained, work: Path, name: str, progress: Callable[[str], No
     with torch.no_grad():
         text = trained.encoder.head.ccm()
     module = write_knowledge(text, trained.adapter, work / "knowledge.onnx")
-    store_half(work / "knowledge.onnx")
+    store_fp16(work / "knowledge.onnx")
     numbers = np.arange(len(trained.calibration))
     inputs = {"characteristics": numbers, "states": numbers % len(STATES)}
     stages += graph_stages(
@@ -147,14 +144,14 @@ def _write(trained: Trained, work: Path, name: str, progress: Callable[[str], No
 
     progress("question")
     module = write_question(trained.question, work / "question.onnx")
-    store_half(work / "question.onnx")
+    store_fp16(work / "question.onnx")
     (work / WORDS).write_text(words_of_questions(trained.vocabulary.tokens), encoding="utf-8")
     inputs = {"tokens": rng.integers(0, len(trained.vocabulary.tokens), (3, 11))}
     stages += graph_stages(
         module, work / "question.onnx", inputs, ["relevance", "kinds"], TOLERANCES["question"], device
     )
 
-    progress(f"llm ({recipe.llm.quantisation})")
+    progress(f"llm ({recipe.llm.quantization})")
     spec = LlmSpec(
         "llm.gguf",
         trained.llm.config.hidden_size,
@@ -168,18 +165,25 @@ def _write(trained: Trained, work: Path, name: str, progress: Callable[[str], No
     # The conversion is exact whatever follows; rounding is judged where the LLM was trained to speak.
     checks = {
         "f32": (full, ["Is she wearing glasses?", "Describe this face. Ünïcode 123 <|im_end|>"]),
-        recipe.llm.quantisation: (work / "llm.gguf", list(SPOKEN)),
+        recipe.llm.quantization: (work / "llm.gguf", list(SPOKEN)),
     }
-    quantise(full, work / "llm.gguf", recipe.llm.quantisation)
+    quantize(full, work / "llm.gguf", recipe.llm.quantization)
     for precision, (path, texts) in checks.items():
         # The LLM learned on the weights that are shipped; what it would say with others says nothing.
         taught = precision == "q4_0"
         tolerance = ROUNDED if taught else LLM_TOLERANCES[precision]
         with rounded(trained.llm.model.layers) if taught else nullcontext():
             found = llm_stages(
-                trained.llm, _plain(trained), path, spec, prompt, texts, tolerance, device,
+                trained.llm,
+                _plain(trained),
+                path,
+                spec,
+                prompt,
+                texts,
+                tolerance,
+                device,
                 mean=precision != "f32",
-            )  # fmt: skip
+            )
         stages += [Stage(f"{s.name} {precision}", s.cosine, s.error, s.tolerance) for s in found]
     full.unlink()
 
@@ -206,7 +210,7 @@ def _prompt_rows(trained: Trained, pixels: torch.Tensor, findings: torch.Tensor)
 
 
 class _PlainTokenizer:
-    """Tokenises as the runtime does a user's text: control tokens are plain characters."""
+    """Tokenizes as the runtime does a user's text: control tokens are plain characters."""
 
     def __init__(self, tokenizer: object) -> None:
         self._tokenizer = tokenizer
@@ -246,7 +250,7 @@ def _manifest(trained: Trained, work: Path, name: str, llm: LlmSpec, stages: lis
         ),
         regions=REGIONS,
         characteristics=characteristic_specs(trained.calibration, closeup=trained.closeup is not None),
-        rules=rule_specs(),
+        rules=RULES,
         soft_weight=trained.recipe.judgement.soft_weight,
         switches=SWITCHES,
         llm=llm,
@@ -258,12 +262,3 @@ def _manifest(trained: Trained, work: Path, name: str, llm: LlmSpec, stages: lis
         },
         parity={s.name: round(s.error, 8) for s in stages},
     )
-
-
-def closeup_spec(recipe: Recipe) -> CloseupSpec:
-    """The close-up's part of the manifest."""
-    window = recipe.closeup
-    return CloseupSpec(
-        "closeup.onnx", window.left, window.top, window.size, (MEAN, MEAN, MEAN), (STD, STD, STD), YEARS,
-        dict(zip(AGES, AGE_YEARS, strict=True)), TELLS, FAULTS, COVERS, SHOWS, SHARED, window.poor_below,
-    )  # fmt: skip

@@ -59,9 +59,12 @@ def model_card(trained: Trained, name: str, stages: Sequence[Stage]) -> str:
         return float(sum(p.numel() for p in module.parameters())) / 1e6
 
     parts = {
-        "parser": count(trained.parser), "encoder": count(trained.encoder),
-        "adapter": count(trained.adapter), "question encoder": count(trained.question), "LLM": count(trained.llm),
-    }  # fmt: skip
+        "parser": count(trained.parser),
+        "encoder": count(trained.encoder),
+        "adapter": count(trained.adapter),
+        "question encoder": count(trained.question),
+        "LLM": count(trained.llm),
+    }
     if trained.closeup:
         parts["close-up"] = count(trained.closeup)
     sizes = "\n".join(f"| {part} | {millions:.1f} M |" for part, millions in parts.items())

@@ -65,18 +65,22 @@ def _bundle_options(parser: argparse.ArgumentParser) -> None:
     run = parser.add_argument_group("of a training run")
     run.add_argument("--assets", type=Path, metavar="DIR", help="folder made by faceinsight-train assets")
     run.add_argument(
-        "--training-free", type=Path, metavar="DATA",
+        "--training-free",
+        type=Path,
+        metavar="DATA",
         help="instead: graph, rules and segmentation prompts on parts that saw no face label; needs the labelled faces",
-    )  # fmt: skip
+    )
     llava = parser.add_argument_group("of a LLaVA checkpoint")
     _vision_options(parser)
     llava.add_argument("--llm", choices=LLM, default="q4_k_m", help="how the LLM's weights are stored (q4_k_m)")
     llava.add_argument("--lora", type=Path, metavar="DIR", help="a LoRA adapter in PEFT's layout, merged in")
     llava.add_argument("--face", default="nano", help="the bundle that lends detector, parser and head (nano)")
     llava.add_argument(
-        "--attach", type=Path, metavar="RUN",
+        "--attach",
+        type=Path,
+        metavar="RUN",
         help="region and knowledge tokens for its LLM, made by faceinsight-train attach; without, findings are words",
-    )  # fmt: skip
+    )
 
 
 def _bundle(args: argparse.Namespace) -> int:
@@ -117,9 +121,9 @@ def _run_bundle(args: argparse.Namespace) -> list[Any]:
 
 
 def _llava_bundle(args: argparse.Namespace) -> list[Any]:
-    from .llava_bundle import Choice, export_llava
+    from .llava_bundle import ExportOptions, export_llava
 
-    choice = Choice(args.vision, args.llm, args.tokens, args.method, args.lora)
+    choice = ExportOptions(args.vision, args.llm, args.tokens, args.method, args.lora)
     return list(
         export_llava(
             args.source, args.out, recipe=args.recipe, choice=choice, face=args.face, attach=args.attach, progress=_say
@@ -148,12 +152,12 @@ def _parser(args: argparse.Namespace) -> int:
     from faceinsight_models.pipeline import load_parser
     from faceinsight_models.recipe import Recipe
 
-    from .onnx.fp16_weights import store_half
+    from .onnx.fp16_weights import store_fp16
 
     if args.out.exists():
         raise FileExistsError(f"{args.out} exists already: choose another place, or remove it first")
     write_parser(load_parser(args.run), args.out, size=Recipe.load(args.recipe).crop.parser)
-    store_half(args.out)
+    store_fp16(args.out)
     return _written(args.out)
 
 

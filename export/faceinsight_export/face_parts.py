@@ -17,7 +17,7 @@ from faceinsight_models.llava.region_features import pruned
 from faceinsight_models.nets.llm import BpeVocabulary
 
 from .attach import Attached
-from .gguf.quantize import vocabulary_of
+from .gguf.quantize import gguf_vocabulary
 
 VOCABULARY = "question.gguf"
 #: What of the encoder's outputs does not depend on an LLM.
@@ -52,7 +52,7 @@ def write_vocabulary(vocabulary: BpeVocabulary, path: Path) -> None:
     """A GGUF with a vocabulary and no weights."""
     writer = gguf.GGUFWriter(path, "llama")
     writer.add_vocab_size(len(vocabulary.tokens))
-    vocabulary_of(vocabulary).add_to(writer)
+    gguf_vocabulary(vocabulary).add_to(writer)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

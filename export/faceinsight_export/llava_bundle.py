@@ -33,19 +33,19 @@ from .atomic import Steps, require_space
 from .attach import Attached
 from .card import terms, training_data
 from .checkpoint.checkpoint import Checkpoint
-from .checkpoint.lora import Adapter, Merged
+from .checkpoint.lora import LoraAdapter, MergedCheckpoint
 from .face_parts import VOCABULARY, take_face_parts
 from .gguf.llm import llm_bytes, write_gguf
-from .gguf.quantize import quantise
+from .gguf.quantize import quantize
 from .gguf.tokenizer import read_vocabulary
-from .onnx.token_merging import Budget
+from .onnx.token_merging import TokenReduction
 from .onnx.vision import PRECISIONS, write_vision
 from .onnx.vision_reference import VisionShape
 from .parity.llava import pictures, verify_llava
 from .parity.reference import Reference
 from .parity.stages import Stage
 
-#: Size of a quantised LLM relative to its 16-bit conversion, at most.
+#: Size of a quantized LLM relative to its 16-bit conversion, at most.
 SHARES = {"f16": 1.0, "q8_0": 0.54, "q6_k": 0.42, "q5_k_m": 0.37, "q5_0": 0.36, "q4_k_m": 0.32, "q4_0": 0.3}
 #: How an LLM that was not trained on knowledge tokens is told what was found.
 FINDINGS = " (Measured on this face: {findings})"
@@ -57,7 +57,7 @@ _MARK = re.compile(r"<[^<>\s]+>")
 
 
 @dataclass(frozen=True)
-class Choice:
+class ExportOptions:
     """How much precision is given up, and where: `vision` one of vision.PRECISIONS, `llm` one of SHARES; image tokens
     for the LLM and how they are reached (token_budget.py); a LoRA adapter's folder to merge."""
 
@@ -78,7 +78,7 @@ def export_llava(
     out: Path,
     *,
     recipe: str,
-    choice: Choice = Choice(),
+    choice: ExportOptions = ExportOptions(),
     face: str = "nano",
     attach: Path | None = None,
     progress: Callable[[str], None] = lambda text: None,
@@ -100,9 +100,12 @@ def export_llava(
     reference = open_reference(folder, choice.lora)
     require_recipe(rules, reference, recipe)
     settings = {
-        "checkpoint": str(folder.resolve()), "recipe": repr(rules), "choice": repr(choice), "face": parts.sha256,
+        "checkpoint": str(folder.resolve()),
+        "recipe": repr(rules),
+        "choice": repr(choice),
+        "face": parts.sha256,
         "exporter": __version__,
-    }  # fmt: skip
+    }
     settings |= {"attached": attached.sha256} if attached else {}
     steps = Steps(out, settings, progress=progress)
     require_space(out.parent, 1_500_000_000 + half + int(half * SHARES[choice.llm]) * (choice.llm != "f16"))
@@ -130,18 +133,28 @@ def export_llava(
     if choice.llm != "f16":
         steps.run(
             f"llm ({choice.llm})",
-            lambda: quantise(work / converted, work / "llm.gguf", choice.llm),
+            lambda: quantize(work / converted, work / "llm.gguf", choice.llm),
             ["llm.gguf"],
         )
         (work / converted).unlink(missing_ok=True)
     llm = LlmSpec(
-        "llm.gguf", vision.width, rules.context, prompt(rules, parts.manifest.llm.prompt), rules.max_question,
+        "llm.gguf",
+        vision.width,
+        rules.context,
+        prompt(rules, parts.manifest.llm.prompt),
+        rules.max_question,
         rules.max_answer,
-    )  # fmt: skip
+    )
     stages = verify_llava(
-        reference, work, vision, llm, precisions=(choice.vision, choice.llm), method=choice.method,
-        attached=attached, progress=progress,
-    )  # fmt: skip
+        reference,
+        work,
+        vision,
+        llm,
+        precisions=(choice.vision, choice.llm),
+        method=choice.method,
+        attached=attached,
+        progress=progress,
+    )
     manifest = _manifest(parts.manifest, work, out.name, vision, llm, checkpoint, choice, recipe, stages)
     if attached:
         manifest = _with_tokens(manifest, attached)
@@ -154,12 +167,12 @@ def export_llava(
 def open_checkpoint(folder: Path, lora: Path | None = None) -> Checkpoint:
     """A checkpoint folder, with an adapter merged in as it is read. Raises CheckpointError or FileNotFoundError."""
     checkpoint = Checkpoint.open(folder)
-    return Merged(checkpoint, Adapter.open(lora)) if lora else checkpoint
+    return MergedCheckpoint(checkpoint, LoraAdapter.open(lora)) if lora else checkpoint
 
 
 def open_reference(folder: Path, lora: Path | None = None) -> Reference:
     """transformers' own model of a folder, with an adapter added. Raises CheckpointError or FileNotFoundError."""
-    return Reference.open(folder, Adapter.open(lora) if lora else None)
+    return Reference.open(folder, LoraAdapter.open(lora) if lora else None)
 
 
 def require_recipe(rules: LlavaRecipe, reference: Reference, recipe: str) -> None:
@@ -214,9 +227,15 @@ def verify_bundle(
     attached = open_attached(attach, Bundle.open(face), folder, lora)
     precisions = m.provenance["vision precision"], m.provenance["llm precision"]
     return verify_llava(
-        open_reference(folder, lora), bundle.path, m.vision, m.llm, precisions=precisions,
-        method=m.provenance["image tokens by"], attached=attached, progress=progress,
-    )  # fmt: skip
+        open_reference(folder, lora),
+        bundle.path,
+        m.vision,
+        m.llm,
+        precisions=precisions,
+        method=m.provenance["image tokens by"],
+        attached=attached,
+        progress=progress,
+    )
 
 
 def vision_spec(
@@ -226,7 +245,9 @@ def vision_spec(
     a number of tokens that its grid does not have."""
     shape = VisionShape.read(checkpoint.config)
     mean, std = preprocessing(checkpoint.folder, shape.size)
-    count = shape.side**2 + (not shape.drop_class) if tokens is None else Budget(shape.side, tokens, method).tokens
+    count = (
+        shape.side**2 + (not shape.drop_class) if tokens is None else TokenReduction(shape.side, tokens, method).tokens
+    )
     width = checkpoint.shape("multi_modal_projector.linear_2.weight")[0]
     return VisionSpec(
         "vision.onnx", shape.size, (mean[0], mean[1], mean[2]), (std[0], std[1], std[2]), "mean", count, width, margin
@@ -236,12 +257,18 @@ def vision_spec(
 def prompt(recipe: LlavaRecipe, spoken: PromptSpec) -> PromptSpec:
     """The recipe's prompt; what is said of findings is the face bundle's."""
     return dataclasses.replace(
-        spoken, before_face=recipe.before_face, after_face=recipe.after_face, before_answer=recipe.before_answer,
-        stop=recipe.stop, between=recipe.between, follow=recipe.follow, findings=FINDINGS,
+        spoken,
+        before_face=recipe.before_face,
+        after_face=recipe.after_face,
+        before_answer=recipe.before_answer,
+        stop=recipe.stop,
+        between=recipe.between,
+        follow=recipe.follow,
+        findings=FINDINGS,
         statements=spoken.statements | {"not visible": NOT_VISIBLE},
         # An LLM that sees the whole picture may answer more than a report holds; judgements stay declined.
         declines={k: v for k, v in spoken.declines.items() if k not in OPEN},
-    )  # fmt: skip
+    )
 
 
 def _bar(name: str) -> Callable[[int, int], None]:
@@ -265,15 +292,17 @@ def _manifest(
     vision: VisionSpec,
     llm: LlmSpec,
     checkpoint: Checkpoint,
-    choice: Choice,
+    choice: ExportOptions,
     recipe: str,
     stages: list[Stage],
 ) -> Manifest:
     files = {p.name: _entry(p) for p in sorted(work.iterdir()) if p.suffix in (".onnx", ".gguf")}
     own = Licence(
-        "vision encoder, projector and LLM", "that of the checkpoint", checkpoint.folder.name,
+        "vision encoder, projector and LLM",
+        "that of the checkpoint",
+        checkpoint.folder.name,
         "not checked by the exporter: see where the checkpoint comes from",
-    )  # fmt: skip
+    )
     e = face.encoder
     kept = {f"{face.name}: {k}": v for k, v in face.parity.items() if k in ("label_map", "logits", "relevance")}
     return dataclasses.replace(

@@ -20,26 +20,26 @@ from faceinsight.types import STATES
 
 from . import assets
 from .data.faces import Faces, Masks, Mixture, load_faces, load_masks
-from .nets.closeup import Closeup
+from .nets.closeup import CloseupNet
 from .nets.encoder import Adapter, FaceEncoder
 from .nets.llm import BpeVocabulary, load_gguf, prune, text_features
 from .nets.parser import FaceParser
-from .nets.question import QuestionEncoder
+from .nets.question import QuestionNet
 from .recipe import Recipe
 from .taxonomy import CHARACTERISTICS, MASK_CLASSES, NAMES
 from .train.align import align
-from .train.backbone import TrunkClassifier, train_trunk
-from .train.calibration import fitted
-from .train.closeup import told_logits, train_closeup, with_told
-from .train.conversation import Judge
-from .train.encoded import Seen, look
+from .train.backbone import BackboneClassifier, train_backbone
+from .train.calibration import fit_calibration
+from .train.closeup import characteristic_logits, merge_logits, train_closeup
+from .train.conversation import StateLabeler
+from .train.encoded import EncodedFaces, encode_faces
 from .train.encoder import (
     PORTRAITS,
     build_adapter,
     build_encoder,
     fingerprint,
     label_maps,
-    specialise,
+    specialize,
     train_base,
     train_shared,
 )
@@ -47,7 +47,7 @@ from .train.hats import Hats
 from .train.llm import FaceLlm, train_llm
 from .train.parser import train_parser, train_teacher
 from .train.question import train_question
-from .train.readings import Reader, calibration_readings
+from .train.readings import GraphReader, calibration_readings
 from .train.views import Views
 
 if TYPE_CHECKING:
@@ -71,13 +71,13 @@ class Trained:
     parser: FaceParser
     encoder: FaceEncoder
     adapter: Adapter
-    question: QuestionEncoder
+    question: QuestionNet
     llm: LlamaForCausalLM
     vocabulary: BpeVocabulary
     calibration: NDArray[np.float64]
     detector: Path
     sets: dict[str, int]
-    closeup: Closeup | None = None
+    closeup: CloseupNet | None = None
 
 
 class Pipeline:
@@ -106,14 +106,14 @@ class Pipeline:
         crop = self.recipe.crop
         return load_masks(self.data, self.run / "cache", self.detector, crop.points(), crop.parser)
 
-    def trunk(self) -> TrunkClassifier:
+    def trunk(self) -> BackboneClassifier:
         """Step 1: the image encoder, with a plain classifier on it."""
         if (self.run / "trunk.pt").exists():
-            return load_trunk(self.run)
+            return load_backbone(self.run)
         schedule = self.recipe.train["trunk"]
-        return train_trunk(
+        return train_backbone(
             self.faces,
-            shares=self.recipe.mix,
+            sampling_weights=self.recipe.sampling_weights,
             imagenet=self.assets[TRUNK],
             out=self.run,
             size=self.recipe.crop.encoder,
@@ -128,17 +128,22 @@ class Pipeline:
         start = FaceParser.on(self.trunk().trunk, len(MASK_CLASSES))
         teacher = train_teacher(self.masks, start, out=self.run, size=size, schedule=schedules["teacher"])
         return train_parser(
-            teacher, self.masks, self.faces, out=self.run, size=size, schedule=schedules["parser"],
+            teacher,
+            self.masks,
+            self.faces,
+            out=self.run,
+            size=size,
+            schedule=schedules["parser"],
             unlabelled=self.recipe.crop.unlabelled,
-        )  # fmt: skip
+        )
 
     def maps(self, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
         """Label maps by the parser, of these rows at least."""
         return label_maps(self.parser(), self.faces, self.run, self.recipe.crop.parser, rows)
 
-    def drawn(self, shares: Mapping[str, float]) -> NDArray[np.int64]:
+    def drawn(self, sampling_weights: Mapping[str, float]) -> NDArray[np.int64]:
         """The training faces of the sets that have a share."""
-        return np.concatenate(Mixture(self.faces, shares).rows)
+        return np.concatenate(Mixture(self.faces, sampling_weights).rows)
 
     def text(self) -> Tensor:
         """T^0, from the uncut LLM; cached for these phrases."""
@@ -159,10 +164,15 @@ class Pipeline:
             model.own = model.head.own = None
             return model
         return train_base(
-            self.faces, self.maps(self.drawn(self.recipe.mix)), shares=self.recipe.mix, classifier=self.trunk(),
-            text=self.text(), out=self.run,
-            size=self.recipe.crop.encoder, schedule=self.recipe.train["base"],
-        )  # fmt: skip
+            self.faces,
+            self.maps(self.drawn(self.recipe.sampling_weights)),
+            sampling_weights=self.recipe.sampling_weights,
+            classifier=self.trunk(),
+            text=self.text(),
+            out=self.run,
+            size=self.recipe.crop.encoder,
+            schedule=self.recipe.train["base"],
+        )
 
     def encoder(self) -> FaceEncoder:
         """Step 3: all rounds."""
@@ -170,14 +180,18 @@ class Pipeline:
         if (self.run / "encoder.pt").exists():
             return load_encoder(self.run, self.recipe)
         model = train_shared(
-            self.base(), self.faces, self.maps(self.drawn(self.recipe.mix)), shares=self.recipe.mix, out=self.run,
+            self.base(),
+            self.faces,
+            self.maps(self.drawn(self.recipe.sampling_weights)),
+            sampling_weights=self.recipe.sampling_weights,
+            out=self.run,
             size=crop.encoder,
             schedule=schedules["shared"],
-        )  # fmt: skip
+        )
         if PORTRAITS in self.faces.counts():
             maps = self.maps(self.drawn({PORTRAITS: 1.0}))
             hats, schedule = Hats.of(self.masks), schedules["encoder"]
-            specialise(model, self.faces, maps, hats, out=self.run, size=crop.encoder, schedule=schedule)
+            specialize(model, self.faces, maps, hats, out=self.run, size=crop.encoder, schedule=schedule)
         else:
             torch.save(model.state_dict(), self.run / "encoder.pt")
         return model
@@ -188,22 +202,26 @@ class Pipeline:
         crop, faces = self.recipe.crop, self.faces
         return Views.of(faces, self.recipe.closeup.template(crop), self.recipe.closeup.size)
 
-    def closeup(self) -> Closeup:
+    def closeup(self) -> CloseupNet:
         """Step 4: age, gender, race, expression and quality, from the close-up."""
         if (self.run / "closeup.pt").exists():
             return load_closeup(self.run)
         return train_closeup(
-            self.faces, self.views, shares=self.recipe.closeup.mix, faceres=self.assets[FACERES].parent, out=self.run,
+            self.faces,
+            self.views,
+            sampling_weights=self.recipe.closeup.sampling_weights,
+            faceres=self.assets[FACERES].parent,
+            out=self.run,
             schedules=self.recipe.train,
-        )  # fmt: skip
+        )
 
     def calibration(self) -> NDArray[np.float64]:
         """Step 5: what logits are worth, and when nothing is claimed; (N,6), see `specs.characteristic_specs`."""
         if (self.run / "calibration.json").exists():
             return load_calibration(self.run)
-        reader = Reader(self.recipe, self.parser(), self.encoder(), self.closeup(), self.run / "cache" / "graphs")
+        reader = GraphReader(self.recipe, self.parser(), self.encoder(), self.closeup(), self.run / "cache" / "graphs")
         good, poor = calibration_readings(reader, self.faces, self.faces.rows("calibration"))
-        table = fitted(good, poor, self.faces.labels, self.recipe.judgement)
+        table = fit_calibration(good, poor, self.faces.labels, self.recipe.judgement)
         rows = table.round(5).tolist()
         (self.run / "calibration.json").write_text(json.dumps(dict(zip(NAMES, rows, strict=True))))
         return table
@@ -229,7 +247,7 @@ class Pipeline:
         with torch.no_grad():
             return self.encoder().eval().head.ccm()
 
-    def question(self) -> QuestionEncoder:
+    def question(self) -> QuestionNet:
         """Step 6: which characteristics a question asks about."""
         if (self.run / "question.pt").exists():
             return load_question(self.run)
@@ -238,48 +256,62 @@ class Pipeline:
         return train_question(table, self.refined(), tokenizer, out=self.run, schedule=schedule)
 
     @cached_property
-    def seen(self) -> Seen:
+    def encoded(self) -> EncodedFaces:
         """What the encoder sees of the faces that the dialogues are about; cached for this encoder and these faces."""
         path, encoder, closeup = self.run / "seen.pt", self.encoder(), self.closeup()
         who = f"{fingerprint(encoder)} {fingerprint(closeup)}"
         rows = np.sort(np.random.default_rng(7).permutation(self.faces.rows("train"))[: self.recipe.llm.faces])
-        seen = Seen.load(path, who, rows)
-        if seen is None:
-            seen = look(encoder, self.faces, self.maps(rows), rows, self.recipe.crop.encoder)
+        encoded = EncodedFaces.load(path, who, rows)
+        if encoded is None:
+            encoded = encode_faces(encoder, self.faces, self.maps(rows), rows, self.recipe.crop.encoder)
             # What the close-up tells it tells here too.
             for start in range(0, len(rows), 64):
                 images = np.stack([self.views.clean(r) for r in rows[start : start + 64]])
-                with_told(seen.logits[start : start + 64], told_logits(closeup, images))
-            seen.save(path, who)
-        return seen
+                merge_logits(encoded.logits[start : start + 64], characteristic_logits(closeup, images))
+            encoded.save(path, who)
+        return encoded
 
     def align(self) -> Adapter:
         """Step 7: face tokens near words."""
         small, sizes = self.small(), self.recipe.encoder
         adapter = build_adapter(
-            text_width=sizes.text_width, segmentation=sizes.segmentation_width,
-            states=len(STATES), width=small.config.hidden_size,
-        )  # fmt: skip
+            text_width=sizes.text_width,
+            segmentation=sizes.segmentation_width,
+            states=len(STATES),
+            width=small.config.hidden_size,
+        )
         if (self.run / "align.pt").exists():
             adapter.load_state_dict(_state(self.run / "align.pt"))
             return adapter
         view, tokenizer = self.encoder().head.view, self.vocabulary().tokenizer()
         return align(
-            adapter, self.seen, self.faces.labels[self.seen.rows], table=small.model.embed_tokens.weight.detach(),
+            adapter,
+            self.encoded,
+            self.faces.labels[self.encoded.rows],
+            table=small.model.embed_tokens.weight.detach(),
             encode=lambda text: tokenizer.encode(text).ids,
-            views={name: getattr(view, name).state_dict() for name in ("image", "region")}, text=self.refined(),
-            out=self.run, schedule=self.recipe.train["align"],
-        )  # fmt: skip
+            views={name: getattr(view, name).state_dict() for name in ("image", "region")},
+            text=self.refined(),
+            out=self.run,
+            schedule=self.recipe.train["align"],
+        )
 
     def llm(self) -> FaceLlm:
         """Step 8: LLM and adapter."""
-        judge = Judge(self.calibration(), self.recipe.judgement.soft_weight)
+        labeler = StateLabeler(self.calibration(), self.recipe.judgement.soft_weight)
         return train_llm(
-            self.seen, self.faces, judge, llm=self.small(), adapter=self.align(), text=self.refined(),
-            tokenizer=self.vocabulary().tokenizer(), out=self.run,
-            schedule=self.recipe.train["llm"], turns=self.recipe.llm.turns,
-            quantisation=self.recipe.llm.quantisation,
-        )  # fmt: skip
+            self.encoded,
+            self.faces,
+            labeler,
+            llm=self.small(),
+            adapter=self.align(),
+            text=self.refined(),
+            tokenizer=self.vocabulary().tokenizer(),
+            out=self.run,
+            schedule=self.recipe.train["llm"],
+            turns=self.recipe.llm.turns,
+            quantization=self.recipe.llm.quantization,
+        )
 
 
 def _state(path: Path) -> dict[str, Tensor]:
@@ -292,9 +324,9 @@ def _part(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
 
 
-def load_trunk(run: Path) -> TrunkClassifier:
+def load_backbone(run: Path) -> BackboneClassifier:
     """The trained image encoder of step 1."""
-    model = TrunkClassifier(len(NAMES))
+    model = BackboneClassifier(len(NAMES))
     model.load_state_dict(_state(run / "trunk.pt"))
     return model.eval()
 
@@ -310,28 +342,30 @@ def load_encoder(run: Path, recipe: Recipe, file: str = "encoder.pt") -> FaceEnc
     """The trained encoder, its graph and text features included."""
     state = _state(run / file)
     model = build_encoder(
-        state["head.ccm.features"], state["head.ccm.graph"],
-        width=recipe.encoder.text_width, segmentation=recipe.encoder.segmentation_width,
-    )  # fmt: skip
+        state["head.ccm.features"],
+        state["head.ccm.graph"],
+        width=recipe.encoder.text_width,
+        segmentation=recipe.encoder.segmentation_width,
+    )
     if any(name.startswith("own.") for name in state):
-        model.specialise()
+        model.specialize()
     model.load_state_dict(state)
     return model.eval()
 
 
-def load_closeup(run: Path) -> Closeup:
+def load_closeup(run: Path) -> CloseupNet:
     """The trained close-up."""
-    model = Closeup()
+    model = CloseupNet()
     model.load_state_dict(_state(run / "closeup.pt"))
     return model.eval()
 
 
-def load_question(run: Path) -> QuestionEncoder:
+def load_question(run: Path) -> QuestionNet:
     """The trained question encoder."""
     state = _state(run / "question.pt")
     # The table only fixes the sizes here: its directions are in the state already.
     table = torch.zeros(len(state["embed.weight"]), state["embed.weight"].shape[1])
-    model = QuestionEncoder(table, state["text"], width=table.shape[1])
+    model = QuestionNet(table, state["text"], width=table.shape[1])
     model.load_state_dict(state)
     return model.eval()
 
@@ -350,12 +384,22 @@ def load_trained(recipe: Recipe, run: Path, asset_folder: Path) -> Trained:
     llm = LlamaForCausalLM(LlamaConfig.from_pretrained(run / "llm_config"))
     llm.load_state_dict(_part(state, "llm."))
     adapter = build_adapter(
-        text_width=recipe.encoder.text_width, segmentation=recipe.encoder.segmentation_width,
-        states=len(STATES), width=llm.config.hidden_size,
-    )  # fmt: skip
+        text_width=recipe.encoder.text_width,
+        segmentation=recipe.encoder.segmentation_width,
+        states=len(STATES),
+        width=llm.config.hidden_size,
+    )
     adapter.load_state_dict(_part(state, "adapter."))
     return Trained(
-        recipe, load_parser(run), load_encoder(run, recipe), adapter.eval(), load_question(run),
-        llm.eval(), BpeVocabulary.load(run / "vocabulary.json"), load_calibration(run),
-        assets.check(recipe, asset_folder)[DETECTOR], json.loads((run / "sets.json").read_text()), load_closeup(run),
-    )  # fmt: skip
+        recipe,
+        load_parser(run),
+        load_encoder(run, recipe),
+        adapter.eval(),
+        load_question(run),
+        llm.eval(),
+        BpeVocabulary.load(run / "vocabulary.json"),
+        load_calibration(run),
+        assets.check(recipe, asset_folder)[DETECTOR],
+        json.loads((run / "sets.json").read_text()),
+        load_closeup(run),
+    )

@@ -33,13 +33,20 @@ class Crop:
 
 @dataclass(frozen=True)
 class CloseupSizes:
-    """The close-up's window in the parser's crop (pixels), the sets' shares in a batch, and the quality below which a
-    picture is poor."""
+    """The close-up's window and training mixture.
+
+    Attributes:
+        left: of the window in the parser's crop, pixels.
+        top: of the window in the parser's crop, pixels.
+        size: side of the window, pixels.
+        sampling_weights: set -> its share of a batch.
+        poor_below: quality, 0..1, below which a picture is poor.
+    """
 
     left: int
     top: int
     size: int
-    mix: dict[str, float]
+    sampling_weights: dict[str, float]
     poor_below: float = 0.5
 
     def template(self, crop: Crop) -> NDArray[np.float32]:
@@ -75,12 +82,12 @@ class LlmSizes:
     context: int
     max_question: int
     max_answer: int
-    quantisation: str
+    quantization: str
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """Optimisation of one step: steps in all, batch size, peak learning rate, share of warm-up, weight decay,
+    """Optimization of one step: steps in all, batch size, peak learning rate, share of warm-up, weight decay,
     decay of the averaged weights."""
 
     steps: int
@@ -88,7 +95,7 @@ class Schedule:
     lr: float
     warmup: float = 0.06
     weight_decay: float = 0.01
-    average: float = 0.995
+    ema_decay: float = 0.995
     checkpoint_every: int = 100
     seed: int = 0
 
@@ -100,9 +107,9 @@ class AttachSizes:
 
     faces: int = 8000
     turns: int = 6
-    passes: int = 8
+    accumulation_steps: int = 8
     align: Schedule = Schedule(steps=1500, batch=64, lr=1e-3)
-    train: Schedule = Schedule(steps=1500, batch=8, lr=1e-3, average=0.99)
+    train: Schedule = Schedule(steps=1500, batch=8, lr=1e-3, ema_decay=0.99)
 
 
 @dataclass(frozen=True)
@@ -150,7 +157,7 @@ class Recipe:
     encoder: EncoderSizes
     closeup: CloseupSizes
     llm: LlmSizes
-    mix: dict[str, float]
+    sampling_weights: dict[str, float]
     judgement: Judgement
     train: dict[str, Schedule] = field(default_factory=dict)
     assets: dict[str, Asset] = field(default_factory=dict)

@@ -5,10 +5,14 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from faceinsight.bundle.manifest import CharacteristicSpec, RegionLimit, RuleSpec
+from faceinsight.bundle.manifest import CharacteristicSpec, CloseupSpec, RegionLimit
 
+from .data.augment import MEAN, STD
+from .data.faces import AGE_YEARS
 from .dialogue.concepts import absent, denials, mentions
-from .taxonomy import CELEBA, CHARACTERISTICS, COVERED_BY, HIDDEN_BY, NEEDS, REGIONS, RULES
+from .nets.closeup import COVERS, FAULTS, SHARED, SHOWS, TELLS, YEARS
+from .recipe import Recipe
+from .taxonomy import AGES, CELEBA, CHARACTERISTICS, COVERED_BY, HIDDEN_BY, NEEDS, REGIONS
 
 
 def characteristic_specs(calibration: NDArray[np.float64], *, closeup: bool = True) -> tuple[CharacteristicSpec, ...]:
@@ -39,12 +43,28 @@ def characteristic_specs(calibration: NDArray[np.float64], *, closeup: bool = Tr
     )
 
 
-def rule_specs() -> tuple[RuleSpec, ...]:
-    """The rules, in the manifest's type."""
-    return tuple(RuleSpec(r.kind, r.of, r.hard) for r in RULES)
+def closeup_spec(recipe: Recipe) -> CloseupSpec:
+    """The close-up's part of the manifest."""
+    window = recipe.closeup
+    return CloseupSpec(
+        file="closeup.onnx",
+        left=window.left,
+        top=window.top,
+        size=window.size,
+        mean=(MEAN, MEAN, MEAN),
+        std=(STD, STD, STD),
+        years=YEARS,
+        ages=dict(zip(AGES, AGE_YEARS, strict=True)),
+        tells=TELLS,
+        faults=FAULTS,
+        covers=COVERS,
+        shows=SHOWS,
+        shared=SHARED,
+        poor_below=window.poor_below,
+    )
 
 
-def specialised() -> list[bool]:
+def specialized() -> list[bool]:
     """For each characteristic, is it one that only a set of posed portraits (CelebA) labels? Gender is labelled in the
     wild too, and stays with what is learned from all sets."""
     return [c.name in CELEBA and c.name != "Male" for c in CHARACTERISTICS]

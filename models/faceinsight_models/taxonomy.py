@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from faceinsight.bundle.manifest import RuleSpec
+
 #: CelebAMask-HQ classes in the order of their label values.
 MASK_CLASSES = (
     "background", "skin", "nose", "eye_g", "l_eye", "r_eye", "l_brow", "r_brow", "l_ear", "r_ear",
@@ -110,11 +112,15 @@ EXPRESSIONS = {
     "Disgust": "disgusted", "Fear": "afraid", "Contempt": "contemptuous",
 }  # fmt: skip
 #: At most one holds: of a head of hair the annotators name one, or none that they agree on.
-HAIR_COLOURS = ("Black_Hair", "Blond_Hair", "Brown_Hair", "Gray_Hair")
+HAIR_COLORS = ("Black_Hair", "Blond_Hair", "Brown_Hair", "Gray_Hair")
 #: Exactly one of each holds.
-CHOICES: dict[str, tuple[str, ...]] = {"age": tuple(AGES), "race": tuple(RACES), "expression": tuple(EXPRESSIONS)}
+EXCLUSIVE_GROUPS: dict[str, tuple[str, ...]] = {
+    "age": tuple(AGES),
+    "race": tuple(RACES),
+    "expression": tuple(EXPRESSIONS),
+}
 #: All that stand in a choice.
-CHOSEN = tuple(n for names in CHOICES.values() for n in names)
+EXCLUSIVE_MEMBERS = tuple(n for names in EXCLUSIVE_GROUPS.values() for n in names)
 CHARACTERISTICS = (
     *_ATTRIBUTES,
     *(Characteristic(n, f"is {years} years old", "face", "age") for n, years in AGES.items()),
@@ -125,45 +131,31 @@ NAMES = tuple(c.name for c in CHARACTERISTICS)
 CELEBA = tuple(c.name for c in _ATTRIBUTES)
 
 
-@dataclass(frozen=True)
-class Rule:
-    """A logical rule over characteristics.
-
-    kind: "at_most_one", "at_least_one", "exactly_one" over `of`; "excludes": of[0] forbids each of the others;
-    "implies": of[0] demands each of the others. Hard rules hold in every report; soft rules shape the loss and cost
-    the recipe's `soft_weight` at inference.
-    """
-
-    kind: str
-    of: tuple[str, ...]
-    hard: bool
-
-
 #: Of each at most one holds: calibrated together, beside "none of these".
-AT_MOST_ONE = (HAIR_COLOURS, ("Bald", "Straight_Hair", "Wavy_Hair"))
+AT_MOST_ONE = (HAIR_COLORS, ("Bald", "Straight_Hair", "Wavy_Hair"))
 RULES = (
-    *(Rule("at_most_one", names, True) for names in AT_MOST_ONE),
-    Rule("excludes", ("Bald", "Bangs"), True),
-    Rule("excludes", ("No_Beard", "Mustache", "Goatee"), True),
-    Rule("excludes", ("Receding_Hairline", "Bangs"), False),
-    Rule("excludes", ("No_Beard", "Sideburns", "5_o_Clock_Shadow"), False),
-    Rule("excludes", ("Bald", *HAIR_COLOURS), True),
-    Rule("at_least_one", HAIR_COLOURS, False),
-    Rule("excludes", ("Bald", "Sideburns"), False),
-    Rule("at_least_one", ("No_Beard", "5_o_Clock_Shadow", "Goatee", "Mustache", "Sideburns"), False),
-    *(Rule("exactly_one", names, True) for names in CHOICES.values()),
+    *(RuleSpec("at_most_one", names, True) for names in AT_MOST_ONE),
+    RuleSpec("excludes", ("Bald", "Bangs"), True),
+    RuleSpec("excludes", ("No_Beard", "Mustache", "Goatee"), True),
+    RuleSpec("excludes", ("Receding_Hairline", "Bangs"), False),
+    RuleSpec("excludes", ("No_Beard", "Sideburns", "5_o_Clock_Shadow"), False),
+    RuleSpec("excludes", ("Bald", *HAIR_COLORS), True),
+    RuleSpec("at_least_one", HAIR_COLORS, False),
+    RuleSpec("excludes", ("Bald", "Sideburns"), False),
+    RuleSpec("at_least_one", ("No_Beard", "5_o_Clock_Shadow", "Goatee", "Mustache", "Sideburns"), False),
+    *(RuleSpec("exactly_one", names, True) for names in EXCLUSIVE_GROUPS.values()),
     # What a report must not say in one breath.
-    Rule("implies", ("Happiness", "Smiling"), True),
-    Rule("excludes", ("Neutral", "Smiling"), True),
-    *(Rule("implies", (name, "Young"), True) for name in ("Age_0_2", "Age_3_9", "Age_10_19", "Age_20_29")),
-    Rule("excludes", ("Age_60_69", "Young"), True),
-    Rule("excludes", ("Age_70", "Young"), True),
+    RuleSpec("implies", ("Happiness", "Smiling"), True),
+    RuleSpec("excludes", ("Neutral", "Smiling"), True),
+    *(RuleSpec("implies", (name, "Young"), True) for name in ("Age_0_2", "Age_3_9", "Age_10_19", "Age_20_29")),
+    RuleSpec("excludes", ("Age_60_69", "Young"), True),
+    RuleSpec("excludes", ("Age_70", "Young"), True),
     *(
-        Rule("excludes", (name, "5_o_Clock_Shadow", "Goatee", "Mustache", "Gray_Hair", "Receding_Hairline"), True)
+        RuleSpec("excludes", (name, "5_o_Clock_Shadow", "Goatee", "Mustache", "Gray_Hair", "Receding_Hairline"), True)
         for name in ("Age_0_2", "Age_3_9")
     ),
-    Rule("implies", ("Age_0_2", "No_Beard"), True),
-    Rule("implies", ("Age_3_9", "No_Beard"), True),
+    RuleSpec("implies", ("Age_0_2", "No_Beard"), True),
+    RuleSpec("implies", ("Age_3_9", "No_Beard"), True),
 )
 
 #: A characteristic is "not visible" while its region covers less of the crop than this.

@@ -61,14 +61,14 @@ class EvidenceHead(nn.Module):
         """The words, each with its neighbours': a layer of the graph without weights."""
         return self.names
 
-    def rows(self) -> Tensor:
+    def text_features(self) -> Tensor:
         """(N,R): what stands for a characteristic's text feature when logits are computed."""
         return self.says
 
-    def score(self, features: Features, text: Tensor, numbers: Tensor) -> Tensor:
-        """Logits (B,K) of the characteristics with these numbers (K,); text (N,R) as `rows` gives it."""
+    def score(self, features: Features, text: Tensor, characteristic_ids: Tensor) -> Tensor:
+        """Logits (B,K) of the characteristics `characteristic_ids` (K,); text (N,R) as `text_features` returns it."""
         size = (features.area.sqrt() - self.mean) / self.std
-        return size @ text[numbers].T + self.bias[numbers]
+        return size @ text[characteristic_ids].T + self.bias[characteristic_ids]
 
 
 class WordAdapter(nn.Module):
@@ -104,7 +104,7 @@ def training_free(pipeline: Pipeline) -> Trained:
 
     names = words([" " + c.phrase.split(" ", 1)[1] for c in CHARACTERISTICS])
     faces = pipeline.faces
-    rows = np.unique(Mixture(faces, pipeline.recipe.mix).draw(4000, np.random.default_rng(9)))
+    rows = np.unique(Mixture(faces, pipeline.recipe.sampling_weights).draw(4000, np.random.default_rng(9)))
     maps = pipeline.maps(rows)
     pool = RegionPool(MASK_CLASSES, REGIONS)
     sizes = pool(torch.from_numpy(maps[rows]), torch.zeros(len(rows), 64, 1))[1].sqrt()
@@ -122,6 +122,14 @@ def training_free(pipeline: Pipeline) -> Trained:
     question = train_question(table, features, tokenizer, out=folder, schedule=pipeline.recipe.train["question"])
     judged = np.tile([1.0, 0.0, *UNSURE, *UNSURE], (len(NAMES), 1))
     return Trained(
-        replace(pipeline.recipe, name="training-free"), pipeline.parser(), encoder.eval(), adapter.eval(), question,
-        llm.eval(), vocabulary, judged, pipeline.assets[DETECTOR], {},
-    )  # fmt: skip
+        replace(pipeline.recipe, name="training-free"),
+        pipeline.parser(),
+        encoder.eval(),
+        adapter.eval(),
+        question,
+        llm.eval(),
+        vocabulary,
+        judged,
+        pipeline.assets[DETECTOR],
+        {},
+    )

@@ -112,14 +112,14 @@ class Checkpoint:
         """Read the configuration and the shards' headers; no weight is read.
 
         Raises FileNotFoundError for a missing file, CheckpointError for one that is torn, out of step with the index,
-        outside the folder, quantised, or not safetensors.
+        outside the folder, quantized, or not safetensors.
         """
         if not folder.is_dir():
             raise FileNotFoundError(f"{folder} is not a folder: expected a checkpoint in the Hugging Face layout")
         config = read_json(folder / CONFIG)
         if any((part or {}).get("quantization_config") for part in (config, config.get("text_config"))):
             raise CheckpointError(
-                f"{folder / CONFIG} describes a quantised checkpoint: export from the unquantised one it was made from"
+                f"{folder / CONFIG} describes a quantized checkpoint: export from the unquantized one it was made from"
             )
         require_known(config, folder / CONFIG)
         places: dict[str, _Place] = {}

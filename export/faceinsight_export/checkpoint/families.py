@@ -157,7 +157,7 @@ def rope_factors(config: Any) -> dict[str, NDArray[np.float32]]:
     return Rope.read(config).factors(head_width(config))
 
 
-def skeleton(config: Any) -> Any:
+def meta_model(config: Any) -> Any:
     """transformers' model of a configuration, in float32 and without weights (they are on torch's meta device)."""
     from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
 

@@ -12,13 +12,13 @@ import gguf
 import numpy as np
 from numpy.typing import NDArray
 
-from ..gguf.llm import targets
+from ..gguf.llm import gguf_tensors
 from .checkpoint import Checkpoint, CheckpointError, canonical, read_json, read_tensor, tensor_shapes
 from .families import family_of
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 _PAIR = re.compile(r"(.+)\.lora_(A|B)(?:\.default)?\.weight")
-#: Initialisations that leave the base model's weights as they are; others (PiSSA, LoftQ, ...) change them.
+#: Initializations that leave the base model's weights as they are; others (PiSSA, LoftQ, ...) change them.
 _HARMLESS = (True, False, "gaussian", "orthogonal", "eva")
 
 
@@ -32,8 +32,8 @@ class _Pair:
     scale: float
 
 
-class Adapter:
-    """A LoRA adapter. Open it with `Adapter.open`.
+class LoraAdapter:
+    """A LoRA adapter. Open it with `LoraAdapter.open`.
 
     pairs: weight -> its low-rank change; replaced: weight -> the tensor that takes its place (modules_to_save, biases).
     Both under the names of `checkpoint.canonical`.
@@ -45,7 +45,7 @@ class Adapter:
         self.replaced = replaced
 
     @classmethod
-    def open(cls, folder: Path) -> Adapter:
+    def open(cls, folder: Path) -> LoraAdapter:
         """Read the configuration and the names of the tensors.
 
         Raises FileNotFoundError, or CheckpointError for an adapter that is no plain LoRA on linear layers.
@@ -120,7 +120,7 @@ def _require_plain(folder: Path, config: dict[str, Any]) -> None:
 
 
 def _scale(config: dict[str, Any], module: str, rank: int) -> float:
-    """alpha / r, or alpha / sqrt(r) for rank-stabilised LoRA (Kalajdzievski 2023); a module may have its own alpha."""
+    """alpha / r, or alpha / sqrt(r) for rank-stabilized LoRA (Kalajdzievski 2023); a module may have its own alpha."""
     alpha = float(config["lora_alpha"])
     for pattern, own in (config.get("alpha_pattern") or {}).items():
         if re.match(rf"(.*\.)?({pattern})$", module):
@@ -129,10 +129,10 @@ def _scale(config: dict[str, Any], module: str, rank: int) -> float:
     return alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
 
 
-class Merged(Checkpoint):
+class MergedCheckpoint(Checkpoint):
     """A checkpoint as if an adapter had been merged into it; the sum is made as each tensor is read."""
 
-    def __init__(self, checkpoint: Checkpoint, adapter: Adapter) -> None:
+    def __init__(self, checkpoint: Checkpoint, adapter: LoraAdapter) -> None:
         """Raises CheckpointError if the adapter is none for this checkpoint."""
         adapter.require_fit(checkpoint)
         super().__init__(checkpoint.folder, checkpoint.config, checkpoint._places)
@@ -143,7 +143,7 @@ class Merged(Checkpoint):
         return self._adapter.applied(name, self._base.get(name))
 
 
-def write_adapter(checkpoint: Checkpoint, adapter: Adapter, path: Path) -> None:
+def write_adapter(checkpoint: Checkpoint, adapter: LoraAdapter, path: Path) -> None:
     """The adapter as a GGUF for llama.cpp, to be applied to the GGUF of `checkpoint`'s LLM at a strength of 1.
 
     Its scale is in B, so llama.cpp is told no alpha. Raises FileExistsError, or CheckpointError for an adapter that
@@ -154,13 +154,13 @@ def write_adapter(checkpoint: Checkpoint, adapter: Adapter, path: Path) -> None:
     adapter.require_fit(checkpoint)
     config = checkpoint.text_config
     family = family_of(config)
-    names = {t.source: t.name for t in targets(checkpoint, family)}
+    names = {t.source: t.name for t in gguf_tensors(checkpoint, family)}
     outside = sorted({*adapter.replaced, *(adapter.pairs.keys() - names.keys())})
     if outside:
         raise CheckpointError(f"an adapter file cannot change {', '.join(outside[:5])}: merge the adapter instead")
     writer = gguf.GGUFWriter(path, gguf.MODEL_ARCH_NAMES[family.arch])
     writer.add_type(gguf.GGUFType.ADAPTER)
-    writer.add_string(gguf.Keys.Adapter.TYPE, "lora")
+    writer.add_string(gguf.Keys.LoraAdapter.TYPE, "lora")
     writer.add_name(adapter.folder.name)
     for source, pair in adapter.pairs.items():
         b = family.to_gguf(source, adapter.get(pair.b) * np.float32(pair.scale), config)

@@ -62,9 +62,13 @@ class Rope:
         original = options.get("original_max_position_embeddings")
         original = getattr(config, "original_max_position_embeddings", None) if original is None else original
         return cls(
-            float(base), str(kind[0] or kind[1] or "default"), float(share or 1.0), options,
-            int(config.max_position_embeddings), original,
-        )  # fmt: skip
+            float(base),
+            str(kind[0] or kind[1] or "default"),
+            float(share or 1.0),
+            options,
+            int(config.max_position_embeddings),
+            original,
+        )
 
     def require_options(self, name: str) -> None:
         """Raises CheckpointError unless the scaling has the options that it needs, and none that llama.cpp has not."""

@@ -14,17 +14,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..checkpoint.checkpoint import Checkpoint, CheckpointError, Weights
-from ..checkpoint.families import Family, add_hyperparameters, family_of, rope_factors, skeleton, tied
-from .tokenizer import Vocabulary, read_vocabulary
+from ..checkpoint.families import Family, add_hyperparameters, family_of, meta_model, rope_factors, tied
+from .tokenizer import GgufVocabulary, read_vocabulary
 
-#: What a conversion can write; other types are made of these by llama.cpp (gguf_file.quantise).
+#: What a conversion can write; other types are made of these by llama.cpp (gguf_file.quantize).
 PRECISIONS = {"f32": gguf.LlamaFileType.ALL_F32, "f16": gguf.LlamaFileType.MOSTLY_F16}
 #: Bytes written, and in all.
 Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True, slots=True)
-class Target:
+class GgufTensor:
     """A tensor of the GGUF: its name there, its source in the checkpoint, its shape."""
 
     name: str
@@ -40,14 +40,14 @@ class Target:
         return math.prod(self.shape) * self.dtype(precision).itemsize
 
 
-def targets(weights: Weights, family: Family) -> list[Target]:
+def gguf_tensors(weights: Weights, family: Family) -> list[GgufTensor]:
     """The GGUF's tensors, from those that transformers' model has.
 
     Raises CheckpointError for a tensor that is missing, has another shape, or is left over.
     """
     config = weights.text_config
     names = gguf.get_tensor_name_map(family.arch, config.num_hidden_layers)
-    expected = {name: tuple(value.shape) for name, value in skeleton(config).state_dict().items()}
+    expected = {name: tuple(value.shape) for name, value in meta_model(config).state_dict().items()}
     if tied(config):
         expected.pop("lm_head.weight", None)
     out = []
@@ -59,7 +59,7 @@ def targets(weights: Weights, family: Family) -> list[Target]:
         name = names.get_name(source, try_suffixes=(".weight", ".bias"))
         if name is None:
             raise CheckpointError(f"{source} has no place in llama.cpp's {gguf.MODEL_ARCH_NAMES[family.arch]}")
-        out.append(Target(name, source, shape))
+        out.append(GgufTensor(name, source, shape))
     over = sorted(
         name
         for name in set(weights.names) - expected.keys() - {"lm_head.weight"}
@@ -71,7 +71,7 @@ def targets(weights: Weights, family: Family) -> list[Target]:
     return out
 
 
-def llm_bytes(checkpoint: Weights, precision: str, vocabulary: Vocabulary | None = None) -> int:
+def llm_bytes(checkpoint: Weights, precision: str, vocabulary: GgufVocabulary | None = None) -> int:
     """Upper bound of the size of the file that `write_llm` makes; the excess is some kilobytes.
 
     With a vocabulary at hand, its size is counted too.
@@ -79,7 +79,7 @@ def llm_bytes(checkpoint: Weights, precision: str, vocabulary: Vocabulary | None
     _require_precision(precision)
     family = family_of(checkpoint.text_config)
     # Beside its values a tensor has a name, a shape, and padding to 32 bytes; 4 KiB for the hyperparameters.
-    tensors = sum(t.bytes(precision) + len(t.name) + 96 for t in targets(checkpoint, family))
+    tensors = sum(t.bytes(precision) + len(t.name) + 96 for t in gguf_tensors(checkpoint, family))
     return tensors + 4096 + (vocabulary.bytes() if vocabulary else 0)
 
 
@@ -105,7 +105,7 @@ def write_llm(
 
 def write_gguf(
     weights: Weights,
-    vocabulary: Vocabulary,
+    vocabulary: GgufVocabulary,
     path: Path,
     *,
     precision: str,
@@ -138,7 +138,7 @@ def write_gguf(
 
 def _write_tensors(writer: Any, family: Family, weights: Weights, precision: str, progress: Progress | None) -> None:
     """Header first, for which shapes suffice; then one tensor after the other."""
-    factors, todo = rope_factors(weights.text_config), targets(weights, family)
+    factors, todo = rope_factors(weights.text_config), gguf_tensors(weights, family)
     for name, value in factors.items():
         writer.add_tensor_info(name, value.shape, value.dtype, value.nbytes)
     for target in todo:
@@ -156,7 +156,7 @@ def _write_tensors(writer: Any, family: Family, weights: Weights, precision: str
             progress(done, total)
 
 
-def _converted(target: Target, family: Family, weights: Weights, precision: str) -> NDArray[Any]:
+def _converted(target: GgufTensor, family: Family, weights: Weights, precision: str) -> NDArray[Any]:
     value = family.to_gguf(target.source, weights.get(target.source), weights.text_config)
     dtype = target.dtype(precision)
     if dtype == np.float16 and np.abs(value).max() > np.finfo(np.float16).max:
@@ -164,7 +164,7 @@ def _converted(target: Target, family: Family, weights: Weights, precision: str)
     return np.ascontiguousarray(value, dtype)
 
 
-def _safe_name(name: str, vocabulary: Vocabulary) -> str:
+def _safe_name(name: str, vocabulary: GgufVocabulary) -> str:
     """llama.cpp lets control tokens swallow white space if the model's name has "phi-3" in it, and only then."""
     plain = name.lower().replace("phi-3", "phi 3").replace("phi3", "phi 3")
     named = plain != name.lower()
@@ -175,4 +175,4 @@ def _safe_name(name: str, vocabulary: Vocabulary) -> str:
 
 def _require_precision(precision: str) -> None:
     if precision not in PRECISIONS:
-        raise ValueError(f"precision {precision!r}; a conversion writes {' or '.join(PRECISIONS)}, quantise the rest")
+        raise ValueError(f"precision {precision!r}; a conversion writes {' or '.join(PRECISIONS)}, quantize the rest")

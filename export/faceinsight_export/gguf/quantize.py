@@ -1,4 +1,4 @@
-"""LLM to GGUF: nano's from memory, and quantisation in process by llama.cpp."""
+"""LLM to GGUF: nano's from memory, and quantization in process by llama.cpp."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from faceinsight_models.nets.llm import BpeVocabulary
 
 from ..checkpoint.checkpoint import Checkpoint
 from .llm import PRECISIONS, write_gguf, write_llm
-from .tokenizer import Vocabulary
+from .tokenizer import GgufVocabulary
 
 #: llama.cpp's file types by the names people use. The k types want widths that are multiples of 256; llama.cpp takes a
 #: type of similar size where a width is none.
-QUANTISATIONS = {
+QUANTIZATIONS = {
     "f32": gguf.LlamaFileType.ALL_F32,
     "f16": gguf.LlamaFileType.MOSTLY_F16,
     "q8_0": gguf.LlamaFileType.MOSTLY_Q8_0,
@@ -59,19 +59,19 @@ class _Module:
 
 def write_llama(model: Any, vocabulary: BpeVocabulary, path: Path, *, name: str) -> None:
     """A transformers LlamaForCausalLM and its vocabulary -> float32 GGUF. Raises FileExistsError."""
-    write_gguf(_Module(model), vocabulary_of(vocabulary), path, precision="f32", name=name)
+    write_gguf(_Module(model), gguf_vocabulary(vocabulary), path, precision="f32", name=name)
 
 
-def vocabulary_of(vocabulary: BpeVocabulary) -> Vocabulary:
+def gguf_vocabulary(vocabulary: BpeVocabulary) -> GgufVocabulary:
     """nano's vocabulary in the terms of a conversion."""
     special = {"bos": 1, "eos": 2, "unk": 0, "pad": 2}
-    return Vocabulary(
+    return GgufVocabulary(
         "gpt2", vocabulary.pre, vocabulary.tokens, vocabulary.types, [], vocabulary.merges, special, begin=False
     )
 
 
 def convert(checkpoint: Checkpoint, path: Path, kind: str) -> None:
-    """The LLM of a checkpoint as a GGUF of any of QUANTISATIONS. Raises FileExistsError and as `write_llm` does."""
+    """The LLM of a checkpoint as a GGUF of any of QUANTIZATIONS. Raises FileExistsError and as `write_llm` does."""
     if path.exists():
         raise FileExistsError(f"{path} exists already: choose another name, or remove it first")
     if kind in PRECISIONS:
@@ -80,21 +80,21 @@ def convert(checkpoint: Checkpoint, path: Path, kind: str) -> None:
     half = path.with_name(f".{path.name}.f16")
     try:
         write_llm(checkpoint, half, precision="f16")
-        quantise(half, path, kind)
+        quantize(half, path, kind)
     finally:
         half.unlink(missing_ok=True)
 
 
-def quantise(source: Path, target: Path, kind: str, *, threads: int = 0) -> None:
+def quantize(source: Path, target: Path, kind: str, *, threads: int = 0) -> None:
     """Re-encode a GGUF's weights by llama.cpp. Raises ValueError for an unknown kind, RuntimeError if it fails."""
     import llama_cpp
 
-    if kind not in QUANTISATIONS:
-        raise ValueError(f"quantisation {kind!r}; expected one of {', '.join(QUANTISATIONS)}")
+    if kind not in QUANTIZATIONS:
+        raise ValueError(f"quantization {kind!r}; expected one of {', '.join(QUANTIZATIONS)}")
     silence_log(llama_cpp)
     params = llama_cpp.llama_model_quantize_default_params()
-    params.ftype = int(QUANTISATIONS[kind])
+    params.ftype = int(QUANTIZATIONS[kind])
     params.nthread = threads
     status = llama_cpp.llama_model_quantize(str(source).encode(), str(target).encode(), ctypes.byref(params))
     if status != 0 or not target.exists():
-        raise RuntimeError(f"llama.cpp could not quantise {source} to {kind} (status {status})")
+        raise RuntimeError(f"llama.cpp could not quantize {source} to {kind} (status {status})")

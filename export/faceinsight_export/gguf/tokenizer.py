@@ -36,7 +36,7 @@ _Reader = Callable[[Path, dict[str, Any]], tuple[_Table, list[str], str, bool]]
 
 
 @dataclass(frozen=True)
-class Vocabulary:
+class GgufVocabulary:
     """A tokenizer.
 
     model: llama.cpp's algorithm, "gpt2" (byte-level BPE: merges) or "llama" (SentencePiece BPE: scores).
@@ -79,7 +79,7 @@ class Vocabulary:
         return sum(len(s.encode()) + 16 for s in (*self.tokens, *self.merges))
 
 
-def read_vocabulary(folder: Path, config: Any) -> Vocabulary:
+def read_vocabulary(folder: Path, config: Any) -> GgufVocabulary:
     """The tokenizer of a checkpoint, padded to the model's embedding rows (`config.vocab_size`).
 
     tokenizer.json decides, as in transformers; tokenizer.model serves where it is missing. Raises FileNotFoundError if
@@ -117,7 +117,7 @@ def read_vocabulary(folder: Path, config: Any) -> Vocabulary:
         default = getattr(config, f"{kind}_token_id", None)
         if kind not in ids and isinstance(default, int) and default < size:
             ids[kind] = default
-    return Vocabulary(
+    return GgufVocabulary(
         model="llama" if spaced else "gpt2",
         pre=pre,
         tokens=texts,
@@ -149,11 +149,11 @@ def _byte_level(folder: Path, data: dict[str, Any]) -> tuple[_Table, list[str], 
         raise CheckpointError(f"{folder}: tokenizer of type {kind}; supported: byte-level BPE and SentencePiece BPE")
     steps = (*_steps(data.get("pre_tokenizer")), bool(model.get("ignore_merges")))
     affixes = model.get("continuing_subword_prefix") or model.get("end_of_word_suffix")
-    normaliser = (data.get("normalizer") or {}).get("type", "NFC")
-    if steps not in PRE_TOKENIZERS or affixes or normaliser != "NFC":
+    normalizer = (data.get("normalizer") or {}).get("type", "NFC")
+    if steps not in PRE_TOKENIZERS or affixes or normalizer != "NFC":
         supported = ", ".join(PRE_TOKENIZERS.values())
         raise CheckpointError(
-            f"{folder}: pre-tokenizer {steps[:-1]}, ignore_merges {steps[-1]}, normalizer {normaliser}, "
+            f"{folder}: pre-tokenizer {steps[:-1]}, ignore_merges {steps[-1]}, normalizer {normalizer}, "
             f"affixes {affixes} is none that llama.cpp has under a known name; supported: {supported}"
         )
     merges = [m if isinstance(m, str) else " ".join(m) for m in model["merges"]]
@@ -177,9 +177,9 @@ def _steps(pre: dict[str, Any] | None) -> Iterable[tuple[str, object]]:
 def _sentencepiece_json(folder: Path, data: dict[str, Any]) -> tuple[_Table, list[str], str, bool]:
     """A SentencePiece BPE as tokenizer.json holds it: a token's score is the rank of the merge that makes it."""
     model = data["model"]
-    normaliser, pre = data.get("normalizer"), data.get("pre_tokenizer")
+    normalizer, pre = data.get("normalizer"), data.get("pre_tokenizer")
     prefix = False
-    for step in (normaliser or {}).get("normalizers", [normaliser] if normaliser else []):
+    for step in (normalizer or {}).get("normalizers", [normalizer] if normalizer else []):
         if step["type"] == "Prepend" and step["prepend"] == "▁":
             prefix = True
         elif step["type"] != "Replace" or (step["pattern"], step["content"]) != ({"String": " "}, "▁"):
@@ -216,19 +216,19 @@ def _sentencepiece_model(folder: Path, data: dict[str, Any]) -> tuple[_Table, li
         proto.ParseFromString((folder / "tokenizer.model").read_bytes())
     except Exception as e:
         raise CheckpointError(f"{folder / 'tokenizer.model'} is not a SentencePiece model: {e}") from e
-    trainer, normaliser = proto.trainer_spec, proto.normalizer_spec
-    if trainer.model_type != trainer.BPE or normaliser.precompiled_charsmap or normaliser.remove_extra_whitespaces:
+    trainer, normalizer = proto.trainer_spec, proto.normalizer_spec
+    if trainer.model_type != trainer.BPE or normalizer.precompiled_charsmap or normalizer.remove_extra_whitespaces:
         kind = trainer.ModelType.Name(trainer.model_type)
         raise CheckpointError(
-            f"{folder / 'tokenizer.model'}: type {kind}, normalizer {normaliser.name or 'identity'}, "
-            f"remove_extra_whitespaces {normaliser.remove_extra_whitespaces}; supported: BPE, identity, False"
+            f"{folder / 'tokenizer.model'}: type {kind}, normalizer {normalizer.name or 'identity'}, "
+            f"remove_extra_whitespaces {normalizer.remove_extra_whitespaces}; supported: BPE, identity, False"
         )
     table: _Table = {}
     for number, piece in enumerate(proto.pieces):
         # GGUF's types have SentencePiece's numbers. llama.cpp looks for a user's token before it turns spaces to "▁".
         text = piece.piece.replace("▁", " ") if piece.type == int(_TYPE.USER_DEFINED) else piece.piece
         table[number] = (text, piece.type, piece.score)
-    return table, [], "default", normaliser.add_dummy_prefix
+    return table, [], "default", normalizer.add_dummy_prefix
 
 
 def _added_tokens(folder: Path) -> list[dict[str, Any]]:

@@ -15,7 +15,7 @@ from onnx import TensorProto, helper, numpy_helper
 MIN_ELEMENTS = 2048
 
 
-def store_half(path: Path) -> None:
+def store_fp16(path: Path) -> None:
     """Rewrite the file in place. Weights beyond half precision's range are left alone."""
     model = onnx.load(path)
     graph = model.graph
@@ -32,6 +32,6 @@ def store_half(path: Path) -> None:
     nodes = [*casts, *graph.node]
     del graph.node[:]
     graph.node.extend(nodes)
-    # Types inferred for what are now cast outputs stay right; stale shapes of initialisers do not matter.
+    # Types inferred for what are now cast outputs stay right; stale shapes of initializers do not matter.
     onnx.checker.check_model(model)
     onnx.save(model, path)

@@ -1,9 +1,9 @@
 """8-bit linear layers, written as such: the float32 model need never exist. Accepted past an accuracy gate only.
 
-Only matrix products with constant weights are quantised: that is where the time goes, and quantising attention,
+Only matrix products with constant weights are quantized: that is where the time goes, and quantizing attention,
 softmax or norms as well is what makes 8-bit vision transformers collapse. Weights are symmetric, a scale per output.
 
-dynamic: inputs are quantised as they come; what ONNX Runtime is fast at on a CPU.
+dynamic: inputs are quantized as they come; what ONNX Runtime is fast at on a CPU.
 static: inputs have a fixed symmetric scale from calibration images, as Q/DQ pairs; what TensorRT takes.
 """
 
@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from faceinsight.backends.device import Device
 from faceinsight.host.machine import cores
 
-from .writer import FLOAT, OnnxFile
+from .writer import FLOAT, OnnxWriter
 
 #: Values that an 8-bit number takes on each side of zero.
 LEVELS = 127
@@ -44,7 +44,7 @@ class Dense:
 
 
 #: Writes a linear layer on the value of a name: (graph, input, layer) -> output.
-DenseWriter = Callable[[OnnxFile, str, Dense], str]
+DenseWriter = Callable[[OnnxWriter, str, Dense], str]
 
 
 def smooth(layers: Sequence[Dense]) -> tuple[NDArray[np.float32], list[Dense]]:
@@ -62,16 +62,16 @@ def smooth(layers: Sequence[Dense]) -> tuple[NDArray[np.float32], list[Dense]]:
     return factors, [replace(d, weight=d.weight * factors[:, None], peak=peak / factors) for d in layers]
 
 
-def quantise_weight(weight: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
+def quantize_weight(weight: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
     """(inputs,outputs) -> int8 values and scales (outputs,): weight is about values * scales."""
     peak = np.abs(weight).max(0)
     scale = (np.where(peak > 0, peak, 1) / LEVELS).astype(np.float32)
     return np.clip(np.rint(weight / scale), -LEVELS, LEVELS).astype(np.int8), scale
 
 
-def dynamic_dense(graph: OnnxFile, x: str, layer: Dense) -> str:
-    """The nodes of ONNX Runtime's dynamic quantiser, which it fuses into one; layers on one input share its int8."""
-    values, scale = quantise_weight(layer.weight)
+def dynamic_dense(graph: OnnxWriter, x: str, layer: Dense) -> str:
+    """The nodes of ONNX Runtime's dynamic quantizer, which it fuses into one; layers on one input share its int8."""
+    values, scale = quantize_weight(layer.weight)
     x_scale, x_zero = f"{x}.scale", f"{x}.zero"
     x8 = graph.add("DynamicQuantizeLinear", x, name=f"{x}.uint8", more=(x_scale, x_zero))
     weight, zero = (
@@ -84,11 +84,11 @@ def dynamic_dense(graph: OnnxFile, x: str, layer: Dense) -> str:
     return add_bias(graph, graph.add("Mul", whole, scales, name=f"{layer.name}.product"), layer, np.float32)
 
 
-def static_dense(graph: OnnxFile, x: str, layer: Dense) -> str:
+def static_dense(graph: OnnxWriter, x: str, layer: Dense) -> str:
     """Q/DQ pairs around a matrix product. Raises ValueError if the layer was not calibrated."""
     if layer.peak is None:
         raise ValueError(f"{layer.name}: no calibration was made")
-    values, scale = quantise_weight(layer.weight)
+    values, scale = quantize_weight(layer.weight)
     x_scale = graph.constant(np.float32(layer.peak.max() / LEVELS or 1).reshape(()))
     zero, zeros = (
         graph.constant(np.zeros((), np.int8)),
@@ -101,7 +101,7 @@ def static_dense(graph: OnnxFile, x: str, layer: Dense) -> str:
     return add_bias(graph, graph.add("MatMul", rough, weight, name=f"{layer.name}.product"), layer, np.float32)
 
 
-def add_bias(graph: OnnxFile, product: str, layer: Dense, kind: Any) -> str:
+def add_bias(graph: OnnxWriter, product: str, layer: Dense, kind: Any) -> str:
     """The layer's output, of float type `kind`, from its matrix product."""
     if layer.bias is None:
         return graph.add("Identity", product, name=layer.name)

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .writer import FLOAT, HALF, OnnxFile
+from .writer import FLOAT, HALF, OnnxWriter
 
 #: merge: as above. pool: means of neighbours, and random: a fixed choice of tokens, are there to be compared with.
 METHODS = ("merge", "pool", "random")
@@ -25,7 +25,7 @@ TINY = np.float32(1e-6)
 
 
 @dataclass(frozen=True, slots=True)
-class Budget:
+class TokenReduction:
     """`tokens` of a square grid's side*side, by one of METHODS; `seed` is that of "random".
 
     Raises ValueError for a number that halving does not lead to, or an unknown method.
@@ -55,7 +55,7 @@ def choices(side: int) -> list[int]:
     return out
 
 
-def reduce(features: NDArray[np.float32], budget: Budget) -> NDArray[np.float32]:
+def reduce(features: NDArray[np.float32], budget: TokenReduction) -> NDArray[np.float32]:
     """(B,side*side,C) float32 -> (B,tokens,C), in numpy: what the graph computes."""
     if budget.method == "pool":
         return _pooling(budget) @ features
@@ -64,17 +64,17 @@ def reduce(features: NDArray[np.float32], budget: Budget) -> NDArray[np.float32]
     mean = features.mean(1, keepdims=True)
     sums, counts = features, np.ones((1, features.shape[1], 1), np.float32)
     for stay, leave in _steps(budget):
-        centred = sums - counts * mean
-        ours = centred[:, stay]
+        centered = sums - counts * mean
+        ours = centered[:, stay]
         ours = ours / (np.linalg.norm(ours, axis=2, keepdims=True) + TINY)
-        best = (centred[:, leave] @ ours.swapaxes(1, 2)).argmax(2)
+        best = (centered[:, leave] @ ours.swapaxes(1, 2)).argmax(2)
         moves = (best[:, None] == np.arange(len(stay))[None, :, None]).astype(np.float32)
         sums = sums[:, stay] + moves @ sums[:, leave]
         counts = counts[:, stay] + moves @ counts[:, leave]
     return sums / counts
 
 
-def write_budget(graph: OnnxFile, x: str, budget: Budget, *, half: bool) -> str:
+def write_reduction(graph: OnnxWriter, x: str, budget: TokenReduction, *, half: bool) -> str:
     """Nodes for `reduce` on the value named x, (B,side*side,C), of float16 if `half`."""
     kind = np.float16 if half else np.float32
     if budget.method == "pool":
@@ -94,11 +94,11 @@ def write_budget(graph: OnnxFile, x: str, budget: Budget, *, half: bool) -> str:
 
 
 def _write_step(
-    graph: OnnxFile, sums: str, counts: str, mean: str, stay: NDArray[np.int64], leave: NDArray[np.int64], at: str
+    graph: OnnxWriter, sums: str, counts: str, mean: str, stay: NDArray[np.int64], leave: NDArray[np.int64], at: str
 ) -> tuple[str, str]:
     share = graph.add("Mul", counts, mean, name=f"{at}.share")
-    centred = graph.add("Sub", sums, share, name=f"{at}.centred")
-    ours, theirs = _gather(graph, centred, stay, f"{at}.stay"), _gather(graph, centred, leave, f"{at}.leave")
+    centered = graph.add("Sub", sums, share, name=f"{at}.centred")
+    ours, theirs = _gather(graph, centered, stay, f"{at}.stay"), _gather(graph, centered, leave, f"{at}.leave")
     norm = graph.add("ReduceL2", ours, graph.constant(np.array([2])), name=f"{at}.norm")
     norm = graph.add("Add", norm, graph.constant(np.array(TINY)), name=f"{at}.safe")
     ours = graph.add("Div", ours, norm, name=f"{at}.unit")
@@ -116,11 +116,11 @@ def _write_step(
     return merged[0], merged[1]
 
 
-def _gather(graph: OnnxFile, x: str, indices: NDArray[np.int64], name: str) -> str:
+def _gather(graph: OnnxWriter, x: str, indices: NDArray[np.int64], name: str) -> str:
     return graph.add("Gather", x, graph.constant(indices), name=name, attributes={"axis": 1})
 
 
-def _steps(budget: Budget) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+def _steps(budget: TokenReduction) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
     """For each halving, the places among the tokens there are: of those that stay, and of those that leave."""
     row, column = np.divmod(np.arange(budget.side**2), budget.side)
     while len(row) > budget.tokens:
@@ -133,7 +133,7 @@ def _steps(budget: Budget) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64
             row, column = row // 2, column // 2
 
 
-def _pooling(budget: Budget) -> NDArray[np.float32]:
+def _pooling(budget: TokenReduction) -> NDArray[np.float32]:
     """(tokens,side*side): means over blocks of the grid; an odd number of halvings has them twice as wide as high."""
     area = budget.side**2 // budget.tokens
     high = 2 ** ((area.bit_length() - 1) // 2)
@@ -144,7 +144,7 @@ def _pooling(budget: Budget) -> NDArray[np.float32]:
     return pooling.astype(np.float32)  # type: ignore[no-any-return]
 
 
-def _chosen(budget: Budget) -> NDArray[np.int64]:
+def _chosen(budget: TokenReduction) -> NDArray[np.int64]:
     """Places of a random choice of tokens, in their order."""
     chosen = np.random.default_rng(budget.seed).permutation(budget.side**2)[: budget.tokens]
     return np.sort(chosen)

@@ -15,9 +15,9 @@ import torch
 from numpy.typing import NDArray
 
 from .int8 import Dense, DenseWriter, add_bias, dynamic_dense, gate, smooth, static_dense
-from .token_merging import Budget, write_budget
+from .token_merging import TokenReduction, write_reduction
 from .vision_reference import PROJECTOR, TOWER, Tensors, VisionReference, VisionShape
-from .writer import FLOAT, HALF, OnnxFile, onnx_file
+from .writer import FLOAT, HALF, OnnxWriter, onnx_file
 
 #: Lowest mean cosine to float32 of each reduced precision. int8 is dynamic, int8-static Q/DQ: see int8.py.
 FLOORS = {"fp16": 0.9999, "int8": 0.999, "int8-static": 0.999}
@@ -52,7 +52,7 @@ def write_vision(
     shape = VisionShape.read(source.config)
     if tokens is not None and not shape.drop_class:
         raise ValueError("a smaller number of tokens needs a grid; this checkpoint keeps the class token")
-    reference = VisionReference(source, shape, None if tokens is None else Budget(shape.side, tokens, method))
+    reference = VisionReference(source, shape, None if tokens is None else TokenReduction(shape.side, tokens, method))
     peaks = reference.peaks(torch.from_numpy(images[::2])) if eight and images is not None else None
     with onnx_file(path, "vision") as graph:
         _Writer(graph, reference, precision, peaks).write("batch" if batch is None else batch)
@@ -76,7 +76,7 @@ class _Writer:
 
     def __init__(
         self,
-        graph: OnnxFile,
+        graph: OnnxWriter,
         reference: VisionReference,
         precision: str,
         peaks: Mapping[str, NDArray[np.float32]] | None,
@@ -98,12 +98,12 @@ class _Writer:
         if self._half:
             x = graph.add("Cast", x, name="pixels.half", attributes={"to": HALF})
         states = {0: self._embed(x)}
-        for number in range(max(shape.taps)):
+        for number in range(max(shape.feature_layers)):
             states[number + 1] = self._layer(states[number], f"layers.{number}")
-        tapped = [self._drop_class(states[n], f"features.{n}") for n in shape.taps]
+        tapped = [self._drop_class(states[n], f"features.{n}") for n in shape.feature_layers]
         x = tapped[0] if len(tapped) == 1 else graph.add("Concat", *tapped, name="features", attributes={"axis": 2})
         if self._budget is not None:
-            x = write_budget(graph, x, self._budget, half=self._half)
+            x = write_reduction(graph, x, self._budget, half=self._half)
         count = self._budget.tokens if self._budget else shape.side**2 + (not shape.drop_class)
         first, second = (self._dense(f"{PROJECTOR}.{n}", bias=shape.projector_bias) for n in ("linear_1", "linear_2"))
         x = self._activate(self._write_dense(graph, x, first), shape.projector_activation)
@@ -195,7 +195,7 @@ class _Writer:
         peak = None if self._peaks is None else self._peaks[name]
         return Dense(name, weight, self._tensor(f"{name}.bias") if bias else None, peak)
 
-    def _float_dense(self, graph: OnnxFile, x: str, layer: Dense) -> str:
+    def _float_dense(self, graph: OnnxWriter, x: str, layer: Dense) -> str:
         weight = self._weight(f"{layer.name}.weight", layer.weight)
         return add_bias(graph, graph.add("MatMul", x, weight, name=f"{layer.name}.product"), layer, self._kind)
 

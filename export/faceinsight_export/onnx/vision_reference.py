@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from faceinsight_models.llava.config_json import configured
 
-from .token_merging import Budget, reduce
+from .token_merging import TokenReduction, reduce
 
 TOWER, PROJECTOR = "vision_tower.vision_model", "multi_modal_projector"
 
@@ -47,7 +47,7 @@ class Tensors(Protocol):
 class VisionShape:
     """What config.json says of the tower and projector; sizes in pixels.
 
-    taps: numbers of the hidden states that are handed on, side by side; 0 is what enters the first layer.
+    feature_layers: numbers of the hidden states that are handed on, side by side; 0 is what enters the first layer.
     drop_class: leave out the class token.
     """
 
@@ -59,7 +59,7 @@ class VisionShape:
     activation: str
     projector_activation: str
     projector_bias: bool
-    taps: tuple[int, ...]
+    feature_layers: tuple[int, ...]
     drop_class: bool
 
     @property
@@ -83,17 +83,23 @@ class VisionShape:
             if activation not in ACTIVATIONS:
                 raise ValueError(f"activation {activation!r}; expected one of {', '.join(ACTIVATIONS)}")
         return cls(
-            vision.image_size, vision.patch_size, vision.hidden_size, vision.num_attention_heads,
-            vision.layer_norm_eps, vision.hidden_act, llava.projector_hidden_act,
+            vision.image_size,
+            vision.patch_size,
+            vision.hidden_size,
+            vision.num_attention_heads,
+            vision.layer_norm_eps,
+            vision.hidden_act,
+            llava.projector_hidden_act,
             getattr(llava, "multimodal_projector_bias", True),  # an old transformers always has one
-            tuple(n % (layers + 1) for n in chosen), llava.vision_feature_select_strategy == "default",
-        )  # fmt: skip
+            tuple(n % (layers + 1) for n in chosen),
+            llava.vision_feature_select_strategy == "default",
+        )
 
 
 class VisionReference:
     """pixels (B,3,size,size) -> image tokens (B,N,width), in torch and float32, one layer of weights at a time."""
 
-    def __init__(self, source: Tensors, shape: VisionShape, budget: Budget | None) -> None:
+    def __init__(self, source: Tensors, shape: VisionShape, budget: TokenReduction | None) -> None:
         self.source = source
         self.shape = shape
         self.budget = budget
@@ -125,11 +131,11 @@ class VisionReference:
         x = torch.cat([first, x.flatten(2).transpose(1, 2)], 1)
         x = self._norm(x + self.tensor(f"{TOWER}.embeddings.position_embedding.weight"), f"{TOWER}.pre_layrnorm")
         states = {0: x}
-        for number in range(max(self.shape.taps)):
+        for number in range(max(self.shape.feature_layers)):
             x = self._layer(x, f"{TOWER}.encoder.layers.{number}", observe)
-            if number + 1 in self.shape.taps:
+            if number + 1 in self.shape.feature_layers:
                 states[number + 1] = x
-        return torch.cat([states[n][:, int(self.shape.drop_class) :] for n in self.shape.taps], 2)
+        return torch.cat([states[n][:, int(self.shape.drop_class) :] for n in self.shape.feature_layers], 2)
 
     def peaks(self, pixels: torch.Tensor) -> dict[str, NDArray[np.float32]]:
         """For each linear layer, the largest magnitude of each of its inputs on these images."""

@@ -28,13 +28,13 @@ FLOAT, HALF = TensorProto.FLOAT, TensorProto.FLOAT16
 
 
 @contextmanager
-def onnx_file(path: Path, name: str) -> Iterator[OnnxFile]:
+def onnx_file(path: Path, name: str) -> Iterator[OnnxWriter]:
     """A new ONNX file: whole on leaving the context, removed on an error. Raises FileExistsError if it is there."""
     if path.exists():
         raise FileExistsError(f"{path} exists already: choose another place, or remove it first")
     try:
         with path.open("wb") as file:
-            graph = OnnxFile(file, name)
+            graph = OnnxWriter(file, name)
             yield graph
             graph.finish()
     except BaseException:
@@ -42,7 +42,7 @@ def onnx_file(path: Path, name: str) -> Iterator[OnnxFile]:
         raise
 
 
-class OnnxFile:
+class OnnxWriter:
     """Weights that are written at once, nodes that are written by `finish`. Values are known by name."""
 
     def __init__(self, file: BinaryIO, name: str) -> None:

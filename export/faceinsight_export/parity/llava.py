@@ -21,8 +21,8 @@ from faceinsight.bundle.manifest import LlmSpec, PromptSpec, VisionSpec
 from faceinsight.host.machine import cores
 from faceinsight.perception.clip_pixels import to_pixels
 
-from ..attach import Attached, Spoken, attached_stages
-from ..onnx.token_merging import Budget, reduce
+from ..attach import Attached, ReferenceTokens, attached_stages
+from ..onnx.token_merging import TokenReduction, reduce
 from ..onnx.writer import FLOAT, HALF
 from .reference import Reference, logits
 from .stages import LLM_TOLERANCES, LlmProbe, ParityError, Stage, compare
@@ -49,9 +49,9 @@ def pictures(count: int = 4, *, seed: int = 0) -> list[NDArray[np.uint8]]:
         y, x = np.mgrid[0:height, 0:width] / max(height, width)
         image = np.zeros((height, width, 3))
         for _ in range(6):
-            (fy, fx), phase, colour = rng.normal(0, 6, 2), rng.uniform(0, 6.3), rng.normal(0, 35, 3)
+            (fy, fx), phase, color = rng.normal(0, 6, 2), rng.uniform(0, 6.3), rng.normal(0, 35, 3)
             wave = np.sin(fy * y + fx * x + phase)
-            image += (wave if rng.random() < 0.7 else np.sign(wave))[..., None] * colour
+            image += (wave if rng.random() < 0.7 else np.sign(wave))[..., None] * color
         image += 128 + rng.normal(0, 4, image.shape)
         out.append(np.clip(image, 0, 255).astype(np.uint8))
     return out
@@ -97,7 +97,7 @@ def verify_llava(
 def _reduced(features: NDArray[np.float32], count: int, method: str) -> NDArray[np.float32]:
     if features.shape[1] == count:
         return features
-    return reduce(features, Budget(round(features.shape[1] ** 0.5), count, method))
+    return reduce(features, TokenReduction(round(features.shape[1] ** 0.5), count, method))
 
 
 def _vision_stages(
@@ -141,7 +141,7 @@ def _llm_stages(
     image_tokens: NDArray[np.float32],
     precision: str,
     device: Device,
-    spoken: Spoken | None,
+    spoken: ReferenceTokens | None,
 ) -> list[Stage]:
     """Of a face's image tokens, and of its region tokens and findings where there are any, laid out as in use."""
     prompt = spec.prompt

@@ -20,7 +20,7 @@ from torch import nn
 from faceinsight_models.llava.hf_folder import load_image_processor, load_model, load_tokenizer
 
 from ..checkpoint.checkpoint import canonical
-from ..checkpoint.lora import Adapter
+from ..checkpoint.lora import LoraAdapter
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Reference:
     processor: Any
 
     @classmethod
-    def open(cls, folder: Path, adapter: Adapter | None = None) -> Reference:
+    def open(cls, folder: Path, adapter: LoraAdapter | None = None) -> Reference:
         """Raises FileNotFoundError, or CheckpointError for a folder that transformers does not read whole."""
         tokenizer, processor = load_tokenizer(folder), load_image_processor(folder)
         return cls(folder, stream(load_model(folder, attention="eager"), adapter), tokenizer, processor)
@@ -47,7 +47,7 @@ class Reference:
         return self.model.config
 
     def pixels(self, images: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
-        """RGB pictures (H,W,3) -> (B,3,size,size): LLaVA-1.5's square in the mean colour, then the processor."""
+        """RGB pictures (H,W,3) -> (B,3,size,size): LLaVA-1.5's square in the mean color, then the processor."""
         from PIL import Image
         from transformers import CLIPImageProcessor
 
@@ -55,11 +55,11 @@ class Reference:
         clip = self.processor or CLIPImageProcessor(
             size={"shortest_edge": size}, crop_size={"height": size, "width": size}
         )
-        colour = tuple(int(m * 255) for m in clip.image_mean)
+        color = tuple(int(m * 255) for m in clip.image_mean)
 
         def square(image: NDArray[np.uint8]) -> Any:
             side = max(image.shape[:2])
-            canvas = Image.new("RGB", (side, side), colour)
+            canvas = Image.new("RGB", (side, side), color)
             canvas.paste(Image.fromarray(image), ((side - image.shape[1]) // 2, (side - image.shape[0]) // 2))
             return canvas
 
@@ -101,7 +101,7 @@ class Reference:
         return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
-def stream(model: Any, adapter: Adapter | None = None) -> Any:
+def stream(model: Any, adapter: LoraAdapter | None = None) -> Any:
     """A model of transformers whose parts widen their weights before they run, and drop them after; the same object.
 
     adapter: added to the weights as they are widened. Call it under torch.no_grad(), without a cache: each call reads
@@ -126,7 +126,7 @@ def _parts(module: nn.Module) -> Iterator[nn.Module]:
         yield from _parts(child)
 
 
-def _stream(part: nn.Module, own: dict[str, tuple[str, nn.Parameter]], adapter: Adapter | None) -> None:
+def _stream(part: nn.Module, own: dict[str, tuple[str, nn.Parameter]], adapter: LoraAdapter | None) -> None:
     """own: the part's parameters, by their names within; each has its name in the whole model."""
 
     def load(module: nn.Module, _: object) -> None:

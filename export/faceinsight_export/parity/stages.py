@@ -36,7 +36,7 @@ class ParityError(RuntimeError):
 class Stage:
     """One comparison: worst cosine over rows, and the error that is gated.
 
-    The error is the largest one relative to the reference's largest value; where weights are quantised on purpose, the
+    The error is the largest one relative to the reference's largest value; where weights are quantized on purpose, the
     root mean square relative to the reference's (one unlucky logit among thousands says little there).
     """
 

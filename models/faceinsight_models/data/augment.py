@@ -20,38 +20,38 @@ FLIP[: len(FLIP_CLASSES)] = FLIP_CLASSES
 
 
 def scaling(source: int, target: int) -> NDArray[np.float64]:
-    """(3,3) from a picture of one size to another, pixel centres at +0.5."""
+    """(3,3) from a picture of one size to another, pixel centers at +0.5."""
     s = target / source
     return np.array([[s, 0, 0.5 * s - 0.5], [0, s, 0.5 * s - 0.5], [0, 0, 1]])
 
 
-def about_centre(
+def about_center(
     linear: NDArray[np.float64], shift: NDArray[np.float64], source: int, target: int
 ) -> NDArray[np.float64]:
-    """(2,3): a linear map (2,2) about the centre of a picture of size `source`, which comes to that of one of size
+    """(2,3): a linear map (2,2) about the center of a picture of size `source`, which comes to that of one of size
     `target`, moved by `shift` pixels."""
-    centre = np.full(2, (source - 1) / 2)
-    return np.hstack([linear, (shift + (target - 1) / 2 - linear @ centre)[:, None]])
+    center = np.full(2, (source - 1) / 2)
+    return np.hstack([linear, (shift + (target - 1) / 2 - linear @ center)[:, None]])
 
 
 def jitter_matrix(rng: np.random.Generator, source: int, target: int, *, strength: float = 1.0) -> NDArray[np.float64]:
-    """(2,3) matrix: a small rotation, scale and shift about the centre, then the resize source -> target."""
+    """(2,3) matrix: a small rotation, scale and shift about the center, then the resize source -> target."""
     angle = np.deg2rad(rng.normal(0, 5 * strength))
     scale = np.exp(rng.normal(0, 0.05 * strength)) * target / source
     c, s = scale * np.cos(angle), scale * np.sin(angle)
     rot = np.array([[c, -s], [s, c]])
-    return about_centre(rot, rng.normal(0, 0.015 * strength, 2) * target, source, target)
+    return about_center(rot, rng.normal(0, 0.015 * strength, 2) * target, source, target)
 
 
 def degrade(rng: np.random.Generator, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Light, colour, something before the face, blur, low resolution, noise, JPEG; each at random."""
+    """Light, color, something before the face, blur, low resolution, noise, JPEG; each at random."""
     x = image
     if rng.random() < 0.7:
         gain = np.exp(rng.normal(0, 0.12)) * np.exp(rng.normal(0, 0.04, 3))
         table = np.clip((np.arange(256)[:, None] - 127) * gain + 127 + rng.normal(0, 12), 0, 255).astype(np.uint8)
         x = cv2.LUT(x, table[None])
     if rng.random() < 0.08:
-        # Something before the face: a rectangle of one colour, at most a seventh of the crop.
+        # Something before the face: a rectangle of one color, at most a seventh of the crop.
         side = x.shape[0]
         w, h = (int(side * rng.uniform(0.1, 0.38)) for _ in range(2))
         left, top = int(rng.uniform(0, side - w)), int(rng.uniform(0, side - h))

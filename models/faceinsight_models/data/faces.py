@@ -85,14 +85,22 @@ class Masks:
 class Mixture:
     """Draws training rows: each set has its share of a batch, whatever its size."""
 
-    def __init__(self, faces: Faces, shares: Mapping[str, float]) -> None:
-        """shares: set name -> weight; a set without one is not drawn from. Raises ValueError where none has one."""
+    def __init__(self, faces: Faces, sampling_weights: Mapping[str, float]) -> None:
+        """Draw from the sets that have a weight.
+
+        Args:
+            faces: faces of all sets.
+            sampling_weights: set name -> weight; a set without one is not drawn from.
+
+        Raises:
+            ValueError: no set of `faces` has a weight.
+        """
         stems = [a.stem for a in faces.archives]
-        drawn = [i for i, stem in enumerate(stems) if shares.get(stem, 0) > 0]
+        drawn = [i for i, stem in enumerate(stems) if sampling_weights.get(stem, 0) > 0]
         if not drawn:
-            raise ValueError(f"none of the sets {', '.join(stems)} has a share in the recipe's mix")
+            raise ValueError(f"none of the sets {', '.join(stems)} has a share in the recipe's sampling_weights")
         self.rows = [faces.rows("train", i) for i in drawn]
-        weight = np.array([shares[stems[i]] for i in drawn])
+        weight = np.array([sampling_weights[stems[i]] for i in drawn])
         self.share = weight / weight.sum()
         #: Faces drawn so that the best represented set is seen once.
         self.epoch = int(max(len(r) / s for r, s in zip(self.rows, self.share, strict=True)))

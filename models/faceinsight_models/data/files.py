@@ -66,7 +66,7 @@ def read_image(archive: zipfile.ZipFile, name: str) -> NDArray[np.uint8]:
 
 
 def read_mask(archive: zipfile.ZipFile, name: str) -> NDArray[np.uint8]:
-    """Class numbers (H,W) of one archive member, a grey picture."""
+    """Class numbers (H,W) of one archive member, a gray picture."""
     mask = cv2.imdecode(np.frombuffer(_member(archive, name), np.uint8), cv2.IMREAD_GRAYSCALE)
     if mask is None:
         raise ValueError(f"{archive.filename}: {name} does not decode")

@@ -120,7 +120,7 @@ def _maybe(states: Mapping[str, int], names: Mapping[str, str]) -> str | None:
 
 
 def hair_answer(states: Mapping[str, int]) -> str:
-    """What the hair is like: colour and cut."""
+    """What the hair is like: color and cut."""
     if states.get("Bald") == YES:
         return "The person is bald."
     if hair := hair_words(states):
@@ -133,7 +133,7 @@ def hair_answer(states: Mapping[str, int]) -> str:
 
 
 def color_answer(states: Mapping[str, int]) -> str:
-    """The hair's colour."""
+    """The hair's color."""
     if states.get("Bald") == YES:
         return "The person is bald."
     color = _present(states, COLORS)

@@ -56,9 +56,15 @@ def _statements(form: str, words: str) -> tuple[str, str]:
 
 
 def _concept(
-    name: str, *, form: str, words: Sequence[str], heldout: Sequence[str], yes: str = "", no: str = "",
+    name: str,
+    *,
+    form: str,
+    words: Sequence[str],
+    heldout: Sequence[str],
+    yes: str = "",
+    no: str = "",
     inverted: bool = False,
-) -> Concept:  # fmt: skip
+) -> Concept:
     there, absent = _statements(form, words[0])
     return Concept(name, form, tuple(words), tuple(heldout), yes or there, no or absent, inverted)
 

@@ -11,7 +11,7 @@ from faceinsight.bundle.manifest import ABOUT, DETAIL
 from faceinsight.language.claims import is_negated
 from faceinsight.types import HIDDEN, NO, YES
 
-from ..taxonomy import AGES, CHARACTERISTICS, CHOSEN, EXPRESSIONS, RACES
+from ..taxonomy import AGES, CHARACTERISTICS, EXCLUSIVE_MEMBERS, EXPRESSIONS, RACES
 from . import wordings as w
 from .answers import (
     DECLINE_OFF,
@@ -50,7 +50,7 @@ _THINGS = (
     "Heavy_Makeup", "Mustache", "Goatee", "No_Beard", "Sideburns", "5_o_Clock_Shadow", "Double_Chin", "Bags_Under_Eyes",
 )  # fmt: skip
 #: Of these nobody asks two at once.
-_ONE_OF = dict.fromkeys(CHOSEN, "choice") | dict.fromkeys(STYLES, "style")
+_ONE_OF = dict.fromkeys(EXCLUSIVE_MEMBERS, "choice") | dict.fromkeys(STYLES, "style")
 
 Open = tuple[tuple[str, ...], Callable[[Mapping[str, int]], str], tuple[str, ...]]
 _OPEN: tuple[Open, ...] = (

@@ -18,7 +18,7 @@ RECORD, WEIGHTS = "attached.json", "attach.pt"
 
 
 @dataclass(frozen=True)
-class Record:
+class AdapterRecord:
     """Whom an adapter was trained for.
 
     checkpoint: fingerprint of the LLaVA; encoder: sha256 of the face bundle's encoder, and `face` that bundle's name;
@@ -34,7 +34,7 @@ class Record:
     sets: dict[str, int]
 
     @classmethod
-    def load(cls, run: Path) -> Record:
+    def load(cls, run: Path) -> AdapterRecord:
         """Raises FileNotFoundError for a folder that is no such run."""
         path = run / RECORD
         if not path.is_file():
@@ -43,7 +43,7 @@ class Record:
 
     def begin(self, run: Path) -> None:
         """Write it into a run folder. Raises ValueError where the folder belongs to another LLaVA or encoder."""
-        if (run / RECORD).is_file() and (found := Record.load(run)) != self:
+        if (run / RECORD).is_file() and (found := AdapterRecord.load(run)) != self:
             names = [f.name for f in dataclasses.fields(self) if getattr(found, f.name) != getattr(self, f.name)]
             raise ValueError(f"{run} was begun with another {' and '.join(names)}: choose another --out, or remove it")
         run.mkdir(parents=True, exist_ok=True)
@@ -52,14 +52,18 @@ class Record:
     def adapter(self) -> Adapter:
         """Untrained. It makes no image tokens: those are the LLaVA's own."""
         return Adapter(
-            region_width=self.region_width, text_width=self.text_width, regions=len(REGIONS), states=len(STATES),
-            width=self.width, image=False,
-        )  # fmt: skip
+            region_width=self.region_width,
+            text_width=self.text_width,
+            regions=len(REGIONS),
+            states=len(STATES),
+            width=self.width,
+            image=False,
+        )
 
 
 def load_adapter(run: Path) -> Adapter:
     """The trained adapter of a run. Raises FileNotFoundError where the training has not finished."""
-    adapter, path = Record.load(run).adapter(), run / WEIGHTS
+    adapter, path = AdapterRecord.load(run).adapter(), run / WEIGHTS
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing: the training has not finished; the same command goes on with it")
     adapter.load_state_dict(torch.load(path, weights_only=True, map_location="cpu"))

@@ -61,7 +61,7 @@ class FrozenLlava:
         """Load a checkpoint: float32 on a CPU, bfloat16 on a GPU. Raises FileNotFoundError or ValueError."""
         if read_json(folder / CONFIG).get("quantization_config"):
             raise ValueError(
-                f"{folder / CONFIG}: a quantised checkpoint; no gradient goes through it. Use the 16-bit weights"
+                f"{folder / CONFIG}: a quantized checkpoint; no gradient goes through it. Use the 16-bit weights"
             )
         model = load_model(folder, torch.float32 if device.type == "cpu" else torch.bfloat16)
         model.requires_grad_(False).to(device)

@@ -25,10 +25,10 @@ _MADE = ("position_ids", "rotary_emb.inv_freq")
 _TYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
 
-def load_model(folder: Path, kind: torch.dtype | None = None, *, attention: str | None = None) -> Any:
+def load_model(folder: Path, dtype: torch.dtype | None = None, *, attention: str | None = None) -> Any:
     """LlavaForConditionalGeneration with a folder's weights, in eval mode.
 
-    kind: of the weights; without it, the folder's own where all have one, which are then read where they are used (the
+    dtype: of the weights; without it, the folder's own where all have one, which are then read where they are used (the
     files are mapped, not copied), else float32. attention: transformers' implementation; without it, its choice.
     Raises FileNotFoundError, or CheckpointError for what transformers would pass over or make up.
     """
@@ -41,9 +41,9 @@ def load_model(folder: Path, kind: torch.dtype | None = None, *, attention: str 
             f"{folder / CONFIG}: model_type {config.get('model_type')!r}; expected 'llava' (LLaVA-1.5 with CLIP)"
         )
     types, names = _header(folder)
-    kind = kind or (_TYPES.get(next(iter(types)), torch.float32) if len(types) == 1 else torch.float32)
+    dtype = dtype or (_TYPES.get(next(iter(types)), torch.float32) if len(types) == 1 else torch.float32)
     own = for_transformers(config)
-    options: dict[str, Any] = {_type_option(): kind}
+    options: dict[str, Any] = {_type_option(): dtype}
     options |= {"attn_implementation": attention} if attention else {}
     options |= {"key_mapping": renamed} if (renamed := _renamed(Llava, own, names)) else {}
     with _quiet():

@@ -23,7 +23,7 @@ _PROJECTOR, _VIEW = "adapter.region.into.0.bias", "encoder.head.view.region"
 
 
 @dataclass(frozen=True)
-class TappedEncoder:
+class RegionFeatureEncoder:
     """An encoder graph with the output FEATURES (B,regions,width); the refined text features (N,dt), their numbers of
     about unit size; weights of the head's own way from region features to text features."""
 
@@ -34,7 +34,7 @@ class TappedEncoder:
     view: dict[str, Tensor]
 
     @classmethod
-    def open(cls, path: Path) -> TappedEncoder:
+    def open(cls, path: Path) -> RegionFeatureEncoder:
         """Raises ValueError for an encoder that has no regions to lay open."""
         model = onnx.load(path)
         weights = {w.name.removesuffix(".half").removesuffix(".int8"): w for w in model.graph.initializer}
@@ -47,7 +47,7 @@ class TappedEncoder:
             )
         view = {n.removeprefix(f"{_VIEW}."): _read(weights, n) for n in wanted}
         width = view["0.weight"].shape[1]
-        regions = _lay_open(model.graph, width)
+        regions = _expose_features(model.graph, width)
         # In the graph they are of unit length.
         text = _read(weights, "text")
         return cls(model, regions, width, text * text.shape[1] ** 0.5, view)
@@ -69,7 +69,7 @@ def _read(weights: dict[str, onnx.TensorProto], name: str) -> Tensor:
     return torch.from_numpy(value)
 
 
-def _lay_open(graph: onnx.GraphProto, width: int) -> int:
+def _expose_features(graph: onnx.GraphProto, width: int) -> int:
     """Make an output of the value that goes into the encoder's own projector; returns the number of regions."""
     made_by = {o: n for n in graph.node for o in n.output}
     first = next(n for n in graph.node if _PROJECTOR in n.input)
@@ -98,8 +98,11 @@ def pruned(model: onnx.ModelProto, outputs: Sequence[str]) -> onnx.ModelProto:
     weights = [w for w in graph.initializer if w.name in needed]
     inputs = [i for i in graph.input if i.name in needed]
     for field, items in (
-        (graph.input, inputs), (graph.output, kept), (graph.node, nodes), (graph.initializer, weights),
-    ):  # fmt: skip
+        (graph.input, inputs),
+        (graph.output, kept),
+        (graph.node, nodes),
+        (graph.initializer, weights),
+    ):
         values = copy.deepcopy(items)
         del field[:]
         field.extend(values)

@@ -19,7 +19,7 @@ from .mobilenet import CHANNELS, MobileNet
 #: Age is a distribution over 0 to 100 years; the last one holds whoever is older.
 YEARS = 101
 #: Attributes of which the middle of the crop shows enough for a second opinion, measured on held-out portraits: not the
-#: head's hair, nor what is worn beside the face; of the skin's colour the encoder knows more.
+#: head's hair, nor what is worn beside the face; of the skin's color the encoder knows more.
 FACIAL = tuple(
     n for n in CELEBA
     if n not in {
@@ -63,7 +63,7 @@ def years_of_bins() -> Tensor:
     return torch.stack([(year >= first) & (year <= last) for first, last in AGE_YEARS]).float()
 
 
-class Closeup(nn.Module):
+class CloseupNet(nn.Module):
     """Pixels (B,3,S,S) -> logits of each part, by name."""
 
     def __init__(self) -> None:
@@ -83,7 +83,7 @@ class Closeup(nn.Module):
         """The head's output by part."""
         return dict(zip(PARTS, logits.split(list(PARTS.values()), 1), strict=True))
 
-    def judge(self, pixels: Tensor) -> dict[str, Tensor]:
+    def forward_with_flip(self, pixels: Tensor) -> dict[str, Tensor]:
         """Logits by part, the mean of a picture and its mirror image, as the bundle computes them."""
         both = self(torch.cat([pixels, pixels[..., torch.arange(pixels.shape[-1] - 1, -1, -1)]]))
         return {name: sum(z.chunk(2)) / 2 for name, z in both.items()}
@@ -93,7 +93,7 @@ class CloseupGraph(nn.Module):
     """Export wrapper: pixels (B,3,S,S) and outputs (M,) -> logits (B,M) of these outputs of the head, in the order of
     `PARTS`: mean of the picture and its mirror image."""
 
-    def __init__(self, closeup: Closeup) -> None:
+    def __init__(self, closeup: CloseupNet) -> None:
         super().__init__()
         self.trunk = closeup.trunk
         self.register_buffer("weight", closeup.head.weight.detach().clone())

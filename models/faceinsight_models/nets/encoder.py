@@ -23,18 +23,18 @@ class Features:
     """What the encoder sees in a batch of faces.
 
     image (B,P,1280) deep patch features; regions (B,R,D) features under each region; area (B,R) share of the crop;
-    own (B,P,1280) what the specialised characteristics' own last stage makes of it, if there is one.
+    celeba_image (B,P,1280) what the specialized characteristics' own last stage makes of it, if there is one.
     """
 
     image: Tensor
     regions: Tensor
     area: Tensor
-    own: Tensor | None = None
+    celeba_image: Tensor | None = None
 
-    def rows(self, chosen: slice) -> Features:
+    def select(self, chosen: slice) -> Features:
         """Those of some of the faces."""
-        own = None if self.own is None else self.own[chosen]
-        return Features(self.image[chosen], self.regions[chosen], self.area[chosen], own)
+        celeba_image = None if self.celeba_image is None else self.celeba_image[chosen]
+        return Features(self.image[chosen], self.regions[chosen], self.area[chosen], celeba_image)
 
 
 def region_mlp(region_width: int, width: int) -> nn.Sequential:
@@ -58,7 +58,7 @@ class KnowledgeHead(nn.Module):
     """z_k = s cos(P_image v + P_region r_{region(k)}, T_k) + b_k.
 
     v is the mean deep feature, r the features under the region that shows characteristic k, T the refined text.
-    Specialised characteristics have projections and a v of their own.
+    Specialized characteristics have projections and a v of their own.
     """
 
     def __init__(
@@ -68,10 +68,10 @@ class KnowledgeHead(nn.Module):
         *,
         region_width: int,
         width: int,
-        specialised: Sequence[bool] = (),
+        specialized: Sequence[bool] = (),
     ) -> None:
-        """regions: for each characteristic, the index of the region that shows it; specialised: is it looked at through
-        a view of its own, once there is one (`FaceEncoder.specialise`)?"""
+        """regions: for each characteristic, the index of the region that shows it; specialized: is it looked at through
+        a view of its own, once there is one (`FaceEncoder.specialize`)?"""
         super().__init__()
         self.ccm = ccm
         self.own: View | None = None
@@ -79,25 +79,25 @@ class KnowledgeHead(nn.Module):
         self.scale = nn.Parameter(torch.tensor(12.0))
         self.bias = nn.Parameter(torch.zeros(len(regions)))
         self.register_buffer("region_of", torch.tensor(list(regions)), persistent=False)
-        self.register_buffer("specialised", torch.tensor(list(specialised) or [False] * len(regions)), persistent=False)
+        self.register_buffer("specialized", torch.tensor(list(specialized) or [False] * len(regions)), persistent=False)
 
     def forward(self, features: Features) -> Tensor:
         """-> logits (B,N)."""
         return self.score(features, self.ccm(), torch.arange(len(self.bias), device=self.bias.device))
 
-    def rows(self) -> Tensor:
+    def text_features(self) -> Tensor:
         """(N,d): the text features that `score` compares with."""
         return F.normalize(self.ccm(), dim=-1)
 
-    def score(self, features: Features, text: Tensor, numbers: Tensor) -> Tensor:
-        """Logits (B,K) of the characteristics with these numbers (K,); text (N,d) of all."""
-        region_of = self.region_of[numbers]
-        seen = self.view(features.image, features.regions, region_of)
+    def score(self, features: Features, text: Tensor, characteristic_ids: Tensor) -> Tensor:
+        """Logits (B,K) of the characteristics with these characteristic_ids (K,); text (N,d) of all."""
+        region_of = self.region_of[characteristic_ids]
+        view = self.view(features.image, features.regions, region_of)
         if self.own is not None:
-            own = self.own(features.own, features.regions, region_of)
-            seen = torch.where(self.specialised[numbers][:, None], own, seen)
-        cosine = (F.normalize(seen, dim=-1) * F.normalize(text[numbers], dim=-1)).sum(-1)
-        return self.scale * cosine + self.bias[numbers]
+            specialized = self.own(features.celeba_image, features.regions, region_of)
+            view = torch.where(self.specialized[characteristic_ids][:, None], specialized, view)
+        cosine = (F.normalize(view, dim=-1) * F.normalize(text[characteristic_ids], dim=-1)).sum(-1)
+        return self.scale * cosine + self.bias[characteristic_ids]
 
 
 class FaceEncoder(nn.Module):
@@ -106,15 +106,15 @@ class FaceEncoder(nn.Module):
     def __init__(self, segmentation: SegmentationEncoder, pool: RegionPool, head: KnowledgeHead) -> None:
         super().__init__()
         self.trunk = EfficientNetLite0()
-        #: Another last stage of the trunk, for the specialised characteristics only.
+        #: Another last stage of the trunk, for the specialized characteristics only.
         self.own: LastStage | None = None
         self.segmentation = segmentation
         self.pool = pool
         self.head = head
         self.register_buffer("mirror_classes", torch.tensor(FLIP_CLASSES), persistent=False)
 
-    def specialise(self) -> None:
-        """Give the specialised characteristics a last stage and projections of their own; they begin as copies."""
+    def specialize(self) -> None:
+        """Give the specialized characteristics a last stage and projections of their own; they begin as copies."""
         self.own, self.head.own = LastStage(self.trunk), copy.deepcopy(self.head.view)
 
     def features(self, pixels: Tensor, label_map: Tensor) -> Features:
@@ -132,19 +132,22 @@ class FaceEncoder(nn.Module):
         """-> logits (B,N)."""
         return self.head(self.features(pixels, label_map))
 
-    def both_ways(self, pixels: Tensor, label_map: Tensor) -> tuple[Features, Features]:
-        """Features of the pictures, and of their mirror images: what is found is the mean of both (`judge`)."""
+    def with_horizontal_flip(self, pixels: Tensor, label_map: Tensor) -> tuple[Features, Features]:
+        """Features of the pictures, and of their mirror images (test-time augmentation).
+
+        pixels (B,3,S,S), label_map (B,64,64). Logits are the mean of both (`forward_with_flip`).
+        """
         size, cells = pixels.shape[-1], label_map.shape[-1]
         # Indexing, not flip: a negative step is what few ONNX runtimes take.
         turned = pixels[..., torch.arange(size - 1, -1, -1)]
         mirrored = self.mirror_classes[label_map.long()][..., torch.arange(cells - 1, -1, -1)]
         f = self.features(torch.cat([pixels, turned]), torch.cat([label_map.long(), mirrored]))
         count = pixels.shape[0]
-        return f.rows(slice(count)), f.rows(slice(count, None))
+        return f.select(slice(count)), f.select(slice(count, None))
 
-    def judge(self, pixels: Tensor, label_map: Tensor) -> tuple[Features, Tensor]:
+    def forward_with_flip(self, pixels: Tensor, label_map: Tensor) -> tuple[Features, Tensor]:
         """Features of the pictures, and logits (B,N) as the bundle computes them."""
-        features, mirrored = self.both_ways(pixels, label_map)
+        features, mirrored = self.with_horizontal_flip(pixels, label_map)
         return features, (self.head(features) + self.head(mirrored)) / 2
 
 
@@ -214,7 +217,7 @@ class EncoderGraph(nn.Module):
         super().__init__()
         self.encoder, self.adapter = encoder, adapter
         with torch.no_grad():
-            self.register_buffer("text", encoder.head.rows())
+            self.register_buffer("text", encoder.head.text_features())
 
     def forward(
         self, pixels: Tensor, label_map: Tensor, characteristics: Tensor
@@ -224,7 +227,7 @@ class EncoderGraph(nn.Module):
         Returns logits (B,K), image_tokens (B,P,d), region_tokens (B,R,d), region_area (B,R).
         """
         head = self.encoder.head
-        features, mirrored = self.encoder.both_ways(pixels, coarse(label_map))
+        features, mirrored = self.encoder.with_horizontal_flip(pixels, coarse(label_map))
         logits = sum(head.score(f, self.text, characteristics) for f in (features, mirrored)) / 2
         return logits, self.adapter.image_tokens(features), self.adapter.region_tokens(features), features.area
 

@@ -9,10 +9,10 @@ import onnx
 import torch
 from torch import Tensor, nn
 
-from .closeup import Closeup, CloseupGraph
+from .closeup import CloseupGraph, CloseupNet
 from .encoder import Adapter, EncoderGraph, FaceEncoder, KnowledgeGraph, RegionGraph
 from .parser import FaceParser, LabelMap
-from .question import QuestionEncoder
+from .question import QuestionNet
 
 #: LayerNormalization is one operator from 17 on: decomposed it overflows in half precision.
 OPSET = 18
@@ -40,7 +40,7 @@ def write_encoder(encoder: FaceEncoder, adapter: Adapter, path: Path, *, size: i
     return module
 
 
-def write_closeup(closeup: Closeup, path: Path, *, size: int) -> nn.Module:
+def write_closeup(closeup: CloseupNet, path: Path, *, size: int) -> nn.Module:
     """pixels (B,3,size,size), outputs (M,) -> logits (B,M)."""
     module = CloseupGraph(closeup).eval()
     inputs = {"pixels": torch.zeros(2, 3, size, size), "outputs": torch.arange(5)}
@@ -64,13 +64,17 @@ def write_knowledge(text: Tensor, adapter: Adapter, path: Path) -> nn.Module:
     return module
 
 
-def write_question(question: QuestionEncoder, path: Path) -> nn.Module:
+def write_question(question: QuestionNet, path: Path) -> nn.Module:
     """tokens (B,L) -> relevance (B,N) and kinds (B,M), one question per row, without padding."""
     module = question.eval()
     _write(
-        module, {"tokens": torch.zeros(2, 7, dtype=torch.int64)}, ("relevance", "kinds"), path, batch=("tokens",),
+        module,
+        {"tokens": torch.zeros(2, 7, dtype=torch.int64)},
+        ("relevance", "kinds"),
+        path,
+        batch=("tokens",),
         length=True,
-    )  # fmt: skip
+    )
     return module
 
 

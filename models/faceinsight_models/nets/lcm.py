@@ -13,9 +13,7 @@ from itertools import combinations
 import torch
 from torch import Tensor, nn
 
-from faceinsight.bundle.manifest import KINDS
-
-from ..taxonomy import Rule
+from faceinsight.bundle.manifest import KINDS, RuleSpec
 
 _EPS = 1e-6
 
@@ -45,7 +43,7 @@ def exactly_one(p: Tensor) -> Tensor:
 class LogicalConstraint(nn.Module):
     """Mean rule loss of a batch; hard rules weigh 1, soft rules `soft`."""
 
-    def __init__(self, names: Sequence[str], rules: Sequence[Rule], *, soft: float = 0.2) -> None:
+    def __init__(self, names: Sequence[str], rules: Sequence[RuleSpec], *, soft: float = 0.2) -> None:
         super().__init__()
         index = {n: i for i, n in enumerate(names)}
         # An implication i => j is the exclusion of i and not j: one table of pairs holds both.

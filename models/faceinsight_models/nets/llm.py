@@ -36,7 +36,7 @@ class BpeVocabulary:
         """The first `size` tokens and the merges that make them.
 
         Ids follow merge ranks in this family, so cutting the tail leaves a complete BPE: every text still
-        tokenises, rare words into more pieces.
+        tokenizes, rare words into more pieces.
         """
         kept = set(self.tokens[:size])
         merges = [m for m in self.merges if m.replace(" ", "") in kept]
@@ -152,7 +152,7 @@ def prune(model: LlamaForCausalLM, *, layers: Sequence[int], vocabulary: int) ->
 
 @torch.no_grad()
 def text_features(model: LlamaForCausalLM, tokenizer: Any, phrases: Sequence[str]) -> Tensor:
-    """T^0 (N,d): mean last hidden state of "The person {phrase}.", centred over the phrases and scaled to unit norm.
+    """T^0 (N,d): mean last hidden state of "The person {phrase}.", centered over the phrases and scaled to unit norm.
 
     A causal LM's features share one large common direction; without centring all characteristics look alike.
     """

@@ -1,4 +1,4 @@
-"""MobileNet-v1 (Howard et al. 2017) without normalisation layers, and the face-recognition weights it starts from.
+"""MobileNet-v1 (Howard et al. 2017) without normalization layers, and the face-recognition weights it starts from.
 
 The weights were trained on VGGFace2 to tell people apart, then on age and gender (Savchenko, HSE_FaceRec_tf); the npm
 package `@vladmandic/human` carries them as a TensorFlow.js graph whose batch norms are folded. They stay folded here:

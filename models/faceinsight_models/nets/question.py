@@ -20,15 +20,15 @@ ASKING = KINDS.index(DETAIL) + 1
 #: Noise on the word embeddings while it learns (they have standard deviation 1): a word that it never saw is then
 #: understood as its neighbours are.
 NOISE = 0.4
-#: What is below this share of the highest relevance is not asked about. In wordings never seen, a neighbour of
+#: What is below this share of the highest relevance is not asked about. In wordings never convolved, a neighbour of
 #: what is meant rises above zero too, but not far: of 3,000 such questions 0.953 are then read exactly, else 0.929.
 SHARE = 0.2
 
 
-class QuestionEncoder(nn.Module):
+class QuestionNet(nn.Module):
     """Token ids (B,L) -> relevance logits (B,N), logits of `KINDS` (B,M).
 
-    QuestionEncoder: scale * cos(P e, T_k) + W e + b, with e the question's encoding.
+    QuestionNet: scale * cos(P e, T_k) + W e + b, with e the question's encoding.
 
     The cosine alone could not say "all of these": one vector has few near neighbours. The linear part can.
     """
@@ -36,9 +36,9 @@ class QuestionEncoder(nn.Module):
     def __init__(self, table: Tensor, text: Tensor, *, width: int = 128) -> None:
         """table (V,d): the LLM's token embeddings, whose leading directions it starts from; text (N,dt): T^L."""
         super().__init__()
-        centred = table - table.mean(0)
-        directions = torch.linalg.svd(centred, full_matrices=False).Vh[:width]
-        reduced = centred @ directions.T
+        centered = table - table.mean(0)
+        directions = torch.linalg.svd(centered, full_matrices=False).Vh[:width]
+        reduced = centered @ directions.T
         self.embed = nn.Embedding.from_pretrained(reduced / reduced.std(), freeze=False)
         self.convolutions = nn.ModuleList(nn.Conv1d(width, width, k, padding=k // 2) for k in (1, 3, 5))
         self.encode = nn.Sequential(nn.Linear(4 * width, 256), nn.GELU(), nn.Dropout(0.1))
@@ -59,13 +59,13 @@ class QuestionEncoder(nn.Module):
             x = x + NOISE * torch.randn_like(x)
         if mask is not None:
             x = x * mask[:, None]
-        seen = [F.gelu(c(x)) for c in self.convolutions]
+        convolved = [F.gelu(c(x)) for c in self.convolutions]
         if mask is not None:
-            seen = [y.masked_fill(~mask[:, None], -1e4) for y in seen]
+            convolved = [y.masked_fill(~mask[:, None], -1e4) for y in convolved]
             mean = x.sum(2) / mask.sum(1, keepdim=True)
         else:
             mean = x.mean(2)
-        encoding = self.encode(torch.cat([y.amax(2) for y in seen] + [mean], 1))
+        encoding = self.encode(torch.cat([y.amax(2) for y in convolved] + [mean], 1))
         relevance = self.scale * F.normalize(self.project(encoding), dim=-1) @ self.text.T + self.free(encoding)
         kinds = self.kind(encoding)
         lean = self.lean * relevance.amax(1, keepdim=True)

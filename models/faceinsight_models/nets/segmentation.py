@@ -13,7 +13,7 @@ MAP_SIZE = 64
 
 
 def coarse(label_map: Tensor) -> Tensor:
-    """(B,S,S) label map -> (B,64,64): the centre-most label of each cell."""
+    """(B,S,S) label map -> (B,64,64): the center-most label of each cell."""
     step = label_map.shape[-1] // MAP_SIZE
     return label_map[:, step // 2 :: step, step // 2 :: step]
 
@@ -65,11 +65,11 @@ def one_hot(label_map: Tensor, classes: int) -> Tensor:
 class RegionPool(nn.Module):
     """Mean of patch features under each region of the label map.
 
-    Regions are unions of mask classes. Next to the mean come the region's share of the crop and its centre,
+    Regions are unions of mask classes. Next to the mean come the region's share of the crop and its center,
     which tell a big nose from a small one.
     """
 
-    #: Shape figures per region: square root of the area share, centre x, centre y, presence.
+    #: Shape figures per region: square root of the area share, center x, center y, presence.
     FIGURES = 4
 
     def __init__(self, classes: Sequence[str], regions: Mapping[str, Sequence[str]], *, patch: int = 8) -> None:
@@ -91,6 +91,6 @@ class RegionPool(nn.Module):
         share = self.member @ share  # (B,R,P): how much of each patch the region fills
         area = share.mean(2)
         weight = share / share.sum(2, keepdim=True).clamp(min=1e-4)
-        centre = weight @ self.grid.T
-        figures = torch.cat([area.sqrt()[..., None], centre, (area > 0).float()[..., None]], 2)
+        center = weight @ self.grid.T
+        figures = torch.cat([area.sqrt()[..., None], center, (area > 0).float()[..., None]], 2)
         return torch.cat([weight @ patches, figures], 2), area

@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from ..nets.encoder import Adapter, Features
 from ..recipe import Schedule
 from ..taxonomy import CHARACTERISTICS, REGIONS
-from .encoded import Seen
+from .encoded import EncodedFaces
 from .loop import device, train
 
 #: The region that stands for all of the face.
@@ -29,7 +29,7 @@ WHOLE = "face"
 
 def align(
     adapter: Adapter,
-    seen: Seen,
+    encoded: EncodedFaces,
     labels: NDArray[np.float32],
     *,
     table: Tensor,
@@ -41,8 +41,16 @@ def align(
 ) -> Adapter:
     """Train the adapter in place.
 
-    labels (N,K) of the faces that were seen. table (V,d), encode: the LLM's word embeddings and how a text that follows
-    another becomes tokens. views: weights of the head's own ways from "image" and "region" features to text features.
+    Args:
+        adapter: the adapter, untrained.
+        encoded: M faces.
+        labels: (M,N) of these faces, NaN where unknown.
+        table: (V,d) word embeddings of the LLM.
+        encode: token ids of a text that follows another.
+        views: weights of the head's projections from "image" and "region" features to text features.
+        text: (N,dt) refined text features.
+        out: the run folder.
+        schedule: of the training.
     """
     torch.manual_seed(schedule.seed)
     scale = table.std()
@@ -54,12 +62,12 @@ def align(
 
     names = words([" " + c.phrase.split(" ", 1)[1] for c in CHARACTERISTICS])
     start(adapter, views, text, words)
-    said, member = torch.from_numpy(holding(labels, seen.logits)), membership()
+    said, member = torch.from_numpy(holding(labels, encoded.logits)), membership()
     names, text, member, scale = (x.to(device()) for x in (names, text, member, scale))
 
     def load(indices: NDArray[np.int64], rng: np.random.Generator) -> tuple[Tensor, ...]:
         rows = torch.from_numpy(indices)
-        return seen.image[rows].float(), seen.regions[rows].float(), seen.area[rows], said[rows]
+        return encoded.image[rows].float(), encoded.regions[rows].float(), encoded.area[rows], said[rows]
 
     def loss(batch: tuple[Tensor, ...]) -> tuple[Tensor, dict[str, float]]:
         features, holds = Features(*batch[:3]), batch[3]
@@ -76,7 +84,7 @@ def align(
         value = torch.stack(list(parts.values())).sum() / scale**2
         return value, {k: round(float(v.detach() / scale**2), 4) for k, v in parts.items()}
 
-    train(adapter, name="align", out=out, schedule=schedule, count=len(seen.rows), load=load, loss=loss)
+    train(adapter, name="align", out=out, schedule=schedule, count=len(encoded.rows), load=load, loss=loss)
     return adapter
 
 

@@ -1,8 +1,8 @@
-"""FaceInsight's parts for a LLaVA that stays as it is: region and knowledge tokens that its LLM understands.
+"""Trains an adapter for a frozen LLaVA: region and knowledge tokens that its LLM understands.
 
-The LLaVA is frozen, so is the face bundle whose encoder sees the regions; between them an adapter learns. It is first
-brought near to words of the LLM's own embedding table (`align`), then trained through the frozen LLM on the same
-conversations as our own LLM, with the LLaVA's image tokens before the region tokens, as in use.
+The LLaVA is frozen, and so is the face bundle whose encoder makes the region features; only the adapter between them
+learns. Its tokens are first initialized close to the LLM's word embeddings (`align`), then trained through the frozen
+LLM on the same conversations as nano's LLM, with the LLaVA's image tokens before the region tokens, as in use.
 """
 
 from __future__ import annotations
@@ -23,74 +23,135 @@ from faceinsight.perception.alignment import normalize
 from faceinsight.perception.pipeline import Perception
 
 from ..data.faces import Faces, load_pictures
-from ..llava.adapter_record import Record
+from ..llava.adapter_record import AdapterRecord
 from ..llava.frozen import FrozenLlava, fingerprint
-from ..llava.region_features import FEATURES, TappedEncoder
+from ..llava.region_features import FEATURES, RegionFeatureEncoder
 from ..nets.encoder import IMAGE_CHANNELS, Adapter, Features
 from ..recipe import LlavaRecipe
 from ..taxonomy import NAMES, REGIONS
 from .align import align
-from .conversation import Conversation, Dialogues, Judge, Words
-from .encoded import Seen
-from .llm import answer_loss, read_out, shown, told
+from .conversation import Conversation, Dialogues, PromptTokens, StateLabeler
+from .encoded import EncodedFaces
+from .llm import answer_loss, face_tokens, forward_answers, knowledge_tokens
 from .loop import device, train
 
-Batch = tuple[list[Conversation], Tensor, Tensor]
+#: Conversations, the LLaVA's pixels (F,3,S,S), region features (F,R,D) and areas (F,R) of all their faces.
+Batch = tuple[list[Conversation], Tensor, Tensor, Tensor]
 
 
 def attach(checkpoint: Path, *, face: str, data: Path, out: Path, recipe: LlavaRecipe) -> Adapter:
     """Train an adapter for the LLaVA in folder `checkpoint`; it resumes where an earlier call was stopped.
 
-    face: name or folder of the bundle that lends the encoder; data: labelled faces; out: the run folder.
-    Raises ValueError or FileNotFoundError for what does not fit together.
+    Args:
+        checkpoint: folder of the LLaVA; it is only read.
+        face: name or folder of the bundle whose encoder makes the region features.
+        data: folder of labelled faces.
+        out: the run folder.
+        recipe: the prompt that the LLaVA was trained with, and the sizes of this training.
+
+    Returns:
+        The trained adapter.
+
+    Raises:
+        FileNotFoundError: data or checkpoint are missing.
+        ValueError: what is given does not fit together.
     """
     bundle, sizes = Bundle.open(face), recipe.attach
-    require_ours(bundle)
-    encoder = bundle.manifest.encoder.file
-    tapped = TappedEncoder.open(bundle.file(encoder))
+    require_same_taxonomy(bundle)
+    encoder = RegionFeatureEncoder.open(bundle.file(bundle.manifest.encoder.file))
     faces = load_pictures(data)
     llava = FrozenLlava.open(checkpoint, margin=recipe.margin, device=device())
-    record = Record(
-        fingerprint(checkpoint), bundle.manifest.files[encoder].sha256, bundle.manifest.name, tapped.width,
-        tapped.text.shape[1], llava.spec.width, faces.counts(),
-    )  # fmt: skip
+    record = adapter_record(bundle, encoder, llava, checkpoint, faces)
     record.begin(out)
     rows = np.sort(np.random.default_rng(7).permutation(faces.rows("train"))[: sizes.faces])
-    seen = look(bundle, tapped, faces, rows, out)
+    encoded = extract_features(bundle, encoder, faces, rows, out)
     torch.manual_seed(sizes.align.seed)
     adapter = align(
-        record.adapter(), seen, faces.labels[seen.rows], table=llava.table, encode=lambda t: llava.tokens(t, False),
-        views={"region": tapped.view}, text=tapped.text, out=out, schedule=sizes.align,
-    )  # fmt: skip
-    words = Words.of(recipe, llava.tokens)
-    dialogues = Dialogues(
-        seen, faces.labels, judge_of(bundle), words, images=llava.spec.image_tokens, turns=sizes.turns
+        record.adapter(),
+        encoded,
+        faces.labels[encoded.rows],
+        table=llava.table,
+        encode=lambda text: llava.tokens(text, False),
+        views={"region": encoder.view},
+        text=encoder.text,
+        out=out,
+        schedule=sizes.align,
     )
-    text = tapped.text.to(device())
-
-    def load(indices: NDArray[np.int64], rng: np.random.Generator) -> Batch:
-        batch = [dialogues.draw(int(i), rng) for i in indices]
-        about = [r for c in batch for r in c.rows]
-        pixels = np.stack([llava.pixels(faces.picture(seen.rows[r]), seen.boxes[r].tolist()) for r in about])
-        return batch, torch.from_numpy(pixels), seen.regions[about].float()
-
-    def loss(batch: Batch) -> tuple[Tensor, dict[str, float]]:
-        conversations, pixels, regions = batch
-        image = llava.image_tokens(pixels)
-        region = adapter.region_tokens(Features(image, regions, regions)).to(image.dtype)
-        looks = shown(image, region, conversations)
-        output = read_out(llava.body, llava.head, conversations, looks, told(adapter, text, conversations))
-        return answer_loss(output, conversations)
-
-    train(
-        adapter, name="attach", out=out, schedule=sizes.train, count=len(seen.rows), load=load, loss=loss,
-        passes=sizes.passes,
-    )  # fmt: skip
+    _train_through_llava(adapter, llava, bundle, encoder, faces, encoded, recipe, out)
     return adapter
 
 
-def require_ours(bundle: Bundle) -> None:
-    """Raises ValueError for a bundle of another vocabulary: conversations could not be made about it."""
+def adapter_record(
+    bundle: Bundle, encoder: RegionFeatureEncoder, llava: FrozenLlava, checkpoint: Path, faces: Faces
+) -> AdapterRecord:
+    """What the adapter is trained for."""
+    return AdapterRecord(
+        checkpoint=fingerprint(checkpoint),
+        encoder=bundle.manifest.files[bundle.manifest.encoder.file].sha256,
+        face=bundle.manifest.name,
+        region_width=encoder.width,
+        text_width=encoder.text.shape[1],
+        width=llava.spec.width,
+        sets=faces.counts(),
+    )
+
+
+def _train_through_llava(
+    adapter: Adapter,
+    llava: FrozenLlava,
+    bundle: Bundle,
+    encoder: RegionFeatureEncoder,
+    faces: Faces,
+    encoded: EncodedFaces,
+    recipe: LlavaRecipe,
+    out: Path,
+) -> None:
+    """Train the adapter in place, on conversations that the frozen LLM answers."""
+    sizes, boxes = recipe.attach, encoded.boxes
+    if boxes is None:
+        raise ValueError("the encoded faces have no boxes: the LLaVA cannot be shown their surroundings")
+    dialogues = Dialogues(
+        encoded,
+        faces.labels,
+        state_labeler_of(bundle),
+        PromptTokens.of(recipe, llava.tokens),
+        images=llava.spec.image_tokens,
+        turns=sizes.turns,
+    )
+    text = encoder.text.to(device())
+
+    def load(indices: NDArray[np.int64], rng: np.random.Generator) -> Batch:
+        batch = [dialogues.draw(int(i), rng) for i in indices]
+        rows = [r for c in batch for r in c.rows]
+        pixels = np.stack([llava.pixels(faces.picture(encoded.rows[r]), boxes[r].tolist()) for r in rows])
+        return batch, torch.from_numpy(pixels), encoded.regions[rows].float(), encoded.area[rows]
+
+    def loss(batch: Batch) -> tuple[Tensor, dict[str, float]]:
+        conversations, pixels, regions, area = batch
+        image = llava.image_tokens(pixels)
+        region = adapter.region_tokens(Features(image, regions, area)).to(image.dtype)
+        face = face_tokens(image, region, conversations)
+        findings = knowledge_tokens(adapter, text, conversations)
+        return answer_loss(forward_answers(llava.body, llava.head, conversations, face, findings), conversations)
+
+    train(
+        adapter,
+        name="attach",
+        out=out,
+        schedule=sizes.train,
+        count=len(encoded.rows),
+        load=load,
+        loss=loss,
+        accumulation_steps=sizes.accumulation_steps,
+    )
+
+
+def require_same_taxonomy(bundle: Bundle) -> None:
+    """Refuse a bundle with other characteristics or regions: conversations about it could not be generated.
+
+    Raises:
+        ValueError: its characteristics or regions are not those of this package.
+    """
     m = bundle.manifest
     for what, found, expected in (
         ("characteristics", tuple(c.name for c in m.characteristics), NAMES),
@@ -100,47 +161,57 @@ def require_ours(bundle: Bundle) -> None:
             raise ValueError(f"{bundle.path}: its {what} are not those of this package: {', '.join(found)[:200]}")
 
 
-def judge_of(bundle: Bundle) -> Judge:
-    """States as the bundle's reports have them."""
+def state_labeler_of(bundle: Bundle) -> StateLabeler:
+    """A labeler with the bundle's calibration: states as its reports have them."""
     m = bundle.manifest
     rows = [[*c.calibration, *c.unsure, *(c.poor or (0, 1))] for c in m.characteristics]
-    return Judge(np.array(rows, np.float64), m.soft_weight)
+    return StateLabeler(np.array(rows, np.float64), m.soft_weight)
 
 
-def look(bundle: Bundle, tapped: TappedEncoder, faces: Faces, rows: NDArray[np.int64], out: Path) -> Seen:
-    """What the bundle's encoder sees of the largest face of each picture; kept in `out`. Pictures in which no face is
-    found are left out."""
+def extract_features(
+    bundle: Bundle, encoder: RegionFeatureEncoder, faces: Faces, rows: NDArray[np.int64], out: Path
+) -> EncodedFaces:
+    """Region features and logits of the largest face of each picture, by the bundle's own encoder; cached in `out`.
+
+    Pictures in which no face is found are left out.
+
+    Raises:
+        ValueError: no face was found in any picture.
+    """
     m = bundle.manifest
-    asked = hashlib.sha256(f"{faces.counts()} {rows.tolist()}".encode()).hexdigest()
+    selection = hashlib.sha256(f"{faces.counts()} {rows.tolist()}".encode()).hexdigest()
     graphs = [m.files[part.file].sha256 for part in (m.encoder, m.closeup) if part]
-    path, key = out / "seen.pt", f"{' '.join(graphs)} {asked}"
-    kept = Seen.load(path, key)
-    if kept is not None:
-        return kept
+    path, key = out / "seen.pt", f"{' '.join(graphs)} {selection}"
+    cached = EncodedFaces.load(path, key)
+    if cached is not None:
+        return cached
     cpu = Device("cpu", False, torch.get_num_threads())
     # Conversations are about what may be switched on, too.
-    every = [group for group, on in m.switches.items() if not on]
-    perception, graph = Perception.load(bundle, cpu, allow=every), out / "features.onnx"
-    tapped.save(graph, [FEATURES])
-    session, numbers = cpu.session(graph), np.arange(len(NAMES))
+    switched_off = [group for group, on in m.switches.items() if not on]
+    perception, graph = Perception.load(bundle, cpu, allow=switched_off), out / "features.onnx"
+    encoder.save(graph, [FEATURES])
+    session, ids = cpu.session(graph), np.arange(len(NAMES))
     parts: list[tuple[Any, ...]] = []
-    for row in tqdm(rows, desc="looking", unit="face", mininterval=5):
+    for row in tqdm(rows, desc="encoding", unit="face", mininterval=5):
         picture = faces.picture(row)
-        found = perception.detector.detect(picture)[:1]
-        if not found:
+        detections = perception.detector.detect(picture)[:1]
+        if not detections:
             continue
-        _, wide, small = perception.crops(picture, found)
-        judged = perception.encoders.encode(wide, small, numbers)
-        feeds = {"pixels": normalize(small, m.encoder.mean, m.encoder.std), "label_map": judged.label_map}
-        (features,) = session.run([FEATURES], feeds)
-        parts.append((row, features, judged.area, judged.logits, found[0].box))
+        _, parser_crops, encoder_crops = perception.crops(picture, detections)
+        result = perception.encoders.encode(parser_crops, encoder_crops, ids)
+        pixels = normalize(encoder_crops, m.encoder.mean, m.encoder.std)
+        (features,) = session.run([FEATURES], {"pixels": pixels, "label_map": np.asarray(result.label_map)})
+        parts.append((row, features, result.area, result.logits, detections[0].box))
     if not parts:
         raise ValueError(f"no face was found in any of the {len(rows)} pictures")
-    chosen, regions, area, logits, boxes = (np.array(x) for x in zip(*parts, strict=True))
-    none = torch.zeros(len(chosen), 0, IMAGE_CHANNELS)
-    seen = Seen(
-        chosen, none, torch.from_numpy(regions[:, 0]).half(), torch.from_numpy(area[:, 0]), logits[:, 0],
-        torch.from_numpy(boxes.astype(np.float32)),
-    )  # fmt: skip
-    seen.save(path, key)
-    return seen
+    found_rows, regions, area, logits, boxes = (np.array(x) for x in zip(*parts, strict=True))
+    encoded = EncodedFaces(
+        rows=found_rows,
+        image=torch.zeros(len(found_rows), 0, IMAGE_CHANNELS),
+        regions=torch.from_numpy(regions[:, 0]).half(),
+        area=torch.from_numpy(area[:, 0]),
+        logits=logits[:, 0],
+        boxes=torch.from_numpy(boxes.astype(np.float32)),
+    )
+    encoded.save(path, key)
+    return encoded

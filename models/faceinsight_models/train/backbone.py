@@ -15,11 +15,11 @@ from ..data.augment import augment_face, to_pixels
 from ..data.faces import Faces, Mixture
 from ..nets.efficientnet import EfficientNetLite0
 from ..recipe import Schedule
-from .loop import groups, train
+from .loop import decay_groups, train
 from .tasks import TaskLoss, prior_bias
 
 
-class TrunkClassifier(nn.Module):
+class BackboneClassifier(nn.Module):
     def __init__(self, classes: int) -> None:
         super().__init__()
         self.trunk = EfficientNetLite0()
@@ -30,14 +30,14 @@ class TrunkClassifier(nn.Module):
         return self.fc(F.dropout(self.trunk(pixels)[32].mean((2, 3)), 0.2, self.training))
 
 
-def train_trunk(
-    faces: Faces, *, shares: Mapping[str, float], imagenet: Path, out: Path, size: int, schedule: Schedule
-) -> TrunkClassifier:
+def train_backbone(
+    faces: Faces, *, sampling_weights: Mapping[str, float], imagenet: Path, out: Path, size: int, schedule: Schedule
+) -> BackboneClassifier:
     """Fine-tune the ImageNet trunk on all tasks; returns the classifier with averaged weights."""
     torch.manual_seed(schedule.seed)
-    model = TrunkClassifier(faces.labels.shape[1]).to(memory_format=torch.channels_last)
+    model = BackboneClassifier(faces.labels.shape[1]).to(memory_format=torch.channels_last)
     model.trunk.load_imagenet(imagenet)
-    mixture, tasks = Mixture(faces, shares), TaskLoss()
+    mixture, tasks = Mixture(faces, sampling_weights), TaskLoss()
     with torch.no_grad():
         model.fc.bias.copy_(prior_bias(torch.from_numpy(faces.labels[faces.rows("train")])))
 
@@ -50,9 +50,15 @@ def train_trunk(
     def loss(batch: tuple[Tensor, Tensor]) -> tuple[Tensor, dict[str, float]]:
         return tasks(model(batch[0]), batch[1])
 
-    heads = [g | {"lr": 3 * schedule.lr} for g in groups(model.fc, schedule.weight_decay)]
+    heads = [g | {"lr": 3 * schedule.lr} for g in decay_groups(model.fc, schedule.weight_decay)]
     train(
-        model, name="trunk", out=out, schedule=schedule, count=mixture.epoch, load=load, loss=loss,
-        param_groups=[*groups(model.trunk, schedule.weight_decay), *heads],
-    )  # fmt: skip
+        model,
+        name="trunk",
+        out=out,
+        schedule=schedule,
+        count=mixture.epoch,
+        load=load,
+        loss=loss,
+        param_groups=[*decay_groups(model.trunk, schedule.weight_decay), *heads],
+    )
     return model

@@ -21,14 +21,14 @@ from faceinsight.perception.labeler import calibrated
 
 from ..nets.closeup import COVERS, SHOWS
 from ..recipe import Judgement
-from ..taxonomy import AT_MOST_ONE, CHOICES, CHOSEN, COVERED_BY, HAIR_COLOURS, NAMES
+from ..taxonomy import AT_MOST_ONE, COVERED_BY, EXCLUSIVE_GROUPS, EXCLUSIVE_MEMBERS, HAIR_COLORS, NAMES
 
 Array = NDArray[np.floating]
 #: Fewer claims than this promise nothing; of how many a group of people needs to be judged by itself, and how much
 #: oftener than promised its claims may be wrong.
 FEW, GROUP, GROUP_RISK = 50, 60, 1.5
 MARGIN = 1.3
-#: How much seldomer somebody may be told that their hair does not have its colour: all four are read as one answer.
+#: How much seldomer somebody may be told that their hair does not have its color: all four are read as one answer.
 HAIR_MISS = 0.4
 #: What children are not, and what they are.
 NOT_OF_CHILDREN = {
@@ -62,7 +62,7 @@ def columns(names: Sequence[str]) -> list[int]:
     return [NAMES.index(n) for n in names]
 
 
-def fit(logits: Array, labels: Array, *, ridge: float = 4.0) -> NDArray[np.float64]:
+def fit_scaling(logits: Array, labels: Array, *, ridge: float = 4.0) -> NDArray[np.float64]:
     """(images,N) logits and labels, NaN where unknown -> (N,2) slope and shift.
 
     The penalty ridge/2 ((a - 1)^2 + b^2) is worth a handful of images. Of a choice several ones mean one of these.
@@ -70,32 +70,34 @@ def fit(logits: Array, labels: Array, *, ridge: float = 4.0) -> NDArray[np.float
     out = np.tile([1.0, 0.0], (logits.shape[1], 1))
     for k, name in enumerate(NAMES):
         known = ~np.isnan(labels[:, k])
-        if name not in CHOSEN and name not in _OPEN and known.any():
+        if name not in EXCLUSIVE_MEMBERS and name not in _OPEN and known.any():
             out[k] = _platt(logits[known, k].astype(np.float64), labels[known, k], ridge)
-    for task, names in CHOICES.items():
-        of = columns(names)
-        known = ~np.isnan(labels[:, of[0]])
+    for task, names in EXCLUSIVE_GROUPS.items():
+        members = columns(names)
+        known = ~np.isnan(labels[:, members[0]])
         if known.any():
             # The rarer expressions were brought up on purpose: shifts would take them down again.
-            out[of] = _vector(logits[known][:, of], labels[known][:, of], ridge, shifts=task != "expression")
+            out[members] = _vector(
+                logits[known][:, members], labels[known][:, members], ridge, shifts=task != "expression"
+            )
     for names in AT_MOST_ONE:
-        of = columns(names)
-        known = ~np.isnan(labels[:, of[0]])
+        members = columns(names)
+        known = ~np.isnan(labels[:, members[0]])
         if known.any():
-            z, y = (np.pad(a[known][:, of], ((0, 0), (0, 1))) for a in (logits, labels))
+            z, y = (np.pad(a[known][:, members], ((0, 0), (0, 1))) for a in (logits, labels))
             y[:, -1] = y.sum(1) == 0
-            out[of] = _vector(z, y, ridge, fixed=True)[:-1]
+            out[members] = _vector(z, y, ridge, fixed=True)[:-1]
     return out
 
 
 def unnamed(labels: Array) -> NDArray[np.bool_]:
-    """(images,): hair that can be seen and whose colour nobody named. It has one: from it no "no" is learned."""
-    none = labels[:, columns(HAIR_COLOURS)].sum(1) == 0
+    """(images,): hair that can be seen and whose color nobody named. It has one: from it no "no" is learned."""
+    none = labels[:, columns(HAIR_COLORS)].sum(1) == 0
     return np.asarray(none & (labels[:, NAMES.index("Bald")] != 1) & (labels[:, NAMES.index("Wearing_Hat")] != 1))
 
 
 def _platt(z: NDArray[np.float64], y: Array, ridge: float, *, steps: int = 30) -> NDArray[np.float64]:
-    """Newton's method on the penalised log-likelihood."""
+    """Newton's method on the penalized log-likelihood."""
     x, w = np.stack([z, np.ones(len(z))], 1), np.array([1.0, 0.0])
     for _ in range(steps):
         p = 1 / (1 + np.exp(-np.clip(x @ w, -30, 30)))
@@ -112,13 +114,13 @@ def _vector(z: Array, y: Array, ridge: float, *, shifts: bool = True, fixed: boo
     logits, target = (torch.from_numpy(np.asarray(a, np.float64)) for a in (z, y))
     slope = torch.ones(z.shape[1] if fixed else 1, dtype=torch.float64, requires_grad=True)
     shift = torch.zeros(z.shape[1], dtype=torch.float64, requires_grad=True)
-    optimiser = torch.optim.LBFGS([slope, shift] if shifts else [slope], max_iter=200, line_search_fn="strong_wolfe")
+    optimizer = torch.optim.LBFGS([slope, shift] if shifts else [slope], max_iter=200, line_search_fn="strong_wolfe")
     several = target.sum(1) > 1.001
     mask = torch.ones(z.shape[1], dtype=torch.float64)
     mask[-1] = 0.0 if fixed else 1.0
 
     def closure() -> torch.Tensor:
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         scaled = (slope * mask + (1 - mask)) * logits + shift * mask
         log_p = F.log_softmax(scaled, 1)
         either = log_p.masked_fill(target <= 0, -1e4).logsumexp(1)
@@ -127,13 +129,13 @@ def _vector(z: Array, y: Array, ridge: float, *, shifts: bool = True, fixed: boo
         loss.backward()  # type: ignore[no-untyped-call]
         return loss
 
-    optimiser.step(closure)
+    optimizer.step(closure)
     return np.stack([slope.detach().expand(z.shape[1]).numpy(), shift.detach().numpy()], 1)
 
 
 def probabilities(logits: Array, scaling: NDArray[np.float64]) -> NDArray[np.float64]:
     """Calibrated probabilities (images,N), as the runtime's labeler has them."""
-    choices, at_most = ([np.array(columns(names)) for names in of] for of in (CHOICES.values(), AT_MOST_ONE))
+    choices, at_most = ([np.array(columns(names)) for names in of] for of in (EXCLUSIVE_GROUPS.values(), AT_MOST_ONE))
     return calibrated(logits, scaling[:, 0], scaling[:, 1], choices, at_most)[1]
 
 
@@ -162,7 +164,7 @@ def surest(
     return lowest if not (confidence[last + 1 :] >= lowest).any() else float(confidence[last])
 
 
-def bands(
+def abstention_thresholds(
     p: Array,
     labels: Array,
     groups: Sequence[NDArray[np.bool_]] = (),
@@ -181,11 +183,11 @@ def bands(
     out = np.tile([0.0, 1.0], (p.shape[1], 1))
     for k, name in enumerate(NAMES):
         known = ~np.isnan(labels[:, k])
-        if name in CHOSEN or not known.any():
+        if name in EXCLUSIVE_MEMBERS or not known.any():
             continue
-        sure = known & ~unnamed(labels) if name in HAIR_COLOURS else known
+        sure = known & ~unnamed(labels) if name in HAIR_COLORS else known
         has = labels[:, k] > 0.5
-        spare = int((HAIR_MISS if name in HAIR_COLOURS else 1) * miss * has[sure].sum())
+        spare = int((HAIR_MISS if name in HAIR_COLORS else 1) * miss * has[sure].sum())
         upper = surest(p[known, k], ~has[known], risk, lowest=0.5)
         lower = surest(1 - p[sure, k], has[sure], risk, lowest=0.5, spare=spare)
         for group in groups:
@@ -195,19 +197,19 @@ def bands(
                 upper = _wider(upper, p[yes, k], ~has[yes], GROUP_RISK * risk)
                 lower = _wider(lower, 1 - p[no, k], has[no], GROUP_RISK * risk)
         out[k] = max(0.0, 1 - lower), min(1.0, upper)
-    for task, names in CHOICES.items():
-        of = columns(names)
-        known = ~np.isnan(labels[:, of[0]])
+    for task, names in EXCLUSIVE_GROUPS.items():
+        members = columns(names)
+        known = ~np.isnan(labels[:, members[0]])
         if not known.any():
             continue
-        q, y = p[known][:, of], labels[known][:, of]
+        q, y = p[known][:, members], labels[known][:, members]
         likeliest = q.argmax(1)
         # A share of votes names what most voted for; several ones name each of them.
         wrong = y[np.arange(len(y)), likeliest] < y.max(1)
-        least = 1 / len(of)
+        least = 1 / len(members)
         allowed = choice_risk[task]
         together = surest(q.max(1), wrong, allowed, lowest=least)
-        for column, number in zip(of, range(len(of)), strict=True):
+        for column, number in zip(members, range(len(members)), strict=True):
             own = likeliest == number
             few = own.sum() < FEW
             alone = max(together, 0.7) if few else surest(q[own].max(1), wrong[own], allowed, lowest=least)
@@ -224,18 +226,22 @@ def _wider(bound: float, confidence: Array, wrong: NDArray[np.bool_], risk: floa
     return max(bound, needed) if np.isfinite(needed) else bound
 
 
-def fitted(good: Readings, poor: Readings, labels: Array, judgement: Judgement) -> NDArray[np.float64]:
+def fit_calibration(good: Readings, poor: Readings, labels: Array, judgement: Judgement) -> NDArray[np.float64]:
     """(N,6): slope, shift, bounds for pictures that can be read, and for those that hardly can. labels (faces,N)."""
-    scaling = fit(good.logits, labels[good.rows])
+    scaling = fit_scaling(good.logits, labels[good.rows])
     parts = []
     for view in (good, poor):
         y = hidden(of_children(labels[view.rows]), view.covered)
         parts.append(
-            bands(
-                probabilities(view.logits, scaling), y, groups(labels[view.rows]),
-                risk=judgement.risk, choice_risk=judgement.choice_risk, miss=judgement.miss,
+            abstention_thresholds(
+                probabilities(view.logits, scaling),
+                y,
+                groups(labels[view.rows]),
+                risk=judgement.risk,
+                choice_risk=judgement.choice_risk,
+                miss=judgement.miss,
             )
-        )  # fmt: skip
+        )
     table = np.hstack([scaling, *parts])
     # A fault was learned from pictures spoilt on purpose: their makers know better than a set's labels of it.
     table[columns(tuple(SHOWS))] = 1, 0, *FAULTY, *FAULTY
@@ -269,8 +275,8 @@ def groups(labels: Array) -> list[NDArray[np.bool_]]:
     """People (images,) for whom a promise must hold by itself, where a set says: children, over 60, men and women, each
     race.
     """
-    of = [*(columns(names) for names in (("Age_0_2", "Age_3_9"), ("Age_10_19",), ("Age_60_69", "Age_70")))]
-    of += [[NAMES.index(n)] for n in CHOICES["race"]]
-    masks = [np.nansum(labels[:, c], 1) == 1 for c in of]
+    members = [*(columns(names) for names in (("Age_0_2", "Age_3_9"), ("Age_10_19",), ("Age_60_69", "Age_70")))]
+    members += [[NAMES.index(n)] for n in EXCLUSIVE_GROUPS["race"]]
+    masks = [np.nansum(labels[:, c], 1) == 1 for c in members]
     male = labels[:, NAMES.index("Male")]
     return [*masks, male == 1, male == 0]

@@ -4,7 +4,7 @@ it, and from itself.
 Two rounds. In the first, every face teaches only what its set says: a label, a range ("not young": 28 or older), or one
 of several ("Asian": East or Southeast). Nothing else acts on a choice without evidence about it. In the second, what a
 set does not say comes from the first round's model as a soft target, seen in the look that it was taught in: expression
-on a grey, small copy. What a set does say stands above it.
+on a gray, small copy. What a set does say stands above it.
 """
 
 from __future__ import annotations
@@ -23,22 +23,22 @@ from tqdm import tqdm
 
 from ..data.augment import MEAN, STD, to_pixels
 from ..data.faces import Faces, Mixture
-from ..nets.closeup import COVERS, FACIAL, FAULTS, SHARED, SHOWS, TELLS, WEIGHT, YEARS, Closeup, years_of_bins
+from ..nets.closeup import COVERS, FACIAL, FAULTS, SHARED, SHOWS, TELLS, WEIGHT, YEARS, CloseupNet, years_of_bins
 from ..recipe import Schedule
 from ..taxonomy import AGES, EXPRESSIONS, NAMES, RACES
 from .calibration import columns, hidden, of_children
-from .loop import groups, train
+from .loop import decay_groups, train
 from .views import Views
 
 log = logging.getLogger(__name__)
 Floats = NDArray[np.float32]
 
 #: What CelebA's words say of the age in years: first and last.
-YOUNG, NOT_YOUNG, GREY = (0, 49), (28, 100), (38, 100)
+YOUNG, NOT_YOUNG, GRAY = (0, 49), (28, 100), (38, 100)
 #: How far expression's rare classes are brought up: this share of the log prior is taken out of the logits.
 BALANCE = 0.6
 #: Numbers of the characteristics that the close-up tells.
-TOLD = np.array([NAMES.index(n) for n in (*AGES, *TELLS, *SHOWS)])
+CLOSEUP_IDS = np.array([NAMES.index(n) for n in (*AGES, *TELLS, *SHOWS)])
 #: Below this probability of what the set says, a guess is not used.
 TRUST = 0.02
 
@@ -68,10 +68,10 @@ def age_targets(faces: Faces) -> Targets:
     spread = np.maximum(0.8, 0.06 * mean)
     density = np.exp(-((year - mean) ** 2) / (2 * spread**2))
     values[exact], kind[exact] = density / density.sum(1, keepdims=True), 1
-    young, grey = (faces.labels[:, NAMES.index(n)] for n in ("Young", "Gray_Hair"))
+    young, gray = (faces.labels[:, NAMES.index(n)] for n in ("Young", "Gray_Hair"))
     weak = (kind == 0) & ~np.isnan(young)
     allowed = np.ones((count, YEARS), bool)
-    for says, (first, last) in ((young == 1, YOUNG), (young == 0, NOT_YOUNG), ((grey == 1) & (young == 0), GREY)):
+    for says, (first, last) in ((young == 1, YOUNG), (young == 0, NOT_YOUNG), ((gray == 1) & (young == 0), GRAY)):
         allowed[says] &= (year >= first) & (year <= last)
     values[weak], kind[weak] = allowed[weak], 2
     return Targets(values, kind, weak | (kind == 0))
@@ -122,15 +122,15 @@ def train_closeup(
     faces: Faces,
     views: Views,
     *,
-    shares: Mapping[str, float],
+    sampling_weights: Mapping[str, float],
     faceres: Path,
     out: Path,
     schedules: Mapping[str, Schedule],
-) -> Closeup:
+) -> CloseupNet:
     """Both rounds; returns the model with averaged weights."""
     schedule = schedules["closeup_labels"]
     torch.manual_seed(schedule.seed)
-    model = Closeup()
+    model = CloseupNet()
     said = {"years": age_targets(faces), "race": race_targets(faces), "expression": expression_targets(faces)}
     moods = said["expression"]
     voted = said | {"expression": Targets(moods.values, np.where(moods.open, 0, 1), moods.open)}
@@ -138,31 +138,40 @@ def train_closeup(
         model.load_state_dict(torch.load(out / "closeup_labels.pt", weights_only=True))
     else:
         model.trunk.load_faceres(faceres, mean=MEAN, std=STD)
-        _fit(model, "closeup_labels", faces, views, voted, shares=shares, out=out, schedule=schedule)
+        _fit(
+            model, "closeup_labels", faces, views, voted, sampling_weights=sampling_weights, out=out, schedule=schedule
+        )
     guesses = guess(model, faces, views, said, out / "closeup_guesses.npz")
     full = {name: completed(t, guesses[name]) for name, t in said.items()}
     _fit(
-        model, "closeup", faces, views, full, shares=shares, out=out, schedule=schedules["closeup"],
+        model,
+        "closeup",
+        faces,
+        views,
+        full,
+        sampling_weights=sampling_weights,
+        out=out,
+        schedule=schedules["closeup"],
         men=guesses["gender"][:, 0],
-    )  # fmt: skip
+    )
     return model
 
 
 def _fit(
-    model: Closeup,
+    model: CloseupNet,
     name: str,
     faces: Faces,
     views: Views,
     targets: Mapping[str, Targets],
     *,
-    shares: Mapping[str, float],
+    sampling_weights: Mapping[str, float],
     out: Path,
     schedule: Schedule,
     men: Floats | None = None,
 ) -> None:
     """men (N,): a guess of gender where a set does not say."""
     model.to(memory_format=torch.channels_last)
-    mixture = Mixture(faces, shares)
+    mixture = Mixture(faces, sampling_weights)
     votes = faces.labels[:, columns(tuple(EXPRESSIONS))]
     prior = torch.from_numpy(np.nanmean(votes, 0)).clamp(min=1e-3).log() * BALANCE
     by_votes = ~np.isnan(votes[:, 0])
@@ -184,8 +193,10 @@ def _fit(
             torch.from_numpy(gender[rows].astype(np.float32)),
             torch.from_numpy(hidden(attributes[rows], faults[:, covering] == 1)[:, facial]),
             torch.from_numpy(by_votes[rows]),
-            *targets["years"].rows(rows), *targets["race"].rows(rows), *targets["expression"].rows(rows),
-        )  # fmt: skip
+            *targets["years"].rows(rows),
+            *targets["race"].rows(rows),
+            *targets["expression"].rows(rows),
+        )
 
     def loss(batch: tuple[Tensor, ...]) -> tuple[Tensor, dict[str, float]]:
         pixels, legible, faults, turn, men, shown, voted, years, years_kind, race, race_kind, mood, mood_kind = batch
@@ -212,11 +223,17 @@ def _fit(
         losses["turn"] = 0.5 * F.cross_entropy(z["turn"][turned], turn[turned])
         return sum(losses.values()), {k: round(v.item(), 4) for k, v in losses.items()}  # type: ignore[return-value]
 
-    head = [g | {"lr": 4 * schedule.lr} for g in groups(model.head, schedule.weight_decay)]
+    head = [g | {"lr": 4 * schedule.lr} for g in decay_groups(model.head, schedule.weight_decay)]
     train(
-        model, name=name, out=out, schedule=schedule, count=mixture.epoch, load=load, loss=loss,
-        param_groups=[*groups(model.trunk, schedule.weight_decay), *head],
-    )  # fmt: skip
+        model,
+        name=name,
+        out=out,
+        schedule=schedule,
+        count=mixture.epoch,
+        load=load,
+        loss=loss,
+        param_groups=[*decay_groups(model.trunk, schedule.weight_decay), *head],
+    )
 
 
 def _binary(z: Tensor, y: Tensor) -> Tensor:
@@ -226,24 +243,27 @@ def _binary(z: Tensor, y: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def told(model: Closeup, images: NDArray[np.uint8]) -> dict[str, Tensor]:
+def predict(model: CloseupNet, images: NDArray[np.uint8]) -> dict[str, Tensor]:
     """Logits by part, mean of the pictures and their mirror images."""
     with torch.autocast("cpu", torch.bfloat16):
-        return {k: v.float() for k, v in model.eval().judge(_pixels(images)).items()}
+        return {k: v.float() for k, v in model.eval().forward_with_flip(_pixels(images)).items()}
 
 
-def told_logits(model: Closeup, images: NDArray[np.uint8]) -> Floats:
-    """(B,T): logits of the characteristics in `TOLD`, in that order; of an age bin the log of its probability."""
-    z = told(model, images)
+def characteristic_logits(model: CloseupNet, images: NDArray[np.uint8]) -> Floats:
+    """Logits (B,T) of the characteristics in `CLOSEUP_IDS`; of an age bin, the log of its probability."""
+    z = predict(model, images)
     ages = (z["years"].softmax(1) @ years_of_bins().T).clamp(min=1e-8).log()
     shown = z["faults"][:, [FAULTS.index(fault) for fault in SHOWS.values()]]
     return torch.cat([ages, z["race"], z["expression"], z["gender"], z["attributes"], shown], 1).numpy()
 
 
-def with_told(logits: Floats, told: Floats) -> Floats:
-    """The encoder's logits (B,N) with the close-up's (B,T) in their places; of what both tell the mean. In place."""
-    shared = np.isin(TOLD, [NAMES.index(n) for n in SHARED])
-    logits[:, TOLD] = np.where(shared, (logits[:, TOLD] + told) / 2, told)
+def merge_logits(logits: Floats, closeup: Floats, columns: NDArray[np.int64] = CLOSEUP_IDS) -> Floats:
+    """Write the close-up's logits (B,T) into the encoder's (B,N), in place; of what both predict, the mean.
+
+    columns (T,): numbers of the close-up's characteristics.
+    """
+    shared = np.isin(columns, [NAMES.index(n) for n in SHARED])
+    logits[:, columns] = np.where(shared, (logits[:, columns] + closeup) / 2, closeup)
     return logits
 
 
@@ -253,10 +273,10 @@ def _pixels(images: NDArray[np.uint8]) -> Tensor:
 
 @torch.no_grad()
 def guess(
-    model: Closeup, faces: Faces, views: Views, said: Mapping[str, Targets], cache: Path, *, batch: int = 64
+    model: CloseupNet, faces: Faces, views: Views, said: Mapping[str, Targets], cache: Path, *, batch: int = 64
 ) -> dict[str, Floats]:
     """Probabilities of what training faces' sets do not say: years, race and gender from the clean view, expression
-    from a grey, small one. 0 where nothing is to be guessed."""
+    from a gray, small one. 0 where nothing is to be guessed."""
     if cache.exists():
         return dict(np.load(cache))
     sizes = {"years": YEARS, "race": len(RACES), "expression": len(EXPRESSIONS), "gender": 1}
@@ -266,7 +286,7 @@ def guess(
     wanted = gender | said["years"].open | said["race"].open
     looks = (
         (views.clean, rows[wanted[rows]], ("years", "race", "gender")),
-        (views.grey_small, rows[said["expression"].open[rows]], ("expression",)),
+        (views.gray_small, rows[said["expression"].open[rows]], ("expression",)),
     )
     for look, chosen, parts in looks:
         for start in tqdm(range(0, len(chosen), batch), desc="guessing", unit="batch", mininterval=5):

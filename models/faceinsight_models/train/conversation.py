@@ -28,16 +28,16 @@ from faceinsight.types import NO, STATES, UNSURE, YES
 
 from ..dialogue.turns import look_turn, pair_turn, turn
 from ..recipe import LlavaRecipe
-from ..specs import characteristic_specs, rule_specs
-from ..taxonomy import CHARACTERISTICS, CHOICES, NAMES, REGIONS, SWITCHES
-from .encoded import Seen
+from ..specs import characteristic_specs
+from ..taxonomy import CHARACTERISTICS, EXCLUSIVE_GROUPS, NAMES, REGIONS, RULES, SWITCHES
+from .encoded import EncodedFaces
 
 IGNORE = -100
 _VISIBLE = {c.name: c.group in ("", "expression") for c in CHARACTERISTICS}
 #: Questions about at least this many characteristics are given only what was not found absent.
 LIST_FROM = 4
 #: Places in a conversation that hold no text token.
-SEEN, KNOWN = -1, -2
+FACE_SLOT, KNOWLEDGE_SLOT = -1, -2
 #: How often a question is given a finding that it did not ask for.
 STRAY = 0.1
 #: How often a conversation is about two faces.
@@ -53,11 +53,11 @@ def enabled(groups_on: Sequence[str]) -> NDArray[np.int64]:
     return np.array([i for i, c in enumerate(CHARACTERISTICS) if c.group == "" or c.group in groups_on])
 
 
-class Judge:
+class StateLabeler:
     """States of the characteristics that are switched on, by the runtime's own labeler."""
 
     def __init__(self, calibration: NDArray[np.float64], soft_weight: float) -> None:
-        specs, rules = characteristic_specs(calibration), rule_specs()
+        specs, rules = characteristic_specs(calibration), RULES
 
         @cache
         def labeler(chosen: tuple[int, ...]) -> Labeler:
@@ -65,7 +65,7 @@ class Judge:
 
         self._labeler = labeler
 
-    def __call__(
+    def states(
         self, logits: NDArray[np.float32], area: NDArray[np.float32], chosen: NDArray[np.int64]
     ) -> NDArray[np.int64]:
         """logits (N,) of all characteristics, area (R,), numbers (K,) of the chosen ones -> states (K,)."""
@@ -78,7 +78,7 @@ class Judge:
 def drill(rng: np.random.Generator, chosen: NDArray[np.int64]) -> NDArray[np.int64]:
     """Random states of the chosen characteristics; of a choice one is claimed or in doubt, as in use."""
     states = rng.choice(len(STATES), len(NAMES), p=DRILL)
-    for names in CHOICES.values():
+    for names in EXCLUSIVE_GROUPS.values():
         columns = [NAMES.index(n) for n in names]
         states[columns] = NO
         states[rng.choice(columns)] = YES if rng.random() < 0.75 else UNSURE
@@ -89,9 +89,16 @@ def drill(rng: np.random.Generator, chosen: NDArray[np.int64]) -> NDArray[np.int
 class Conversation:
     """One face, or two, and questions, ready to batch.
 
-    rows: the faces; regions: which region tokens of each. tokens (L,) with SEEN where an image or region token goes and
-    KNOWN where a knowledge token goes; labels (L,); positions (L,); turn (L,), 0 for the prefix. characteristics and
-    states: what the knowledge tokens say, in the order of their places.
+    Attributes:
+        rows: the faces.
+        hidden: are findings withheld, so that only the face tokens can answer?
+        regions: for each face, which region tokens it has.
+        characteristics: (K,) of the knowledge tokens, in the order of their slots.
+        states: (K,) that the knowledge tokens state.
+        tokens: (L,) token ids; FACE_SLOT for an image or region token, KNOWLEDGE_SLOT for a knowledge token.
+        labels: (L,) target ids; IGNORE where nothing is learned.
+        positions: (L,) position ids.
+        turn: (L,) number of the question, 0 for the prefix.
     """
 
     rows: list[int]
@@ -133,11 +140,11 @@ class Findings(NamedTuple):
 
 
 #: A part of a prompt and whether no text stands before it -> its tokens.
-Tokens = Callable[[str, bool], list[int]]
+TokenizePart = Callable[[str, bool], list[int]]
 
 
 @dataclass(frozen=True)
-class Words:
+class PromptTokens:
     """A prompt's fixed parts as tokens, and how questions and answers become tokens, all as the runtime does it."""
 
     before: list[int]
@@ -150,43 +157,55 @@ class Words:
     reply: Callable[[str], list[int]]
 
     @classmethod
-    def of(cls, prompt: PromptSpec | LlavaRecipe, tokens: Tokens) -> Words:
+    def of(cls, prompt: PromptSpec | LlavaRecipe, tokens: TokenizePart) -> PromptTokens:
         # A prompt that ends in a word is followed by a space and the answer.
         lead = "" if prompt.before_answer[-1:].isspace() else " "
         return cls(
-            tokens(prompt.before_face, True), tokens(prompt.after_face, True), tokens(prompt.between, True),
-            tokens(prompt.follow, False), tokens(prompt.before_answer, False), tokens(prompt.stop, True)[:1],
-            lambda text: tokens(text, False), lambda text: tokens(lead + text, False),
-        )  # fmt: skip
+            tokens(prompt.before_face, True),
+            tokens(prompt.after_face, True),
+            tokens(prompt.between, True),
+            tokens(prompt.follow, False),
+            tokens(prompt.before_answer, False),
+            tokens(prompt.stop, True)[:1],
+            lambda text: tokens(text, False),
+            lambda text: tokens(lead + text, False),
+        )
 
 
 class Dialogues:
     """Draws conversations: which groups are on, how much of the knowledge is hidden, what is asked."""
 
     def __init__(
-        self, seen: Seen, labels: NDArray[np.float32], judge: Judge, words: Words, *, images: int, turns: int
+        self,
+        encoded: EncodedFaces,
+        labels: NDArray[np.float32],
+        labeler: StateLabeler,
+        prompt: PromptTokens,
+        *,
+        images: int,
+        turns: int,
     ) -> None:
         """images: image tokens of a face; turns: questions about it."""
-        self.seen, self.labels, self.judge = seen, labels, judge
-        self.words, self.images, self.turns = words, images, turns
+        self.encoded, self.labels, self.labeler = encoded, labels, labeler
+        self.prompt, self.images, self.turns = prompt, images, turns
         #: How often each characteristic holds that a face shows.
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", RuntimeWarning)  # of a set that is not there
-            rates = np.nanmean(labels[seen.rows], 0)
+            rates = np.nanmean(labels[encoded.rows], 0)
         self._rates = {n: float(r) for n, r in zip(NAMES, rates, strict=True) if _VISIBLE[n] and np.isfinite(r)}
 
     def draw(self, row: int, rng: np.random.Generator) -> Conversation:
         """`row` of what was seen, and for some a second face beside it."""
         chosen = enabled([g for g, default in SWITCHES.items() if rng.random() < (0.75 if default else 0.25)])
-        rows = [row, int(rng.integers(len(self.seen.rows)))] if rng.random() < PAIRS else [row]
+        rows = [row, int(rng.integers(len(self.encoded.rows)))] if rng.random() < PAIRS else [row]
         kind = "drilled" if (r := rng.random()) < DRILLED else "hidden" if r > 1 - HIDDEN_SHARE else "found"
         if len(rows) > 1 and kind == "hidden":
             kind = "found"
         faces = [self._findings(r, chosen, kind, rng) for r in rows]
-        regions = [np.flatnonzero(self.seen.area[r].numpy() > 0) for r in rows]
-        seen = [[SEEN] * (self.images + len(own)) for own in regions]
-        words = self.words
-        prefix = [*words.before, *self._join(seen), *words.after]
+        regions = [np.flatnonzero(self.encoded.area[r].numpy() > 0) for r in rows]
+        seen = [[FACE_SLOT] * (self.images + len(own)) for own in regions]
+        prompt = self.prompt
+        prefix = [*prompt.before, *self._join(seen), *prompt.after]
         tokens, labels = list(prefix), [IGNORE] * len(prefix)
         positions, numbers = list(range(len(prefix))), [0] * len(prefix)
         given: list[tuple[int, int]] = []
@@ -200,10 +219,10 @@ class Dialogues:
             stray = str(rng.choice(NAMES)) if rng.random() < STRAY else None
             told = [f.given(asked.about, stray) for f in faces]
             given += [x for own in told for x in own]
-            before = [*words.encode(asked.after), *words.follow] if asked.after else []
-            known = self._join([[KNOWN] * len(own) for own in told])
-            ask = [*before, *words.encode(asked.question), *known, *words.answer]
-            reply = [*words.reply(asked.answer), *words.stop]
+            before = [*prompt.encode(asked.after), *prompt.follow] if asked.after else []
+            known = self._join([[KNOWLEDGE_SLOT] * len(own) for own in told])
+            ask = [*before, *prompt.encode(asked.question), *known, *prompt.answer]
+            reply = [*prompt.reply(asked.answer), *prompt.stop]
             tokens += ask + reply
             labels += [IGNORE] * len(ask) + reply
             positions += range(len(prefix), len(prefix) + len(ask) + len(reply))
@@ -213,16 +232,16 @@ class Dialogues:
         return Conversation(rows, kind == "hidden", regions, said[:, 0], said[:, 1], *arrays)
 
     def _join(self, parts: Sequence[list[int]]) -> list[int]:
-        return [*parts[0], *(t for p in parts[1:] for t in (*self.words.between, *p))]
+        return [*parts[0], *(t for p in parts[1:] for t in (*self.prompt.between, *p))]
 
     def _findings(self, row: int, chosen: NDArray[np.int64], kind: str, rng: np.random.Generator) -> Findings:
         keep = np.ones(len(chosen), bool)
         if kind == "drilled":
             states = truth = drill(rng, chosen)
         else:
-            states = truth = self.judge(self.seen.logits[row], self.seen.area[row].numpy(), chosen)
+            states = truth = self.labeler.states(self.encoded.logits[row], self.encoded.area[row].numpy(), chosen)
         if kind == "hidden":
-            label = self.labels[self.seen.rows[row], chosen]
+            label = self.labels[self.encoded.rows[row], chosen]
             visible = np.array([_VISIBLE[NAMES[i]] for i in chosen])
             keep = ~visible
             truth = np.where(keep | np.isnan(label), states, np.where(label > 0.5, YES, NO))

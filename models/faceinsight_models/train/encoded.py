@@ -1,4 +1,4 @@
-"""What the trained encoder sees of the faces that conversations are about."""
+"""Features of the faces that conversations are about, computed once by the frozen encoder and cached."""
 
 from __future__ import annotations
 
@@ -17,10 +17,16 @@ from .encoder import clean_batch
 
 
 @dataclass(frozen=True)
-class Seen:
-    """What the frozen encoder sees: half-precision features and logits of the chosen faces.
+class EncodedFaces:
+    """Outputs of the frozen encoder for M chosen faces.
 
-    boxes: x, y, width, height in their pictures, for a vision encoder that looks at the surroundings too.
+    Attributes:
+        rows: (M,) rows in `Faces`.
+        image: (M,P,1280) float16 patch features.
+        regions: (M,R,D) float16 region features.
+        area: (M,R) share of the crop that each region covers.
+        logits: (M,N) of all characteristics.
+        boxes: (M,4) x, y, width, height in picture pixels, for a vision encoder that sees the surroundings too.
     """
 
     rows: NDArray[np.int64]
@@ -30,33 +36,33 @@ class Seen:
     logits: NDArray[np.float32]
     boxes: Tensor | None = None
 
-    def save(self, path: Path, encoder: str) -> None:
-        """Keep it for later steps; encoder: the fingerprint of who saw it."""
+    def save(self, path: Path, key: str) -> None:
+        """Cache it for later steps; key: fingerprint of the encoder that computed it."""
         arrays = {k: torch.as_tensor(v) for k, v in vars(self).items() if v is not None}
-        torch.save({"encoder": encoder, **arrays}, path)
+        torch.save({"encoder": key, **arrays}, path)
 
     @classmethod
-    def load(cls, path: Path, encoder: str, rows: NDArray[np.int64] | None = None) -> Seen | None:
-        """What was saved, if this encoder saw it, and these rows where they are given."""
+    def load(cls, path: Path, key: str, rows: NDArray[np.int64] | None = None) -> EncodedFaces | None:
+        """The cached features, or None if they are of another encoder or of other rows."""
         if not path.exists():
             return None
         saved = torch.load(path, weights_only=True)
         found = saved["rows"].numpy()
-        if saved["encoder"] != encoder or not (rows is None or np.array_equal(found, rows)):
+        if saved["encoder"] != key or not (rows is None or np.array_equal(found, rows)):
             return None
-        seen = (saved[name] for name in ("image", "regions", "area"))
-        return cls(found, *seen, saved["logits"].numpy(), saved.get("boxes"))
+        logits, boxes = saved["logits"].numpy(), saved.get("boxes")
+        return cls(found, saved["image"], saved["regions"], saved["area"], logits, boxes)
 
 
 @torch.no_grad()
-def look(
+def encode_faces(
     encoder: FaceEncoder, faces: Faces, maps: NDArray[np.uint8], rows: NDArray[np.int64], size: int, *, batch: int = 64
-) -> Seen:
-    """Run the encoder once over clean crops."""
+) -> EncodedFaces:
+    """Run the encoder once over clean crops of `size` px with their coarse label maps (N,64,64)."""
     encoder.eval()
     parts = []
     for start in tqdm(range(0, len(rows), batch), desc="encoding", unit="batch", mininterval=5):
-        features, logits = encoder.judge(*clean_batch(faces, maps, rows[start : start + batch], size))
+        features, logits = encoder.forward_with_flip(*clean_batch(faces, maps, rows[start : start + batch], size))
         parts.append((features.image.half(), features.regions.half(), features.area, logits))
     image, regions, area, logits = (torch.cat(p) for p in zip(*parts, strict=True))
-    return Seen(rows, image, regions, area, logits.numpy())
+    return EncodedFaces(rows, image, regions, area, logits.numpy())

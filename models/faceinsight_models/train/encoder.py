@@ -24,11 +24,11 @@ from ..nets.lcm import LogicalConstraint
 from ..nets.parser import FaceParser
 from ..nets.segmentation import MAP_SIZE, RegionPool, SegmentationEncoder, coarse
 from ..recipe import Schedule
-from ..specs import region_indices, specialised
-from ..taxonomy import CHOICES, HIDDEN_BY, MASK_CLASSES, NAMES, REGIONS, RULES
-from .backbone import TrunkClassifier
+from ..specs import region_indices, specialized
+from ..taxonomy import EXCLUSIVE_GROUPS, HIDDEN_BY, MASK_CLASSES, NAMES, REGIONS, RULES
+from .backbone import BackboneClassifier
 from .hats import Hats
-from .loop import device, groups, train
+from .loop import decay_groups, device, train
 from .tasks import TaskLoss, prior_bias
 
 #: The set whose labels only posed portraits have.
@@ -83,7 +83,7 @@ def build_encoder(text: Tensor, graph: Tensor, *, width: int = 256, segmentation
     """The encoder, untrained. text (N,dt): T^0; graph (N,N): C_hat."""
     ccm = CorrelationModule(text, graph, hidden=512, out=width)
     head = KnowledgeHead(
-        ccm, region_indices(), region_width=region_width(segmentation), width=width, specialised=specialised()
+        ccm, region_indices(), region_width=region_width(segmentation), width=width, specialized=specialized()
     )
     return FaceEncoder(
         SegmentationEncoder(len(MASK_CLASSES), width=segmentation), RegionPool(MASK_CLASSES, REGIONS), head
@@ -104,12 +104,12 @@ def view(
     label_map: NDArray[np.uint8],
     size: int,
     *,
-    harsh: float = 1.0,
+    degrade_prob: float = 1.0,
     hats: Hats | None = None,
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     """One training view: the same motion for the crop (size,size,3) and its coarse label map (64,64).
 
-    harsh: how often it is degraded; hats: one of these is put on.
+    degrade_prob: how often it is degraded; hats: one of these is put on.
     """
     motion = jitter_matrix(rng, size, size)
     x = faces.crop(row, size, motion)
@@ -121,11 +121,11 @@ def view(
     if rng.random() < 0.5:
         x, y = np.ascontiguousarray(x[:, ::-1]), FLIP[y[:, ::-1]]
     x = np.ascontiguousarray(x)
-    return degrade(rng, x) if rng.random() < harsh else x, np.asarray(y, np.uint8)
+    return degrade(rng, x) if rng.random() < degrade_prob else x, np.asarray(y, np.uint8)
 
 
 @torch.no_grad()
-def guess(model: TrunkClassifier, faces: Faces, rows: NDArray[np.int64], size: int) -> NDArray[np.float32]:
+def guess(model: BackboneClassifier, faces: Faces, rows: NDArray[np.int64], size: int) -> NDArray[np.float32]:
     """Probabilities (len(rows),N) by the first step's classifier; of a choice, given that one holds."""
     model.eval()
     parts = []
@@ -134,17 +134,22 @@ def guess(model: TrunkClassifier, faces: Faces, rows: NDArray[np.int64], size: i
         parts.append(model(torch.from_numpy(to_pixels(crops)).contiguous(memory_format=torch.channels_last)))
     logits = torch.cat(parts)
     p = logits.sigmoid()
-    for names in CHOICES.values():
+    for names in EXCLUSIVE_GROUPS.values():
         columns = [NAMES.index(n) for n in names]
         p[:, columns] = logits[:, columns].softmax(1)
     return p.numpy()
 
 
 def graph_of(
-    classifier: TrunkClassifier, faces: Faces, shares: Mapping[str, float], size: int, *, sample: int = 12000
+    classifier: BackboneClassifier,
+    faces: Faces,
+    sampling_weights: Mapping[str, float],
+    size: int,
+    *,
+    sample: int = 12000,
 ) -> NDArray[np.float32]:
     """C_hat (N,N) from a sample of the training mixture, unknown labels guessed."""
-    rows = np.unique(Mixture(faces, shares).draw(sample, np.random.default_rng(5)))
+    rows = np.unique(Mixture(faces, sampling_weights).draw(sample, np.random.default_rng(5)))
     return correlation_graph(complete(faces.labels[rows], guess(classifier, faces, rows, size)))
 
 
@@ -152,8 +157,8 @@ def train_base(
     faces: Faces,
     maps: NDArray[np.uint8],
     *,
-    shares: Mapping[str, float],
-    classifier: TrunkClassifier,
+    sampling_weights: Mapping[str, float],
+    classifier: BackboneClassifier,
     text: Tensor,
     out: Path,
     size: int,
@@ -162,13 +167,23 @@ def train_base(
     """First round, all weights, from the first step's classifier; returns the encoder with averaged weights."""
     path = out / "graph.npy"
     if not path.exists():
-        np.save(path, graph_of(classifier, faces, shares, size))
+        np.save(path, graph_of(classifier, faces, sampling_weights, size))
     torch.manual_seed(schedule.seed)
     model = build_encoder(text, torch.from_numpy(np.load(path)))
     model.trunk.load_state_dict(classifier.trunk.state_dict())
     with torch.no_grad():
         model.head.bias.copy_(prior_bias(torch.from_numpy(faces.labels[faces.rows("train")])))
-    _fit(model, "base", faces, maps, shares=shares, out=out, size=size, schedule=schedule, harsh=1.0)
+    _fit(
+        model,
+        "base",
+        faces,
+        maps,
+        sampling_weights=sampling_weights,
+        out=out,
+        size=size,
+        schedule=schedule,
+        degrade_prob=1.0,
+    )
     return model
 
 
@@ -177,7 +192,7 @@ def train_shared(
     faces: Faces,
     maps: NDArray[np.uint8],
     *,
-    shares: Mapping[str, float],
+    sampling_weights: Mapping[str, float],
     out: Path,
     size: int,
     schedule: Schedule,
@@ -186,11 +201,21 @@ def train_shared(
     spared the degradations, so that the last steps see faces as most of them will come."""
     torch.manual_seed(schedule.seed)
     base.trunk.lower(8).requires_grad_(False)
-    _fit(base, "shared", faces, maps, shares=shares, out=out, size=size, schedule=schedule, harsh=0.5)
+    _fit(
+        base,
+        "shared",
+        faces,
+        maps,
+        sampling_weights=sampling_weights,
+        out=out,
+        size=size,
+        schedule=schedule,
+        degrade_prob=0.5,
+    )
     return base.requires_grad_(True)
 
 
-def specialise(
+def specialize(
     base: FaceEncoder,
     faces: Faces,
     maps: NDArray[np.uint8],
@@ -205,20 +230,20 @@ def specialise(
     torch.manual_seed(schedule.seed)
     base.requires_grad_(False)
     if base.own is None:
-        base.specialise()
+        base.specialize()
     own = [part for part in (base.own, base.head.own) if part is not None]
     for part in (*own, base.head.bias):
         part.requires_grad_(True)
-    base.head.bias.register_hook(lambda grad: grad * base.head.specialised)
+    base.head.bias.register_hook(lambda grad: grad * base.head.specialized)
 
-    def modes() -> None:
+    def set_train_modes() -> None:
         base.eval()
         for part in own:
             part.train()
 
     labelled = {a.stem: float(a.stem == PORTRAITS) for a in faces.archives}
     param_groups = [
-        *groups(base.own, schedule.weight_decay),
+        *decay_groups(base.own, schedule.weight_decay),
         {"params": [*base.head.own.parameters()], "lr": 3 * schedule.lr, "weight_decay": schedule.weight_decay},
         {"params": [base.head.bias], "lr": 3 * schedule.lr, "weight_decay": 0.0},
     ]
@@ -227,13 +252,13 @@ def specialise(
         "encoder",
         faces,
         maps,
-        shares=labelled,
+        sampling_weights=labelled,
         out=out,
         size=size,
         schedule=schedule,
-        harsh=0.5,
+        degrade_prob=0.5,
         hats=hats,
-        modes=modes,
+        set_train_modes=set_train_modes,
         param_groups=param_groups,
     )
     return base.requires_grad_(True)
@@ -245,20 +270,39 @@ def _fit(
     faces: Faces,
     maps: NDArray[np.uint8],
     *,
-    shares: Mapping[str, float],
+    sampling_weights: Mapping[str, float],
     out: Path,
     size: int,
     schedule: Schedule,
-    harsh: float,
+    degrade_prob: float,
     hats: Hats | None = None,
     logic: float = 0.1,
-    modes: Callable[[], None] = lambda: None,
+    set_train_modes: Callable[[], None] = lambda: None,
     param_groups: Sequence[dict[str, Any]] | None = None,
 ) -> None:
-    """L = L_tasks + logic * L_c. harsh: share of the views that are degraded; hats: one in twelve gets one of these.
-    modes: sets what is frozen to evaluation; param_groups: by default all, the trunk at a third of the others' rate."""
+    """Train in place with the loss L = L_tasks + logic * L_c.
+
+    Args:
+        model: the encoder.
+        name: of the step.
+        faces: faces of all sets.
+        maps: (N,64,64) coarse label maps.
+        sampling_weights: set -> its share of a batch.
+        out: the run folder.
+        size: of a crop, pixels.
+        schedule: of the training.
+        degrade_prob: probability that a view is degraded.
+        hats: one view in twelve gets one of these.
+        logic: weight of the rule loss.
+        set_train_modes: puts what is frozen into eval mode before each step.
+        param_groups: by default all parameters, the backbone at a third of the others' learning rate.
+    """
     model.to(memory_format=torch.channels_last)
-    mixture, tasks, constraint = Mixture(faces, shares), TaskLoss(), LogicalConstraint(NAMES, RULES).to(device())
+    mixture, tasks, constraint = (
+        Mixture(faces, sampling_weights),
+        TaskLoss(),
+        LogicalConstraint(NAMES, RULES).to(device()),
+    )
 
     def load(indices: NDArray[np.int64], rng: np.random.Generator) -> tuple[Tensor, Tensor, Tensor]:
         rows = mixture.draw(len(indices), rng)
@@ -266,7 +310,7 @@ def _fit(
         labels[worn, NAMES.index("Wearing_Hat")] = 1
         labels[np.ix_(worn, UNDER_HATS)] = np.nan
         views = [
-            view(rng, faces, r, maps[r], size, harsh=harsh, hats=hats if on else None)
+            view(rng, faces, r, maps[r], size, degrade_prob=degrade_prob, hats=hats if on else None)
             for r, on in zip(rows, worn, strict=True)
         ]
         pixels = torch.from_numpy(to_pixels(np.stack([x for x, _ in views])))
@@ -277,7 +321,7 @@ def _fit(
         )
 
     def loss(batch: tuple[Tensor, Tensor, Tensor]) -> tuple[Tensor, dict[str, float]]:
-        modes()
+        set_train_modes()
         logits = model(batch[0], batch[1])
         value, figures = tasks(logits, batch[2])
         rules = constraint(logits.sigmoid(), ~batch[2].isnan())
@@ -286,13 +330,19 @@ def _fit(
     if param_groups is None:
         rest = [p for n, p in model.named_parameters() if not n.startswith("trunk.")]
         param_groups = [
-            *groups(model.trunk, schedule.weight_decay),
+            *decay_groups(model.trunk, schedule.weight_decay),
             {"params": rest, "lr": 3 * schedule.lr, "weight_decay": schedule.weight_decay},
         ]
     train(
-        model, name=name, out=out, schedule=schedule, count=mixture.epoch, load=load, loss=loss,
+        model,
+        name=name,
+        out=out,
+        schedule=schedule,
+        count=mixture.epoch,
+        load=load,
+        loss=loss,
         param_groups=param_groups,
-    )  # fmt: skip
+    )
 
 
 @torch.no_grad()
@@ -304,7 +354,7 @@ def predict(
     out = []
     for start in range(0, len(rows), batch):
         chosen = rows[start : start + batch]
-        out.append(encoder.judge(*clean_batch(faces, maps, chosen, size))[1].numpy())
+        out.append(encoder.forward_with_flip(*clean_batch(faces, maps, chosen, size))[1].numpy())
     return np.concatenate(out)
 
 

@@ -1,6 +1,6 @@
 """Hats cut out of image-mask pairs, put on other heads.
 
-Posed portraits show few hats, of few kinds and colours: a white cap on a head half turned away was none of them.
+Posed portraits show few hats, of few kinds and colors: a white cap on a head half turned away was none of them.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from ..data.augment import about_centre, scaling
+from ..data.augment import about_center, scaling
 from ..data.faces import Masks
 from ..taxonomy import MASK_CLASSES
 
@@ -67,9 +67,9 @@ def dyed(rng: np.random.Generator, hat: NDArray[np.uint8], inside: NDArray[np.bo
     """The same cloth in another colour, black and white as often as any."""
     light = cv2.cvtColor(hat, cv2.COLOR_RGB2GRAY).astype(np.float32)[..., None]
     folds = (light - light[inside].mean()) * rng.uniform(0.5, 1.0)
-    grey = rng.random() < 0.5
-    colour = np.full(3, rng.uniform(20, 240)) if grey else rng.uniform(15, 240, 3)
-    return np.asarray(np.clip(folds + colour, 0, 255), np.uint8)
+    gray = rng.random() < 0.5
+    color = np.full(3, rng.uniform(20, 240)) if gray else rng.uniform(15, 240, 3)
+    return np.asarray(np.clip(folds + color, 0, 255), np.uint8)
 
 
 def _sways(rng: np.random.Generator, size: int) -> NDArray[np.float64]:
@@ -79,4 +79,4 @@ def _sways(rng: np.random.Generator, size: int) -> NDArray[np.float64]:
     turn = np.array([[c, -s], [s, c]])
     if rng.random() < 0.5:
         turn = turn @ np.diag([-1.0, 1.0])
-    return about_centre(turn, rng.normal(0, 0.02, 2) * size, size, size)
+    return about_center(turn, rng.normal(0, 0.02, 2) * size, size, size)

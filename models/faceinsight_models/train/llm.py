@@ -20,9 +20,9 @@ from ..dialogue.answers import COUNTED, DECLINE_OFF, HIDDEN_ANSWER, LOOKED, REGI
 from ..dialogue.outside import DECLINES
 from ..nets.encoder import Adapter, Features
 from ..recipe import Schedule
-from .conversation import IGNORE, KNOWN, SEEN, Conversation, Dialogues, Judge, Words
-from .encoded import Seen
-from .loop import groups, train
+from .conversation import FACE_SLOT, IGNORE, KNOWLEDGE_SLOT, Conversation, Dialogues, PromptTokens, StateLabeler
+from .encoded import EncodedFaces
+from .loop import decay_groups, train
 from .rounded import rounded
 
 if TYPE_CHECKING:
@@ -52,14 +52,14 @@ PROMPT = PromptSpec(
 DECISION_WEIGHT = 5.0
 
 
-def tree_mask(turns: Tensor, kind: torch.dtype = torch.float32) -> Tensor:
+def tree_mask(turns: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
     """(B,L) turn numbers (0: prefix, -1: padding) -> additive (B,1,L,L): causal, own turn and prefix only."""
     length = turns.shape[1]
     causal = torch.ones(length, length, dtype=torch.bool, device=turns.device).tril()
     same = turns[:, :, None] == turns[:, None, :]
     allowed = causal & (same | (turns[:, None, :] == 0))
-    blocked = torch.finfo(kind).min
-    return torch.zeros(allowed.shape, dtype=kind, device=turns.device).masked_fill(~allowed, blocked)[:, None]
+    blocked = torch.finfo(dtype).min
+    return torch.zeros(allowed.shape, dtype=dtype, device=turns.device).masked_fill(~allowed, blocked)[:, None]
 
 
 class Output(NamedTuple):
@@ -72,12 +72,12 @@ class Output(NamedTuple):
     conversation: Tensor
 
 
-def read_out(
-    body: Any, head: Callable[[Tensor], Tensor], batch: Sequence[Conversation], looks: Tensor, findings: Tensor
+def forward_answers(
+    body: Any, head: Callable[[Tensor], Tensor], batch: Sequence[Conversation], face: Tensor, findings: Tensor
 ) -> Output:
     """Embed conversations, run an LLM's `body` under the tree mask, read the answers out with its `head`.
 
-    looks (S,d), findings (K,d): what stands in the places SEEN and KNOWN, conversation after conversation.
+    face (S,d), findings (K,d): what stands in the places FACE_SLOT and KNOWLEDGE_SLOT, conversation after conversation.
     """
     length = max(len(c.tokens) for c in batch)
     tokens, labels, positions, turns = (torch.full((len(batch), length), v) for v in (0, IGNORE, 0, -1))
@@ -87,13 +87,13 @@ def read_out(
         own = torch.from_numpy(c.tokens)
         tokens[b, :n], labels[b, :n], places[b, :n] = own.clamp(min=0), torch.from_numpy(c.labels), own.clamp(max=0)
         positions[b, :n], turns[b, :n] = torch.from_numpy(c.positions), torch.from_numpy(c.turn)
-    tokens, labels, positions, turns, places = (x.to(looks.device) for x in (tokens, labels, positions, turns, places))
+    tokens, labels, positions, turns, places = (x.to(face.device) for x in (tokens, labels, positions, turns, places))
     embeddings = body.embed_tokens(tokens)
-    kind = embeddings.dtype
-    embeddings = embeddings.masked_scatter((places == SEEN)[..., None], looks.to(kind))
-    embeddings = embeddings.masked_scatter((places == KNOWN)[..., None], findings.to(kind))
+    dtype = embeddings.dtype
+    embeddings = embeddings.masked_scatter((places == FACE_SLOT)[..., None], face.to(dtype))
+    embeddings = embeddings.masked_scatter((places == KNOWLEDGE_SLOT)[..., None], findings.to(dtype))
     hidden = body(
-        inputs_embeds=embeddings, attention_mask=tree_mask(turns, kind), position_ids=positions, use_cache=False
+        inputs_embeds=embeddings, attention_mask=tree_mask(turns, dtype), position_ids=positions, use_cache=False
     ).last_hidden_state
     target = labels[:, 1:]
     # The last prompt token of each turn stands right before its answer: shifting by one holds within a turn.
@@ -102,13 +102,13 @@ def read_out(
     return Output(head(hidden[:, :-1][wanted]).float(), target[wanted], first, wanted.nonzero()[:, 0])
 
 
-def shown(image: Tensor, region: Tensor, batch: Sequence[Conversation]) -> Tensor:
+def face_tokens(image: Tensor, region: Tensor, batch: Sequence[Conversation]) -> Tensor:
     """(S,d): what conversations show of their faces, of image (F,P,d) and region tokens (F,R,d) of all of them."""
     visible = [torch.from_numpy(own) for c in batch for own in c.regions]
     return torch.cat([x for face, own in enumerate(visible) for x in (image[face], region[face, own])])
 
 
-def told(adapter: Adapter, text: Tensor, batch: Sequence[Conversation]) -> Tensor:
+def knowledge_tokens(adapter: Adapter, text: Tensor, batch: Sequence[Conversation]) -> Tensor:
     """(K,d): the knowledge tokens of conversations; text (N,dt) of all characteristics."""
     numbers, states = (
         torch.from_numpy(np.concatenate(x)) for x in zip(*((c.characteristics, c.states) for c in batch), strict=True)
@@ -124,13 +124,17 @@ class FaceLlm(nn.Module):
         self.llm, self.adapter = llm, adapter
         self.register_buffer("text", text, persistent=False)
 
-    def forward(self, seen: Seen, batch: Sequence[Conversation]) -> Output:
+    def forward(self, encoded: EncodedFaces, batch: Sequence[Conversation]) -> Output:
         """Embed, run the LLM under the tree mask, read out the answers."""
         rows = torch.tensor([r for c in batch for r in c.rows])
-        features = Features(*(x[rows].float().to(self.text.device) for x in (seen.image, seen.regions, seen.area)))
+        features = Features(
+            *(x[rows].float().to(self.text.device) for x in (encoded.image, encoded.regions, encoded.area))
+        )
         image, region = self.adapter.image_tokens(features), self.adapter.region_tokens(features)
-        looks = shown(image, region, batch)
-        return read_out(self.llm.model, self.llm.lm_head, batch, looks, told(self.adapter, self.text, batch))
+        face = face_tokens(image, region, batch)
+        return forward_answers(
+            self.llm.model, self.llm.lm_head, batch, face, knowledge_tokens(self.adapter, self.text, batch)
+        )
 
 
 def answer_loss(output: Output, batch: Sequence[Conversation]) -> tuple[Tensor, dict[str, float]]:
@@ -151,9 +155,9 @@ def answer_loss(output: Output, batch: Sequence[Conversation]) -> tuple[Tensor, 
 
 
 def train_llm(
-    seen: Seen,
+    encoded: EncodedFaces,
     faces: Faces,
-    judge: Judge,
+    labeler: StateLabeler,
     *,
     llm: LlamaForCausalLM,
     adapter: Adapter,
@@ -162,29 +166,35 @@ def train_llm(
     out: Path,
     schedule: Schedule,
     turns: int = 8,
-    quantisation: str = "",
+    quantization: str = "",
 ) -> FaceLlm:
     """Train the LLM and the aligned adapter on drawn conversations; returns them with averaged weights.
 
-    quantisation: "q4_0" trains on weights rounded as they will be shipped; finer ones need no such thing.
+    quantization: "q4_0" trains on weights rounded as they will be shipped; finer ones need no such thing.
     """
     model = FaceLlm(llm, adapter, text)
-    words = Words.of(PROMPT, lambda text, first: tokenizer.encode(text).ids)
-    dialogues = Dialogues(seen, faces.labels, judge, words, images=seen.image.shape[1], turns=turns)
+    prompt = PromptTokens.of(PROMPT, lambda text, first: tokenizer.encode(text).ids)
+    dialogues = Dialogues(encoded, faces.labels, labeler, prompt, images=encoded.image.shape[1], turns=turns)
 
     def load(indices: NDArray[np.int64], rng: np.random.Generator) -> list[Conversation]:
         return [dialogues.draw(int(i), rng) for i in indices]
 
     def loss(batch: list[Conversation]) -> tuple[Tensor, dict[str, float]]:
         with torch.autocast(model.text.device.type, torch.bfloat16):
-            return answer_loss(model(seen, batch), batch)
+            return answer_loss(model(encoded, batch), batch)
 
-    with rounded(llm.model.layers) if quantisation == "q4_0" else nullcontext():
+    with rounded(llm.model.layers) if quantization == "q4_0" else nullcontext():
         train(
-            model, name="llm", out=out, schedule=schedule, count=len(seen.rows), load=load, loss=loss,
+            model,
+            name="llm",
+            out=out,
+            schedule=schedule,
+            count=len(encoded.rows),
+            load=load,
+            loss=loss,
             param_groups=[
-                *groups(llm, schedule.weight_decay),
-                *(g | {"lr": 3 * schedule.lr} for g in groups(adapter, schedule.weight_decay)),
+                *decay_groups(llm, schedule.weight_decay),
+                *(g | {"lr": 3 * schedule.lr} for g in decay_groups(adapter, schedule.weight_decay)),
             ],
-        )  # fmt: skip
+        )
     return model

@@ -23,7 +23,7 @@ from ..nets.parser import FaceParser
 from ..recipe import Schedule
 from ..taxonomy import FLIP_CLASSES, MASK_CLASSES, NAMES
 from .hats import DYED, HAT, dyed
-from .loop import device, groups, train
+from .loop import decay_groups, device, train
 from .statistics import count_statistics
 
 #: Label of a pixel that teaches nothing.
@@ -158,9 +158,15 @@ def train_teacher(masks: Masks, start: FaceParser, *, out: Path, size: int, sche
 
     decoder = [p for n, p in model.named_parameters() if not n.startswith("trunk.")]
     train(
-        model, name="teacher", out=out, schedule=schedule, count=len(pairs.chosen), load=load, loss=loss,
-        param_groups=[*groups(model.trunk, schedule.weight_decay), {"params": decoder, "lr": 3 * schedule.lr}],
-    )  # fmt: skip
+        model,
+        name="teacher",
+        out=out,
+        schedule=schedule,
+        count=len(pairs.chosen),
+        load=load,
+        loss=loss,
+        param_groups=[*decay_groups(model.trunk, schedule.weight_decay), {"params": decoder, "lr": 3 * schedule.lr}],
+    )
     return model
 
 

@@ -31,7 +31,7 @@ from ..dialogue.wordings import (
     negated_question,
     say,
 )
-from ..nets.question import ASKING, QuestionEncoder
+from ..nets.question import ASKING, QuestionNet
 from ..recipe import Schedule
 from ..taxonomy import NAMES
 from .conversation import PAIRS
@@ -51,7 +51,7 @@ BLOTTED = 0.02
 OUTSIDE, COUNTED, FOLLOWING = 0.4, 0.03, 0.08
 #: At most this share of questions that can be answered may be declined: in wordings that training never used.
 FALSE_DECLINES = 0.01
-#: What is tried of `QuestionEncoder.lean`.
+#: What is tried of `QuestionNet.lean`.
 LEANS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0)
 #: How much the kind counts beside the characteristics.
 KIND_WEIGHT = 0.1
@@ -59,11 +59,11 @@ KIND_WEIGHT = 0.1
 _ANY_STATES = dict.fromkeys(NAMES, 0)
 
 
-def train_question(table: Tensor, text: Tensor, tokenizer: Any, *, out: Path, schedule: Schedule) -> QuestionEncoder:
+def train_question(table: Tensor, text: Tensor, tokenizer: Any, *, out: Path, schedule: Schedule) -> QuestionNet:
     """Multi-label classification of fresh questions at every step, then the threshold between what is answered and
     what is declined (`calibrate`)."""
     torch.manual_seed(schedule.seed)
-    model = QuestionEncoder(table, text)
+    model = QuestionNet(table, text)
     finished = (out / "question.pt").exists()
 
     follow = tokenizer.encode(PROMPT.follow).ids
@@ -101,7 +101,7 @@ def train_question(table: Tensor, text: Tensor, tokenizer: Any, *, out: Path, sc
 
 
 @torch.no_grad()
-def calibrate(model: QuestionEncoder, tokenizer: Any, *, count: int = 6000) -> dict[str, float]:
+def calibrate(model: QuestionNet, tokenizer: Any, *, count: int = 6000) -> dict[str, float]:
     """Move the kinds that are answered against those that are declined, so that no more than `FALSE_DECLINES` of
     questions in wordings that training never used are declined, and as few others as can be are answered. Returns what
     then becomes of both."""

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import cv2
 import numpy as np
@@ -15,18 +17,21 @@ import onnxruntime
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from faceinsight.backends.session import Session
 from faceinsight.perception.alignment import crop_matrix
+from faceinsight.perception.closeup import Closeup as CloseupReader
 
 from ..data.augment import degrade, to_pixels
 from ..data.faces import Faces
-from ..nets.closeup import COVERS, FAULTS, PARTS, SHOWS, TELLS, YEARS, Closeup, years_of_bins
+from ..nets.closeup import COVERS, FAULTS, CloseupNet
 from ..nets.encoder import FaceEncoder
 from ..nets.graphs import write_closeup, write_encoder, write_parser
 from ..nets.parser import FaceParser
 from ..recipe import Recipe
+from ..specs import characteristic_specs, closeup_spec
 from ..taxonomy import NAMES
 from .calibration import Readings
-from .closeup import with_told
+from .closeup import merge_logits
 from .encoder import build_adapter
 
 Image = NDArray[np.uint8]
@@ -60,47 +65,52 @@ def spoiled(rng: np.random.Generator, x: Image) -> Image:
     return np.clip(x + rng.normal(0, rng.uniform(35, 80), x.shape), 0, 255).astype(np.uint8)
 
 
-class Reader:
+def closeup_of(recipe: Recipe, session: Session) -> CloseupReader:
+    """The runtime's close-up of a recipe, with every characteristic switched on."""
+    identity = np.tile([1.0, 0.0, 0.0, 1.0, 0.0, 1.0], (len(NAMES), 1))
+    # Of a manifest, the runtime's close-up reads the names of the characteristics alone.
+    manifest: Any = SimpleNamespace(characteristics=characteristic_specs(identity))
+    return CloseupReader(manifest, closeup_spec(recipe), session, np.arange(len(NAMES)))
+
+
+class GraphReader:
     """The graphs of a run in ONNX Runtime, as the bundle will hold them."""
 
     def __init__(
-        self, recipe: Recipe, parser: FaceParser, encoder: FaceEncoder, closeup: Closeup, folder: Path
+        self, recipe: Recipe, parser: FaceParser, encoder: FaceEncoder, closeup: CloseupNet, folder: Path
     ) -> None:
-        """folder: where the graphs are written."""
-        self._recipe, crop = recipe, recipe.crop
+        """Write the graphs into `folder` and load them."""
+        crop, sizes = recipe.crop, recipe.encoder
+        self.poor_below = recipe.closeup.poor_below
+        self._crop = crop
         folder.mkdir(parents=True, exist_ok=True)
-        sizes = recipe.encoder
         adapter = build_adapter(text_width=sizes.text_width, segmentation=sizes.segmentation_width, states=4, width=8)
         write_parser(parser, folder / "parser.onnx", size=crop.parser)
         write_encoder(encoder, adapter, folder / "encoder.onnx", size=crop.encoder, map_size=crop.parser)
         write_closeup(closeup, folder / "closeup.onnx", size=recipe.closeup.size)
-        self._parser, self._encoder, self._closeup = (
+        parser_session, encoder_session, closeup_session = (
             onnxruntime.InferenceSession(str(folder / f"{name}.onnx"), providers=["CPUExecutionProvider"])
             for name in ("parser", "encoder", "closeup")
         )
-        self._bins = years_of_bins().numpy()
+        self._parser, self._encoder = parser_session, encoder_session
+        self._closeup = closeup_of(recipe, closeup_session)
 
-    def __call__(self, wide: Image) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.bool_]]:
-        """Canonical crops (B,S,S,3) of the parser's size -> logits (B,N), quality (B,), covered (B,2)."""
-        crop, window = self._recipe.crop, self._recipe.closeup
-        (label_map,) = self._parser.run(None, {"pixels": to_pixels(wide)})
-        small = np.stack([cv2.resize(x, (crop.encoder, crop.encoder), interpolation=cv2.INTER_AREA) for x in wide])
-        feeds = {"pixels": to_pixels(small), "label_map": label_map, "characteristics": np.arange(len(NAMES))}
+    def logits(self, crops: Image) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.bool_]]:
+        """Canonical crops (B,S,S,3) of the parser's size -> logits (B,N), quality (B,), covered (B,2).
+
+        The close-up's part is the runtime's own code; its quality is the least of `upright` and `not faulty`.
+        """
+        (label_map,) = self._parser.run(None, {"pixels": to_pixels(crops)})
+        size = (self._crop.encoder, self._crop.encoder)
+        encoder_crops = np.stack([cv2.resize(x, size, interpolation=cv2.INTER_AREA) for x in crops])
+        feeds = {"pixels": to_pixels(encoder_crops), "label_map": label_map, "characteristics": np.arange(len(NAMES))}
         (logits,) = self._encoder.run(["logits"], feeds)
-        close = wide[:, window.top : window.top + window.size, window.left : window.left + window.size]
-        outputs = np.arange(sum(PARTS.values()))
-        (z,) = self._closeup.run(None, {"pixels": to_pixels(close), "outputs": outputs})
-        years, told, faults, turns = np.split(z, np.cumsum([YEARS, len(TELLS), len(FAULTS)]), axis=1)
-        p = np.exp(years - years.max(1, keepdims=True))
-        p /= p.sum(1, keepdims=True)
-        shown = faults[:, [FAULTS.index(fault) for fault in SHOWS.values()]]
-        with_told(logits, np.concatenate([np.log(np.maximum(p @ self._bins.T, 1e-8)), told, shown], 1))
-        fault = 1 / (1 + np.exp(-faults))
-        e = np.exp(turns - turns.max(1, keepdims=True))
-        upright = (e / e.sum(1, keepdims=True))[:, 0]
+        reading = self._closeup.read(crops)
+        merge_logits(logits, reading.logits, reading.columns)
+        # Faults that hide a part only say which characteristics are not visible.
         whole = [i for i, name in enumerate(FAULTS) if name not in COVERS]
-        quality = np.minimum(upright, 1 - fault[:, whole].max(1))
-        return logits, quality, fault[:, [FAULTS.index(n) for n in COVERS]] > 0.5
+        quality = np.minimum(reading.turns[:, 0], 1 - reading.faults[:, whole].max(1))
+        return logits, quality, reading.faults[:, [FAULTS.index(n) for n in COVERS]] > 0.5
 
     def read(
         self,
@@ -113,24 +123,24 @@ class Reader:
         batch: int = 32,
     ) -> Readings:
         """Every row once, changed in some way or as it is."""
-        rng, size = np.random.default_rng(seed), self._recipe.crop.parser
+        rng, size = np.random.default_rng(seed), self._crop.parser
         parts = []
         for start in tqdm(range(0, len(rows), batch), desc="reading", unit="batch", mininterval=5):
             crops = [
                 canvas(faces, r, size) if surroundings else faces.crop(r, size) for r in rows[start : start + batch]
             ]
-            parts.append(self(np.stack([x if change is None else change(rng, x) for x in crops])))
+            parts.append(self.logits(np.stack([x if change is None else change(rng, x) for x in crops])))
         logits, quality, covered = (np.concatenate(p) for p in zip(*parts, strict=True))
         return Readings(rows, logits, quality, covered)
 
 
-def calibration_readings(reader: Reader, faces: Faces, rows: NDArray[np.int64]) -> tuple[Readings, Readings]:
+def calibration_readings(reader: GraphReader, faces: Faces, rows: NDArray[np.int64]) -> tuple[Readings, Readings]:
     """Views of good and of poor quality, as the close-up tells them apart."""
     plain = reader.read(faces, rows, None, surroundings=False, seed=1)
     around = reader.read(faces, rows, degrade, surroundings=True, seed=2)
     bad = reader.read(faces, rows, spoiled, surroundings=True, seed=3)
     everything = plain.joined(around).joined(bad)
-    poor = everything.quality < reader._recipe.closeup.poor_below
+    poor = everything.quality < reader.poor_below
 
     def part(chosen: NDArray[np.bool_]) -> Readings:
         return Readings(*(getattr(everything, n)[chosen] for n in Readings.__dataclass_fields__))

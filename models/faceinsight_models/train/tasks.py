@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..taxonomy import CHOICES, CHOSEN, NAMES
+from ..taxonomy import EXCLUSIVE_GROUPS, EXCLUSIVE_MEMBERS, NAMES
 
 
 class TaskLoss(nn.Module):
@@ -20,8 +20,8 @@ class TaskLoss(nn.Module):
     def __init__(self, *, weight: float = 0.3) -> None:
         super().__init__()
         self.weight = weight
-        self.attributes = [i for i, n in enumerate(NAMES) if n not in CHOSEN]
-        self.choices = {task: [NAMES.index(n) for n in names] for task, names in CHOICES.items()}
+        self.attributes = [i for i, n in enumerate(NAMES) if n not in EXCLUSIVE_MEMBERS]
+        self.choices = {task: [NAMES.index(n) for n in names] for task, names in EXCLUSIVE_GROUPS.items()}
 
     def forward(self, logits: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, float]]:
         """logits (B,N); labels (B,N) with NaN where unknown -> loss and figures to log."""

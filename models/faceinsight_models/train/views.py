@@ -1,7 +1,7 @@
 """Training views of the close-up: one look for all sets, and everything that makes a face hard to read.
 
-The sets that label age, race and expression are cut to the face, grey or small; a user's photo is none of it. So every
-set is shown cut like every other (`frame`), grey and small at times, and what is outside a picture is filled in many
+The sets that label age, race and expression are cut to the face, gray or small; a user's photo is none of it. So every
+set is shown cut like every other (`frame`), gray and small at times, and what is outside a picture is filled in many
 ways: how a picture looks must not tell which labels it has.
 """
 
@@ -16,15 +16,15 @@ from numpy.typing import NDArray
 
 from faceinsight.perception.alignment import crop_matrix, warp
 
-from ..data.augment import about_centre, degrade
+from ..data.augment import about_center, degrade
 from ..data.faces import Faces
 from ..nets.closeup import FAULTS
 
 Image = NDArray[np.uint8]
 #: Draws a view of another face.
 Another = Callable[[], Image]
-#: Sets whose pictures end at the face, and the one that is 48 px and grey.
-TIGHT, GREY = ("fairface", "ferplus", "utkface"), "ferplus"
+#: Sets whose pictures end at the face, and the one that is 48 px and gray.
+TIGHT, GRAY = ("fairface", "ferplus", "utkface"), "ferplus"
 
 
 @dataclass
@@ -42,15 +42,15 @@ class Drawn:
 class Views:
     """Draws views of faces.
 
-    template: where the landmarks lie in the close-up; sizes: of each set's pictures, (width, height); grey: the set
-    that is 48 px and grey; cut: rows of pictures that end at the face; known: rows to train on.
+    template: where the landmarks lie in the close-up; sizes: of each set's pictures, (width, height); gray: the set
+    that is 48 px and gray; cut: rows of pictures that end at the face; known: rows to train on.
     """
 
     faces: Faces
     template: NDArray[np.float32]
     size: int
     sizes: Mapping[int, tuple[int, int]]
-    grey: int
+    gray: int
     cut: NDArray[np.int64]
     known: NDArray[np.int64]
     #: Decoded pictures: 6 GB for 100,000 of 160 px, and a third of the time of a step.
@@ -62,9 +62,9 @@ class Views:
         names = [a.stem for a in faces.archives]
         sizes = {i: faces.picture(int(faces.rows("train", i)[0])).shape[1::-1] for i in range(len(names))}
         tight = [faces.rows("train", names.index(n)) for n in TIGHT if n in names]
-        grey = names.index(GREY) if GREY in names else -1
+        gray = names.index(GRAY) if GRAY in names else -1
         cut = np.concatenate(tight) if tight else np.empty(0, np.int64)
-        return cls(faces, template, size, sizes, grey, cut, faces.rows("train"))
+        return cls(faces, template, size, sizes, gray, cut, faces.rows("train"))
 
     def picture(self, row: int) -> Image:
         """RGB, decoded once."""
@@ -80,9 +80,9 @@ class Views:
         """As the runtime sees it."""
         return warp(self.picture(row), self.matrix(row), self.size)
 
-    def grey_small(self, row: int) -> Image:
+    def gray_small(self, row: int) -> Image:
         """As the set that labels expression would show it."""
-        return shrunk(as_grey(self.clean(row)), 46)
+        return shrunk(as_gray(self.clean(row)), 46)
 
     def __call__(self, row: int, rng: np.random.Generator) -> Drawn:
         size = self.size
@@ -103,11 +103,11 @@ class Views:
         if rng.random() < 0.5:
             x = np.ascontiguousarray(x[:, ::-1])
         faults = np.zeros(len(FAULTS), np.float32)
-        small = self.faces.source[row] == self.grey
+        small = self.faces.source[row] == self.gray
         if small and rng.random() < 0.5:
             x = tinted(rng, x)
         elif not small and rng.random() < 0.25:
-            x = as_grey(x)
+            x = as_gray(x)
         if not small and rng.random() < 0.25:
             x = shrunk(x, int(rng.uniform(28, 80)))
         x = degrade(rng, x)
@@ -125,23 +125,23 @@ class Views:
 
 
 def _motion(rng: np.random.Generator, size: int) -> NDArray[np.float64]:
-    """(2,3): rotation, scale and shift about the centre, as far as a detector's landmarks are off."""
+    """(2,3): rotation, scale and shift about the center, as far as a detector's landmarks are off."""
     angle, scale = np.deg2rad(rng.normal(0, 6)), np.exp(rng.normal(0, 0.07))
     c, s = scale * np.cos(angle), scale * np.sin(angle)
-    return about_centre(np.array([[c, -s], [s, c]]), rng.normal(0, 0.025, 2) * size, size, size)
+    return about_center(np.array([[c, -s], [s, c]]), rng.normal(0, 0.025, 2) * size, size, size)
 
 
 def frame(rng: np.random.Generator, x: Image, inside: NDArray[np.bool_], another: Another) -> Image:
-    """Fill what is outside the picture: one colour, the edge drawn out or mirrored, sharp or blurred, noise, another
+    """Fill what is outside the picture: one color, the edge drawn out or mirrored, sharp or blurred, noise, another
     picture."""
     if inside.all() or not inside.any():
         return x
     kind = rng.random()
     if kind < 0.3:
-        colour = np.full(3, 127) if rng.random() < 0.4 else rng.integers(0, 256, 3)
+        color = np.full(3, 127) if rng.random() < 0.4 else rng.integers(0, 256, 3)
         if rng.random() < 0.3:
-            colour = np.full(3, rng.integers(0, 256))
-        fill = np.broadcast_to(colour.astype(np.uint8), x.shape)
+            color = np.full(3, rng.integers(0, 256))
+        fill = np.broadcast_to(color.astype(np.uint8), x.shape)
     elif kind < 0.4:
         fill = rng.integers(0, 256, x.shape, dtype=np.uint8)
     elif kind < 0.5:
@@ -157,8 +157,8 @@ def frame(rng: np.random.Generator, x: Image, inside: NDArray[np.bool_], another
     return np.where(inside[..., None], x, fill).astype(np.uint8)
 
 
-def as_grey(x: Image) -> Image:
-    """Grey, three channels."""
+def as_gray(x: Image) -> Image:
+    """Gray, three channels."""
     return np.repeat(cv2.cvtColor(x, cv2.COLOR_RGB2GRAY)[..., None], 3, 2)
 
 
@@ -169,7 +169,7 @@ def shrunk(x: Image, low: int) -> Image:
 
 
 def tinted(rng: np.random.Generator, x: Image) -> Image:
-    """A grey picture in the colours of skin and light, so that grey does not tell the set."""
+    """A gray picture in the colors of skin and light, so that gray does not tell the set."""
     gain = np.array([1.0, rng.uniform(0.65, 0.95), rng.uniform(0.5, 0.95)])
     ramp = np.arange(256)[:, None] / 255
     return np.asarray(cv2.LUT(x, (255 * ramp ** (1 / gain) * 1.0).clip(0, 255).astype(np.uint8)[None]), np.uint8)
@@ -226,14 +226,14 @@ def spoil(rng: np.random.Generator, drawn: Drawn, another: Another, *, small: bo
 
 
 def _stuff(rng: np.random.Generator, x: Image, another: Another) -> Image:
-    """What hides: one colour, folds and patterns, a piece of another picture."""
+    """What hides: one color, folds and patterns, a piece of another picture."""
     size = x.shape[0]
     kind = rng.random()
     if kind < 0.2:
         shift = rng.integers(0, size, 2)
         return np.roll(another(), tuple(shift), (0, 1))
-    colour = rng.choice([[235, 240, 245], [160, 200, 220], [20, 20, 22], [int(v) for v in rng.integers(0, 256, 3)]])
-    out = np.broadcast_to(np.asarray(colour, np.float64), x.shape).copy()
+    color = rng.choice([[235, 240, 245], [160, 200, 220], [20, 20, 22], [int(v) for v in rng.integers(0, 256, 3)]])
+    out = np.broadcast_to(np.asarray(color, np.float64), x.shape).copy()
     if kind < 0.8:
         # Folds across and the light on them.
         y, w = np.mgrid[0:size, 0:size] / size
@@ -272,9 +272,9 @@ def cover(rng: np.random.Generator, x: Image, another: Another, *, mouth: bool) 
         elif kind < 0.8:
             cv2.rectangle(mask, (0, int(rng.uniform(0.5, 0.6) * size)), (size, size), 1, -1)
         else:
-            centre = at((0.5, 0.71))[0]
+            center = at((0.5, 0.71))[0]
             axes = (int(rng.uniform(0.2, 0.4) * size), int(rng.uniform(0.12, 0.25) * size))
-            cv2.ellipse(mask, (int(centre[0]), int(centre[1])), axes, float(rng.uniform(-40, 40)), 0, 360, 1, -1)
+            cv2.ellipse(mask, (int(center[0]), int(center[1])), axes, float(rng.uniform(-40, 40)), 0, 360, 1, -1)
     else:
         half = rng.uniform(0.09, 0.17)
         y = 0.30 + rng.normal(0, 0.01)
@@ -304,7 +304,7 @@ def nothing(rng: np.random.Generator, x: Image, another: Another) -> Image:
         return np.asarray(cv2.resize(np.concatenate(rows), (size, size)), np.uint8)
     if kind < 0.8:
         return _stuff(rng, x, another)
-    # A drawing: few colours and black lines, or lines alone.
+    # A drawing: few colors and black lines, or lines alone.
     smooth = cv2.bilateralFilter(cv2.medianBlur(x, 7), 9, 60, 60)
     edges = cv2.adaptiveThreshold(
         cv2.medianBlur(cv2.cvtColor(x, cv2.COLOR_RGB2GRAY), 5), 255, cv2.ADAPTIVE_THRESH_MEAN_C, cv2.THRESH_BINARY, 9, 3

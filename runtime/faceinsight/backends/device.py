@@ -16,7 +16,7 @@ from .ort import PROVIDERS, import_onnxruntime, open_session
 from .session import Session
 
 if TYPE_CHECKING:
-    from .tensorrt.engines import Target
+    from .tensorrt.engines import EngineTarget
 
 log = logging.getLogger(__name__)
 #: More than llama.cpp takes; ONNX Runtime would start them all.
@@ -42,7 +42,7 @@ class Device:
     llm_on_gpu: bool
     threads: int
     strict: bool = True
-    tensorrt: Target | None = None
+    tensorrt: EngineTarget | None = None
 
     @classmethod
     def resolve(cls, name: str, *, threads: int | None = None) -> Device:
@@ -114,7 +114,7 @@ class Device:
         return open_session(model, self.name, threads=self.threads, strict=self.strict, engine_cache=plans)
 
 
-def _tensorrt(available: list[str]) -> Target | None:
+def _tensorrt(available: list[str]) -> EngineTarget | None:
     """TensorRT's own library, or None where ONNX Runtime's provider must do. Raises DeviceError if neither is there."""
     from .tensorrt.engines import target
 

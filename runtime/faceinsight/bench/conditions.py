@@ -15,7 +15,7 @@ from ..backends.llama_cpp.bindings import import_llama, llama_version
 from ..backends.ort import PROVIDERS, import_onnxruntime
 from ..bundle.bundle import Bundle
 from ..bundle.gguf_header import GgufHeader
-from ..bundle.onnx_header import OnnxFile
+from ..bundle.onnx_header import OnnxHeader
 from ..errors import DeviceError
 from ..host.jetson import read_jetson
 from ..host.machine import cores
@@ -117,7 +117,7 @@ def quantisation(bundle: Bundle) -> dict[str, str]:
                 continue  # a vocabulary alone
             bits = f", {8 * sum(kinds.values()) / header.parameters:.1f} bits a weight"
         elif name.endswith(".onnx"):
-            for weight in OnnxFile.read(bundle.file(name)).weights.values():
+            for weight in OnnxHeader.read(bundle.file(name)).weights.values():
                 if weight.kind in ONNX:
                     kinds[ONNX[weight.kind]] += weight.bytes({})
             bits = ""

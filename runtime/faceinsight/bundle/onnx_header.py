@@ -89,7 +89,7 @@ class Narrow:
 
 
 @dataclass(frozen=True, slots=True)
-class OnnxFile:
+class OnnxHeader:
     """A graph's outline. `values`: all tensors whose shape the file states, weights left out."""
 
     inputs: tuple[Value, ...]
@@ -99,7 +99,7 @@ class OnnxFile:
     nodes: tuple[Node, ...]
 
     @classmethod
-    def read(cls, path: Path) -> OnnxFile:
+    def read(cls, path: Path) -> OnnxHeader:
         """Raises BundleError if the file is no ONNX model, or ends early."""
         try:
             return cls._parse(memoryview(np.memmap(path, np.uint8, "r")))  # type: ignore[arg-type]
@@ -107,7 +107,7 @@ class OnnxFile:
             raise BundleError(f"{path} is not an ONNX model that can be read: {e}") from e
 
     @classmethod
-    def _parse(cls, data: memoryview) -> OnnxFile:
+    def _parse(cls, data: memoryview) -> OnnxHeader:
         weights: dict[str, Value] = {}
         nodes: list[Node] = []
         lists: dict[int, list[Value]] = {GRAPH_INPUT: [], GRAPH_OUTPUT: [], GRAPH_VALUE: []}

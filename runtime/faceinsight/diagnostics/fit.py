@@ -25,7 +25,7 @@ from ..backends.device import BATCH
 from ..backends.llama_cpp.model import N_UBATCH
 from ..bundle.bundle import Bundle
 from ..bundle.gguf_header import GgufHeader
-from ..bundle.onnx_header import BITS, FLOAT, FLOAT16, INT8, UINT8, OnnxFile
+from ..bundle.onnx_header import BITS, FLOAT, FLOAT16, INT8, UINT8, OnnxHeader
 from ..cache import CACHE_MB
 from ..errors import RequestError
 from ..host.child import probe
@@ -110,7 +110,7 @@ def estimate(bundle: Bundle, *, memory: int | None = None, floor: int | None = N
     axes = {"batch": 1, "count": len(m.characteristics), "length": m.llm.max_question}
     floor = measure_floor() if floor is None else floor
     parts = [Part("libraries", floor, "Python, numpy, OpenCV, ONNX Runtime, llama.cpp")]
-    graphs = {name: OnnxFile.read(bundle.file(name)) for name in m.files if name.endswith(".onnx")}
+    graphs = {name: OnnxHeader.read(bundle.file(name)) for name in m.files if name.endswith(".onnx")}
     detector = graphs.pop(m.detector.file)
     passes = [_detector(detector, side) for side in m.detector.sides]
     parts.append(Part(m.detector.file, passes[0], f"first pass, {m.detector.sides[0]} px"))
@@ -144,7 +144,7 @@ def estimate(bundle: Bundle, *, memory: int | None = None, floor: int | None = N
     return Fit(m.name, tuple(parts), total, memory, beyond, _advice(bundle, header, total - memory))
 
 
-def weights(graph: OnnxFile, *, onnxruntime: tuple[int, ...] = ()) -> tuple[int, int]:
+def weights(graph: OnnxHeader, *, onnxruntime: tuple[int, ...] = ()) -> tuple[int, int]:
     """Bytes that a graph's weights take once ONNX Runtime has loaded them, and beyond that while it loads.
 
     onnxruntime: its version; not known, it is taken to be an old one, which takes more.
@@ -173,7 +173,7 @@ def weights(graph: OnnxFile, *, onnxruntime: tuple[int, ...] = ()) -> tuple[int,
     return round(resident), round(loading)
 
 
-def activations(graph: OnnxFile, axes: dict[str, int]) -> int:
+def activations(graph: OnnxHeader, axes: dict[str, int]) -> int:
     """Peak bytes of the tensors alive at once, run in the file's order, with these lengths of the dynamic axes."""
     folded = {name for n in graph.narrow() for name in n.made}
     sizes = {name: v.bytes(axes) for name, v in graph.values.items() if name not in folded}
@@ -200,7 +200,7 @@ def parse_memory(text: str) -> int:
     return round(float(match[1]) * _UNITS[match[2].upper()])
 
 
-def _detector(graph: OnnxFile, side: int) -> int:
+def _detector(graph: OnnxHeader, side: int) -> int:
     """OpenCV's network on a square photo of this side; the file's own shapes say how much one pixel takes."""
     _, _, height, width = (int(n) for n in graph.inputs[0].shape)
     return round(DETECTOR_ARENA * activations(graph, {}) * side * side / (height * width)) + 5_000_000

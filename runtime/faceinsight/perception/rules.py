@@ -22,7 +22,7 @@ Bits = NDArray[np.bool_]
 
 
 @dataclass(frozen=True, slots=True)
-class Change:
+class RuleChange:
     """A label that a rule turned round: which characteristic, what it became, and the rule."""
 
     name: str
@@ -96,7 +96,7 @@ class RuleSet:
                 cost += soft_weight * _broken(rule, bits, of)
         return _Group(np.array([self._names.index(m) for m in members]), bits.astype(np.float32), cost)
 
-    def apply(self, logits: NDArray[np.float64]) -> tuple[Bits, tuple[Change, ...]]:
+    def apply(self, logits: NDArray[np.float64]) -> tuple[Bits, tuple[RuleChange, ...]]:
         """Calibrated logits (N,) -> labels (N,) obeying the hard rules, and what the rules changed."""
         raw = self._raw(logits)
         labels = raw.copy()
@@ -110,7 +110,7 @@ class RuleSet:
             back = before ^ {name} if name in before else before | {name}
             broken = next((r for r in self._rules if name in r.of and self.violates(r, before)), None)
             broken = broken or next((r for r in self._rules if name in r.of and self.violates(r, back)), None)
-            changes.append(Change(name, bool(labels[i]), str(broken) if broken else "the rules together"))
+            changes.append(RuleChange(name, bool(labels[i]), str(broken) if broken else "the rules together"))
         return labels, tuple(changes)
 
     def _raw(self, logits: NDArray[np.float64]) -> Bits:

@@ -20,7 +20,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from ...bundle.onnx_header import OnnxFile, Value
+from ...bundle.onnx_header import OnnxHeader, Value
 from ...errors import DeviceError
 from ...host.child import probe
 from ...host.machine import cache_folder
@@ -42,7 +42,7 @@ Progress = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
-class Target:
+class EngineTarget:
     """What a plan is built for."""
 
     tensorrt: str
@@ -55,7 +55,7 @@ class EngineKey:
     """Everything a plan depends on. `profile`: name and (min, opt, max) shape of each input."""
 
     onnx_sha256: str
-    target: Target
+    target: EngineTarget
     precision: str
     profile: tuple[tuple[str, tuple[Shape, Shape, Shape]], ...]
 
@@ -70,7 +70,7 @@ class EngineKey:
         return json.dumps(asdict(self), sort_keys=True)
 
 
-def target() -> Target:
+def target() -> EngineTarget:
     """TensorRT and GPU of this device, looked at in a child process. Raises DeviceError."""
     tried = probe("tensorrt")
     if tried.found is None:
@@ -78,12 +78,12 @@ def target() -> Target:
     version = tried.found["version"]
     if tuple(int(n) for n in version.split(".")[:2]) < OLDEST:
         raise DeviceError(f"TensorRT {version} is too old; expected {'.'.join(map(str, OLDEST))} or newer")
-    return Target(version, tried.found["sm"], tried.found["device"])
+    return EngineTarget(version, tried.found["sm"], tried.found["device"])
 
 
-def key_of(model: Path, where: Target) -> EngineKey:
+def key_of(model: Path, where: EngineTarget) -> EngineKey:
     """The key of an ONNX model's plan on a device. Raises BundleError, DeviceError for an unknown dynamic axis."""
-    profile = tuple((v.name, _shapes(v)) for v in OnnxFile.read(model).inputs)
+    profile = tuple((v.name, _shapes(v)) for v in OnnxHeader.read(model).inputs)
     return EngineKey(hashlib.sha256(model.read_bytes()).hexdigest(), where, PRECISION, profile)
 
 
@@ -164,7 +164,7 @@ class EngineCache:
             yield
 
 
-def open_session(model: Path, where: Target, fallback: Session | None) -> Session:
+def open_session(model: Path, where: EngineTarget, fallback: Session | None) -> Session:
     """A session on the model's plan.
 
     Where there is no plan yet: on the fallback while one is built in the background from the first run on; without a
