@@ -36,7 +36,7 @@ from faceinsight_models.recipe import LLAVA_RECIPES, LlavaRecipe
 from faceinsight_models.taxonomy import CELEBA, MASK_CLASSES, REGIONS
 from faceinsight_models.train import attach as training
 from faceinsight_models.train.conversation import FACE_SLOT, IGNORE, KNOWLEDGE_SLOT, Conversation, PromptTokens
-from faceinsight_models.train.llm import read_out
+from faceinsight_models.train.llm import forward_answers
 
 CPU = Device("cpu", False, 1)
 EXACT = ExportOptions("fp32", "f16")
@@ -111,7 +111,7 @@ def run(folder: Path, data: Path, tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def bundle(folder: Path, run: Path, tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("bundle") / "tiny"
-    stages = export_llava(folder, out, recipe="llava-1.5-7b", choice=EXACT, attach=run)
+    stages = export_llava(folder, out, recipe="llava-1.5-7b", options=EXACT, attach=run)
     assert [s.name for s in stages] == STAGES
     assert all(s.passed for s in stages)
     return out
@@ -239,9 +239,9 @@ def test_what_is_trained_is_what_is_run(fi: FaceInsight, llava: FrozenLlava, see
     places = np.arange(len(tokens)), np.repeat([0, 1], [sum(map(len, parts[:3])), sum(map(len, parts[3:])) + 1])
     none = np.zeros(0, np.int64)
     conversation = Conversation([0], False, [none], none, none, tokens, labels, *places)
-    looks, findings = torch.cat([image, torch.from_numpy(seen.tokens)]), torch.from_numpy(known)
+    face, findings = torch.cat([image, torch.from_numpy(seen.tokens)]), torch.from_numpy(known)
     with torch.no_grad():
-        expected = read_out(llava.body, llava.head, [conversation], looks, findings).logits[0].numpy()
+        expected = forward_answers(llava.body, llava.head, [conversation], face, findings).logits[0].numpy()
     language = fi.language
     language.prefill([seen])
     query = fi.questions.query(question, (seen,))
@@ -378,7 +378,7 @@ def test_a_bundle_that_fails_is_not_finished(folder: Path, run: Path, tmp_path: 
     faulty = lambda adapter, *a, **o: write(spoiled(adapter, "regions in another order"), *a, **o)  # noqa: E731
     monkeypatch.setattr(export_attach, "write_regions", faulty)
     with pytest.raises(ParityError) as e:
-        export_llava(folder, tmp_path / "faulty", recipe="llava-1.5-7b", choice=EXACT, attach=run)
+        export_llava(folder, tmp_path / "faulty", recipe="llava-1.5-7b", options=EXACT, attach=run)
     assert failed(e) == ["region tokens"]
     assert not (tmp_path / "faulty").exists()
 

@@ -154,8 +154,8 @@ def test_labels_are_damaged_as_an_arm_says():
     rng = np.random.default_rng(0)
     labels = np.full((400, len(ablation.NAMES)), np.nan, np.float32)
     labels[:, ablation.ATTRIBUTES] = 0
-    kept = ablation.damaged(labels, ablation.Arm(kept=0.1), rng)[:, ablation.ATTRIBUTES]
+    kept = ablation.damaged(labels, ablation.Variant(kept=0.1), rng)[:, ablation.ATTRIBUTES]
     assert 0.08 < (~np.isnan(kept)).mean() < 0.12
-    wrong = ablation.damaged(labels, ablation.Arm(flipped=0.25), rng)[:, ablation.ATTRIBUTES]
+    wrong = ablation.damaged(labels, ablation.Variant(flipped=0.25), rng)[:, ablation.ATTRIBUTES]
     assert 0.22 < wrong.mean() < 0.28
-    assert np.array_equal(ablation.damaged(labels, ablation.Arm(), rng), labels, equal_nan=True)
+    assert np.array_equal(ablation.damaged(labels, ablation.Variant(), rng), labels, equal_nan=True)

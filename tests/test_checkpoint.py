@@ -18,7 +18,7 @@ from faceinsight_export.checkpoint.checkpoint import Checkpoint, CheckpointError
 from faceinsight_export.checkpoint.families import FAMILIES, family_of
 from faceinsight_export.checkpoint.lora import LoraAdapter, MergedCheckpoint
 from faceinsight_export.gguf import llm as llm_gguf
-from faceinsight_export.gguf.llm import targets, write_llm
+from faceinsight_export.gguf.llm import gguf_tensors, write_llm
 from faceinsight_export.gguf.tokenizer import read_vocabulary
 
 INDEX = "model.safetensors.index.json"
@@ -189,10 +189,10 @@ def test_old_rope_buffers_are_passed_over_and_others_are_not(folder: Path):
     state["model.layers.0.self_attn.rotary_emb.inv_freq"] = torch.ones(8)
     save_file(state, folder / "model.safetensors")
     checkpoint = Checkpoint.open(folder)
-    assert len(targets(checkpoint, family_of(checkpoint.text_config))) == 21
+    assert len(gguf_tensors(checkpoint, family_of(checkpoint.text_config))) == 21
     save_file(state | {"model.mm_projector.0.weight": torch.ones(2, 2)}, folder / "model.safetensors")
     with pytest.raises(CheckpointError, match=r"no use for: model.mm_projector.0.weight"):
-        targets(Checkpoint.open(folder), FAMILIES["LlamaForCausalLM"])
+        gguf_tensors(Checkpoint.open(folder), FAMILIES["LlamaForCausalLM"])
 
 
 def test_a_failed_conversion_leaves_nothing(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

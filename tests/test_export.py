@@ -21,7 +21,7 @@ from faceinsight_models.nets.graphs import write_encoder, write_knowledge, write
 from faceinsight_models.nets.llm import BpeVocabulary, interleave_rope, load_gguf, prune, separate_rope
 from faceinsight_models.nets.parser import FaceParser
 from faceinsight_models.nets.question import QuestionNet
-from faceinsight_models.pipeline import Trained
+from faceinsight_models.parts import Trained
 from faceinsight_models.recipe import Recipe
 from faceinsight_models.taxonomy import NAMES
 from faceinsight_models.train.encoder import build_adapter, build_encoder

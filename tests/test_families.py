@@ -14,6 +14,7 @@ import pytest
 import torch
 import transformers as tf
 from checkpoints import TEXTS, byte_level, llava, randomise, save, sentencepiece, small
+from lora_gguf import apply_adapter, write_adapter
 from safetensors.torch import load_file, save_file
 
 from faceinsight.backends.device import Device
@@ -22,13 +23,14 @@ from faceinsight.backends.llama_cpp.model import EXACT
 from faceinsight.bundle.manifest import LlmSpec
 from faceinsight_export.checkpoint import families
 from faceinsight_export.checkpoint.checkpoint import Checkpoint, CheckpointError
-from faceinsight_export.checkpoint.lora import LoraAdapter, MergedCheckpoint, write_adapter
+from faceinsight_export.checkpoint.lora import LoraAdapter, MergedCheckpoint
 from faceinsight_export.gguf import llm as llm_gguf
 from faceinsight_export.gguf.llm import llm_bytes, write_llm
-from faceinsight_export.gguf.quantize import QUANTIZATIONS, quantize
+from faceinsight_export.gguf.quantize import quantize
 from faceinsight_export.gguf.tokenizer import read_vocabulary
-from faceinsight_export.parity.reference import Reference, logits, stream
+from faceinsight_export.parity.reference import Reference, layerwise, logits
 from faceinsight_export.parity.stages import LlmProbe, compare
+from faceinsight_export.precisions import LLM_PRECISIONS
 from faceinsight_models.train.llm import PROMPT
 
 CPU = Device("cpu", False, 1)
@@ -166,7 +168,7 @@ def test_rounding_stays_within_bounds(tmp_path: Path):
             stage = compare(kind, reference, language.logits(tokens, rows()[:0]), bound, mean=True)
         assert stage.passed, stage
     assert sorted(sizes.values(), reverse=True) == list(sizes.values())
-    assert sizes.keys() <= QUANTIZATIONS.keys()
+    assert sizes.keys() <= LLM_PRECISIONS.keys()
     with pytest.raises(ValueError, match="f32 or f16"):
         llm_bytes(checkpoint, "q8_0")
 
@@ -233,7 +235,7 @@ def test_the_streamed_reference_is_the_whole_model_one_layer_at_a_time(name: str
     model, half = (
         load(tmp_path / "in", torch_dtype=kind, attn_implementation="eager") for kind in (torch.float32, torch.bfloat16)
     )
-    reference = stream(half)
+    reference = layerwise(half)
     wide: list[int] = []
     for layer in reference.model.layers:
         count = lambda *_: wide.append(sum(p.dtype == torch.float32 for p in reference.parameters()))  # noqa: E731
@@ -253,10 +255,10 @@ def test_the_reference_of_a_llava_maps_its_weights(tmp_path: Path):
 def adapter(folder: Path, model: Any, prefix: str, **more: Any) -> dict[str, torch.Tensor]:
     """A PEFT adapter on q, k, down and the fused layers; the changes by module."""
     generator, state, changes = torch.Generator().manual_seed(3), {}, {}
-    targets = ("q_proj", "k_proj", "down_proj", "qkv_proj", "gate_up_proj")
-    config = {"peft_type": "LORA", "r": 4, "lora_alpha": 6, "target_modules": targets, "bias": "none"} | more
+    linears = ("q_proj", "k_proj", "down_proj", "qkv_proj", "gate_up_proj")
+    config = {"peft_type": "LORA", "r": 4, "lora_alpha": 6, "target_modules": linears, "bias": "none"} | more
     for name, weight in model.state_dict().items():
-        if name.split(".")[-2] not in targets or weight.dim() != 2:
+        if name.split(".")[-2] not in linears or weight.dim() != 2:
             continue
         a = torch.randn(4, weight.shape[1], generator=generator) * 0.2
         b = torch.randn(weight.shape[0], 4, generator=generator) * 0.2
@@ -289,10 +291,10 @@ def test_a_lora_merged_and_applied(name: str, more: dict[str, Any], tmp_path: Pa
         assert worst(model, language) <= 1e-3
     with opened(tmp_path / "base.gguf") as language:
         assert worst(model, language) > 0.1
-        language.adapt(tmp_path / "lora.gguf")
+        apply_adapter(language, tmp_path / "lora.gguf")
         assert worst(model, language) <= 1e-3
         with pytest.raises(ValueError, match="no adapter for this model"):
-            language.adapt(tmp_path / "base.gguf")
+            apply_adapter(language, tmp_path / "base.gguf")
 
 
 @pytest.mark.parametrize("new", [False, True])

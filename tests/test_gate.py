@@ -20,7 +20,8 @@ from faceinsight.bundle.bundle import Bundle
 from faceinsight_export.checkpoint import rope
 from faceinsight_export.checkpoint.checkpoint import Checkpoint, CheckpointError
 from faceinsight_export.cli import main
-from faceinsight_export.llava_bundle import ExportOptions, export_llava, require_recipe
+from faceinsight_export.llava_bundle import ExportOptions, export_llava
+from faceinsight_export.llava_manifest import require_recipe
 from faceinsight_export.parity.reference import Reference, logits
 from faceinsight_export.parity.stages import ParityError
 from faceinsight_models.llava import config_json
@@ -53,14 +54,14 @@ def folder(made: Path, tmp_path: Path) -> Path:
 def refused(folder: Path, message: str, recipe: str = RECIPE) -> None:
     """By name, and before anything is written."""
     with pytest.raises((ValueError, OSError), match=message) as e:
-        export_llava(folder, folder.parent / "out", recipe=recipe, choice=EXACT)
+        export_llava(folder, folder.parent / "out", recipe=recipe, options=EXACT)
     assert "\n" not in str(e.value)
     assert not [p for p in folder.parent.iterdir() if p != folder]
 
 
 def failed(folder: Path) -> list[str]:
     with pytest.raises(ParityError) as e:
-        export_llava(folder, folder.parent / "out", recipe=RECIPE, choice=EXACT)
+        export_llava(folder, folder.parent / "out", recipe=RECIPE, options=EXACT)
     return [line.split("  ")[0].strip() for line in str(e.value).splitlines() if "FAILED" in line]
 
 
@@ -69,7 +70,7 @@ def test_what_transformers_5_saves_is_read(kind: dict[str, Any], folder: Path, t
     import gguf
 
     as_transformers_5(folder, rope_theta=1e6, **kind)
-    stages = export_llava(folder, tmp_path / "out", recipe=RECIPE, choice=EXACT)
+    stages = export_llava(folder, tmp_path / "out", recipe=RECIPE, options=EXACT)
     assert all(s.passed for s in stages)
     file = gguf.GGUFReader(tmp_path / "out" / "llm.gguf")
     assert file.fields["llama.rope.freq_base"].contents() == 1e6
@@ -285,7 +286,7 @@ def test_a_recipe_of_another_family_is_refused(folder: Path):
 @pytest.mark.parametrize("tokens", [7, 0, -4])
 def test_a_number_of_tokens_that_no_grid_has_is_refused_first(tokens: int, folder: Path):
     with pytest.raises(ValueError, match=f"{tokens} tokens; expected one of 16, 8"):
-        export_llava(folder, folder.parent / "out", recipe=RECIPE, choice=ExportOptions("fp32", "f16", tokens=tokens))
+        export_llava(folder, folder.parent / "out", recipe=RECIPE, options=ExportOptions("fp32", "f16", tokens=tokens))
     assert [p.name for p in folder.parent.iterdir()] == [folder.name]
 
 
@@ -326,7 +327,7 @@ def test_a_qwen_in_the_newer_layout(tmp_path: Path):
     save(model, tmp_path / "qwen", shard="10GB")
     as_transformers_5(tmp_path / "qwen", rope_theta=1e6, rope_type="default")
     edit(tmp_path / "qwen" / "config.json", **{"text_config.tie_word_embeddings": False})
-    assert export_llava(tmp_path / "qwen", tmp_path / "out", recipe="llava-chatml", choice=EXACT)
+    assert export_llava(tmp_path / "qwen", tmp_path / "out", recipe="llava-chatml", options=EXACT)
 
 
 def test_the_command_line_says_what_to_do(folder: Path, tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPatch):

@@ -42,7 +42,7 @@ def folder(tmp_path_factory) -> Path:
 def bundle(folder: Path, tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("bundle") / "tiny"
     before = {p.name: p.read_bytes() for p in folder.iterdir()}
-    stages = export_llava(folder, out, recipe=RECIPE, choice=ExportOptions("fp32", "f16"))
+    stages = export_llava(folder, out, recipe=RECIPE, options=ExportOptions("fp32", "f16"))
     assert [s.name for s in stages] == [
         "pixels", "vision features", "image tokens", "prompt tokens", "llm logits", "greedy text",
     ]  # fmt: skip
@@ -155,7 +155,7 @@ def test_a_wrong_mean_and_a_wrong_filter_fail_at_the_pixels(folder: Path, bundle
 
 def planted(folder: Path, tmp_path: Path) -> list[str]:
     with pytest.raises(ParityError) as e:
-        export_llava(folder, tmp_path / "faulty", recipe=RECIPE, choice=ExportOptions("fp32", "f16"))
+        export_llava(folder, tmp_path / "faulty", recipe=RECIPE, options=ExportOptions("fp32", "f16"))
     assert not (tmp_path / "faulty").exists(), "a bundle that fails is not finished"
     return failed(e)
 
@@ -172,7 +172,7 @@ def test_a_transposed_projector_fails_at_the_image_tokens(folder: Path, tmp_path
 
     def transposed(self, name):
         value = get(self, name)
-        writing = (tmp_path / ".faulty.part" / "vision.onnx").exists()
+        writing = (tmp_path / ".faulty.part" / ".vision.onnx.part").exists()
         return value.T if name == "multi_modal_projector.linear_2.weight" and writing else value
 
     # Only while the graph is written: the LLM is read by the same.
@@ -191,19 +191,19 @@ def test_an_interrupted_export_goes_on(folder: Path, tmp_path: Path, monkeypatch
 
     quantize, said = llava.quantize, []
     monkeypatch.setattr(llava, "quantize", stop)
-    choice = ExportOptions("fp32", "q8_0", tokens=8)
+    options = ExportOptions("fp32", "q8_0", tokens=8)
     with pytest.raises(KeyboardInterrupt):
-        export_llava(folder, tmp_path / "out", recipe=RECIPE, choice=choice)
+        export_llava(folder, tmp_path / "out", recipe=RECIPE, options=options)
     assert not (tmp_path / "out").exists()
     monkeypatch.setattr(llava, "quantize", quantize)
-    export_llava(folder, tmp_path / "out", recipe=RECIPE, choice=choice, progress=said.append)
+    export_llava(folder, tmp_path / "out", recipe=RECIPE, options=options, progress=said.append)
     assert "vision (fp32): finished earlier" in said
     assert "llm (f16): finished earlier" in said
     m = Bundle.open(tmp_path / "out").manifest
     assert m.vision.image_tokens == 8
     assert "llm-f16.gguf" not in m.files
     with pytest.raises(FileExistsError):
-        export_llava(folder, tmp_path / "out", recipe=RECIPE, choice=choice)
+        export_llava(folder, tmp_path / "out", recipe=RECIPE, options=options)
 
 
 def test_too_small_a_disk_is_seen_first(folder: Path, tmp_path: Path, monkeypatch):

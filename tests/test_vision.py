@@ -18,12 +18,12 @@ from onnx.reference.op_run import OpRun
 from faceinsight.backends import ort
 from faceinsight.backends.device import Device
 from faceinsight.backends.tensorrt.rewrite import for_tensorrt
-from faceinsight.bundle.onnx_header import OnnxFile as Outline
+from faceinsight.bundle.onnx_header import OnnxHeader
 from faceinsight.diagnostics.fit import activations
 from faceinsight.host.machine import saturates
 from faceinsight_export.onnx import int8
 from faceinsight_export.onnx.int8 import AccuracyError, agreement, smooth
-from faceinsight_export.onnx.token_merging import METHODS, TokenReduction, choices, reduce
+from faceinsight_export.onnx.token_merging import METHODS, TokenReduction, reduce, token_counts
 from faceinsight_export.onnx.vision import write_vision
 from faceinsight_export.onnx.vision_reference import VisionShape
 from faceinsight_export.onnx.writer import FLOAT, onnx_file
@@ -274,7 +274,7 @@ def linears(graph: onnx.GraphProto, op: str) -> int:
 def test_eight_bits(llava, tmp_path: Path, precision, op):
     model, source = llava
     path = tmp_path / "vision.onnx"
-    write_vision(source, path, precision=precision, images=noise(8), floor=0.998)
+    write_vision(source, path, precision=precision, images=noise(8), min_cosine=0.998)
     onnx.checker.check_model(str(path), full_check=True)
     fresh = noise(4, seed=1)
     assert agreement(theirs(model, fresh), run(path, fresh)).mean > 0.998
@@ -319,7 +319,7 @@ def test_eight_bits_are_computed_exactly(tmp_path: Path, monkeypatch, write, tol
 
 
 def test_onnx_runtime_runs_eight_bits_in_one_node(llava, tmp_path: Path):
-    write_vision(llava[1], tmp_path / "vision.onnx", precision="int8", images=noise(4), floor=0.9)
+    write_vision(llava[1], tmp_path / "vision.onnx", precision="int8", images=noise(4), min_cosine=0.9)
     options = onnxruntime.SessionOptions()
     options.optimized_model_filepath = str(tmp_path / "optimised.onnx")
     options.log_severity_level = 3
@@ -347,7 +347,7 @@ def test_eight_bits_bear_outliers(tmp_path: Path):
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     source = outliers()
-    write_vision(source, tmp_path / "vision.onnx", precision="int8", images=noise(8), floor=0)
+    write_vision(source, tmp_path / "vision.onnx", precision="int8", images=noise(8), min_cosine=0)
     reference = write_vision(source, tmp_path / "full.onnx")
     quantize_dynamic(
         tmp_path / "full.onnx", tmp_path / "theirs.onnx", ["MatMul"], per_channel=True, weight_type=QuantType.QInt8
@@ -391,7 +391,7 @@ def test_fewer_tokens_in_the_graph(llava, tmp_path: Path, method, tokens, precis
     model, source = llava
     path = tmp_path / "vision.onnx"
     reference = write_vision(
-        source, path, tokens=tokens, method=method, precision=precision, images=noise(), floor=0.999
+        source, path, tokens=tokens, method=method, precision=precision, images=noise(), min_cosine=0.999
     )
     found = run(path, noise())
     assert found.shape == (3, tokens, 64)
@@ -439,7 +439,7 @@ def test_tokens_keep_their_places():
 
 
 def test_budgets_that_there_are(llava, tmp_path: Path):
-    assert choices(24) == [576, 288, 144, 72, 36, 18, 9]
+    assert token_counts(24) == [576, 288, 144, 72, 36, 18, 9]
     with pytest.raises(ValueError, match="expected one of 576, 288, 144"):
         TokenReduction(24, 200)
     with pytest.raises(ValueError, match="expected one of merge, pool, random"):
@@ -481,8 +481,8 @@ def test_a_name_is_written_once(tmp_path: Path):
 def test_the_runtime_reads_a_file_that_was_written_weight_by_weight(tmp_path: Path, llava, precision, tokens):
     """Its graph is in parts: all of them count, for the memory it will take as for TensorRT."""
     path = tmp_path / "vision.onnx"
-    write_vision(llava[1], path, precision=precision, tokens=tokens, images=noise(8), floor=0.9)
-    outline, graph = Outline.read(path), onnx.load(path).graph
+    write_vision(llava[1], path, precision=precision, tokens=tokens, images=noise(8), min_cosine=0.9)
+    outline, graph = OnnxHeader.read(path), onnx.load(path).graph
     assert len(outline.weights) == len(graph.initializer)
     assert len(outline.nodes) == len(graph.node)
     assert {name for node in graph.node for name in node.output} <= set(outline.values)

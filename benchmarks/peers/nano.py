@@ -91,7 +91,7 @@ class TransformersNano(Greedy):
         from faceinsight_models.nets.closeup import CloseupGraph
         from faceinsight_models.nets.encoder import EncoderGraph, KnowledgeGraph
         from faceinsight_models.nets.parser import LabelMap
-        from faceinsight_models.pipeline import load_closeup, load_encoder, load_parser, load_question
+        from faceinsight_models.parts import load_closeup, load_encoder, load_parser, load_question
         from faceinsight_models.recipe import Recipe
         from faceinsight_models.train.encoder import build_adapter
 

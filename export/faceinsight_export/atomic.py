@@ -1,25 +1,83 @@
-"""A long export in steps: each finished one is kept, so that an interrupted export goes on where it was."""
+"""Outputs that appear when they are whole: a file, a folder, and a long export in steps that resumes.
+
+All of them refuse an output that exists already.
+"""
 
 from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Sequence
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 STATE = "steps.json"
 
 
+def require_absent(path: Path) -> None:
+    """Refuse an output that exists already.
+
+    Raises:
+        FileExistsError: it does.
+    """
+    if path.exists():
+        raise FileExistsError(f"{path} exists already: choose another place, or remove it first")
+
+
+@contextmanager
+def new_file(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path`, which gets its name when the context is left; on an error it is removed.
+
+    Raises:
+        FileExistsError: `path` exists already.
+    """
+    require_absent(path)
+    partial = path.with_name(f".{path.name}.part")
+    try:
+        yield partial
+        partial.rename(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """Yield a temporary folder beside `path`, which gets its name when the context is left; on an error it is removed.
+
+    Raises:
+        FileExistsError: `path` exists already.
+    """
+    require_absent(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
+    try:
+        yield partial
+        partial.chmod(0o755)
+        partial.rename(path)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
 class Steps:
-    """The unfinished output beside the place where the finished one will stand."""
+    """A folder that is written in steps: each finished one is kept, so an interrupted export resumes there.
+
+    Attributes:
+        folder: the unfinished output, beside the place where the finished one will stand.
+    """
 
     def __init__(self, out: Path, settings: dict[str, str], *, progress: Callable[[str], None]) -> None:
-        """settings: what the output depends on; what was made with other settings is made again.
+        """Open the unfinished output, or begin a new one.
 
-        Raises FileExistsError where `out` stands already.
+        Args:
+            out: the finished output's folder.
+            settings: what the output depends on; what was made with other settings is made again.
+            progress: is told each step.
+
+        Raises:
+            FileExistsError: `out` exists already.
         """
-        if out.exists():
-            raise FileExistsError(f"{out} exists already: choose another place, or remove it first")
+        require_absent(out)
         self._out, self._progress = out, progress
         self.folder = out.parent / f".{out.name}.part"
         state = self.folder / STATE
@@ -52,7 +110,11 @@ class Steps:
 
 
 def require_space(folder: Path, needed: int) -> None:
-    """Raises OSError where the disk that holds `folder` has less than `needed` bytes free."""
+    """Refuse a disk that is too small.
+
+    Raises:
+        OSError: the disk that holds `folder` has less than `needed` bytes free.
+    """
     while not folder.exists():
         folder = folder.parent
     free = shutil.disk_usage(folder).free

@@ -20,6 +20,7 @@ from faceinsight_models.llava.frozen import fingerprint
 from faceinsight_models.llava.region_features import FEATURES, RegionFeatureEncoder
 from faceinsight_models.nets.encoder import KnowledgeGraph, RegionGraph
 from faceinsight_models.nets.graphs import write_knowledge, write_regions
+from faceinsight_models.storage import ENCODER, KNOWLEDGE
 
 from .onnx.fp16_weights import store_fp16
 from .parity.stages import Stage, compare
@@ -33,7 +34,15 @@ _PREFIX = "attached."
 
 @dataclass(frozen=True)
 class Attached:
-    """A trained adapter, and the encoder that it stands behind, of a face bundle. Open it with `Attached.open`."""
+    """A trained adapter, and the encoder of a face bundle behind which it runs. Open it with `Attached.open`.
+
+    Attributes:
+        record: what the adapter was trained for.
+        adapter: the torch module.
+        encoder: the face bundle's encoder, with its region features as an output.
+        face: the face bundle's manifest.
+        sha256: of the adapter's weights.
+    """
 
     record: AdapterRecord
     adapter: Any
@@ -43,8 +52,12 @@ class Attached:
 
     @classmethod
     def open(cls, run: Path, face: Bundle, checkpoint: Path) -> Attached:
-        """Raises FileNotFoundError for a run that has not finished, ValueError for one that was made with another LLaVA
-        or for another face bundle's encoder."""
+        """Read a finished run, and check that it belongs to this face bundle and checkpoint.
+
+        Raises:
+            FileNotFoundError: the run has not finished.
+            ValueError: it was made with another LLaVA, or for another face bundle's encoder.
+        """
         record, adapter = AdapterRecord.load(run), load_adapter(run)
         name = face.manifest.encoder.file
         if record.encoder != face.manifest.files[name].sha256:
@@ -65,34 +78,38 @@ class Attached:
         regions = folder / "regions.onnx"
         write_regions(self.adapter, regions, regions=self.encoder.regions, region_width=self.encoder.width)
         store_fp16(regions)
-        _join(self.encoder, regions, folder / "encoder.onnx")
+        _join(self.encoder, regions, folder / ENCODER)
         regions.unlink()
-        write_knowledge(self.encoder.text, self.adapter, folder / "knowledge.onnx")
-        store_fp16(folder / "knowledge.onnx")
+        write_knowledge(self.encoder.text, self.adapter, folder / KNOWLEDGE)
+        store_fp16(folder / KNOWLEDGE)
 
 
 def _join(encoder: RegionFeatureEncoder, regions: Path, target: Path) -> None:
     """The encoder, and behind its region features the graph that makes tokens of them."""
-    seen = encoder.of(["logits", FEATURES, "region_area"])
-    spoken = onnx.compose.add_prefix(onnx.load(regions), _PREFIX, rename_inputs=False, rename_outputs=False)
-    spoken.ir_version = seen.ir_version
+    face = encoder.of(["logits", FEATURES, "region_area"])
+    projector = onnx.compose.add_prefix(onnx.load(regions), _PREFIX, rename_inputs=False, rename_outputs=False)
+    projector.ir_version = face.ir_version
     outputs = ["logits", "region_tokens", "region_area"]
-    model = onnx.compose.merge_models(seen, spoken, io_map=[(FEATURES, FEATURES)], outputs=outputs)
+    model = onnx.compose.merge_models(face, projector, io_map=[(FEATURES, FEATURES)], outputs=outputs)
     onnx.checker.check_model(model)
     onnx.save(model, target)
 
 
 @dataclass(frozen=True, slots=True)
 class ReferenceTokens:
-    """Reference tokens that the LLM is then judged with: of the visible regions of a face (T,width), and of a few
-    findings (K,width)."""
+    """Tokens of the reference, with which the LLM is then compared.
+
+    Attributes:
+        regions: (T,width) of the visible regions of a face.
+        knowledge: (K,width) of a few findings.
+    """
 
     regions: NDArray[np.float32]
     knowledge: NDArray[np.float32]
 
 
 def attached_stages(attached: Attached, folder: Path, device: Device) -> tuple[list[Stage], ReferenceTokens]:
-    """The graphs in `folder` against the face bundle's encoder and the adapter in torch, on the same inputs."""
+    """Compare the graphs in `folder` with the face bundle's encoder and the adapter in torch, on the same inputs."""
     rng, face = np.random.default_rng(0), attached.face
     size, side = face.encoder.size, face.parser.size
     blocks = rng.integers(0, len(face.parser.classes), (3, 8, 8)).astype(np.uint8)
@@ -101,21 +118,21 @@ def attached_stages(attached: Attached, folder: Path, device: Device) -> tuple[l
         "label_map": np.kron(blocks, np.ones((1, side // 8, side // 8), np.uint8)),
         "characteristics": np.arange(len(face.characteristics)),
     }
-    opened = folder / "features.onnx"
+    with_features = folder / "features.onnx"
     try:
-        attached.encoder.save(opened, ["logits", FEATURES, "region_area"])
-        logits, features, area = device.session(opened).run(None, inputs)
+        attached.encoder.save(with_features, ["logits", FEATURES, "region_area"])
+        logits, features, area = device.session(with_features).run(None, inputs)
     finally:
-        opened.unlink(missing_ok=True)
+        with_features.unlink(missing_ok=True)
     outputs = ["logits", "region_tokens"]
-    found_logits, found_tokens = device.session(folder / "encoder.onnx").run(outputs, inputs)
-    numbers = inputs["characteristics"]
-    asked = {"characteristics": numbers, "states": numbers % len(STATES)}
-    (found_knowledge,) = device.session(folder / "knowledge.onnx").run(["knowledge_tokens"], asked)
+    found_logits, found_tokens = device.session(folder / ENCODER).run(outputs, inputs)
+    ids = inputs["characteristics"]
+    findings = {"characteristics": ids, "states": ids % len(STATES)}
+    (found_knowledge,) = device.session(folder / KNOWLEDGE).run(["knowledge_tokens"], findings)
     with torch.no_grad():
         tokens = RegionGraph(attached.adapter)(torch.from_numpy(features)).numpy()
         graph = KnowledgeGraph(attached.encoder.text, attached.adapter)
-        knowledge = graph(*(torch.from_numpy(v) for v in asked.values())).numpy()
+        knowledge = graph(*(torch.from_numpy(v) for v in findings.values())).numpy()
     pairs = {
         "face logits": (logits, found_logits),
         "region tokens": (tokens, found_tokens),

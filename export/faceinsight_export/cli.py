@@ -8,37 +8,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-VISION = ("fp32", "fp16", "int8", "int8-static")
-LLM = ("f16", "q8_0", "q6_k", "q5_k_m", "q5_0", "q4_k_m", "q4_0")
+from .precisions import BUNDLE_LLM_PRECISIONS, LLM_PRECISIONS, VISION_PRECISIONS
 
 
 def main(argv: list[str] | None = None) -> int:
     """Entry point. Exit code 0, 1 with the reason on stderr, or 130 when it is interrupted."""
-    parser = argparse.ArgumentParser(prog="faceinsight-export", description=__doc__)
-    commands = parser.add_subparsers(dest="command", required=True)
-    _bundle_options(commands.add_parser("bundle", help="a training run, or a LLaVA checkpoint, to a verified bundle"))
-    vision = commands.add_parser("vision", help="the vision encoder and projector of a LLaVA checkpoint to ONNX")
-    vision.add_argument("checkpoint", type=Path)
-    _vision_options(vision)
-    vision.add_argument("--out", type=Path, required=True, metavar="FILE", help="the .onnx file; must not exist")
-    llm = commands.add_parser("llm", help="the LLM of a checkpoint to GGUF")
-    llm.add_argument("checkpoint", type=Path)
-    llm.add_argument("--llm", choices=("f32", *LLM), default="q4_k_m", help="how weights are stored (default: q4_k_m)")
-    llm.add_argument("--lora", type=Path, metavar="DIR", help="a LoRA adapter in PEFT's layout, merged in")
-    llm.add_argument("--out", type=Path, required=True, metavar="FILE", help="the .gguf file; must not exist")
-    parts = commands.add_parser("parser", help="the face parser of a training run to ONNX")
-    parts.add_argument("run", type=Path, help="run folder of faceinsight-train")
-    parts.add_argument("--recipe", default="nano", help="a shipped recipe or a .toml file (default: nano)")
-    parts.add_argument("--out", type=Path, required=True, metavar="FILE", help="the .onnx file; must not exist")
-    verify = commands.add_parser("verify", help="check a bundle's manifest and files, and against its checkpoint")
-    verify.add_argument("bundle", help="a folder or a shipped name")
-    verify.add_argument("--checkpoint", type=Path, help="of a bundle from a LLaVA: compare each stage with it again")
-    verify.add_argument("--lora", type=Path, metavar="DIR", help="the adapter that was merged in")
-    verify.add_argument("--attach", type=Path, metavar="RUN", help="the run that its own tokens were made of")
-    verify.add_argument("--face", default="nano", help="the bundle that lent it its head (nano); with --attach")
-    engine = commands.add_parser("engine", help="build a bundle's TensorRT plans on this device, for this device")
-    engine.add_argument("bundle", help="a folder or a shipped name")
-    args = parser.parse_args(argv)
+    args = _arguments().parse_args(argv)
     run = {"bundle": _bundle, "vision": _vision, "llm": _llm, "parser": _parser, "verify": _verify, "engine": _engine}
     try:
         return run[args.command](args)
@@ -50,8 +25,44 @@ def main(argv: list[str] | None = None) -> int:
         return 130
 
 
+def _arguments() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="faceinsight-export", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    _bundle_options(commands.add_parser("bundle", help="a training run, or a LLaVA checkpoint, to a verified bundle"))
+    vision = commands.add_parser("vision", help="the vision encoder and projector of a LLaVA checkpoint to ONNX")
+    vision.add_argument("checkpoint", type=Path)
+    _vision_options(vision)
+    _file_option(vision, ".onnx")
+    llm = commands.add_parser("llm", help="the LLM of a checkpoint to GGUF")
+    llm.add_argument("checkpoint", type=Path)
+    llm.add_argument(
+        "--llm", choices=tuple(LLM_PRECISIONS), default="q4_k_m", help="how weights are stored (default: q4_k_m)"
+    )
+    llm.add_argument("--lora", type=Path, metavar="DIR", help="a LoRA adapter in PEFT's layout, merged in")
+    _file_option(llm, ".gguf")
+    face_parser = commands.add_parser("parser", help="the face parser of a training run to ONNX")
+    face_parser.add_argument("run", type=Path, help="run folder of faceinsight-train")
+    face_parser.add_argument("--recipe", default="nano", help="a shipped recipe or a .toml file (default: nano)")
+    _file_option(face_parser, ".onnx")
+    verify = commands.add_parser("verify", help="check a bundle's manifest and files, and against its checkpoint")
+    verify.add_argument("bundle", help="a folder or a shipped name")
+    verify.add_argument("--checkpoint", type=Path, help="of a bundle from a LLaVA: compare each stage with it again")
+    verify.add_argument("--lora", type=Path, metavar="DIR", help="the adapter that was merged in")
+    verify.add_argument("--attach", type=Path, metavar="RUN", help="the run that its own tokens were made of")
+    verify.add_argument("--face", default="nano", help="the bundle that lent it its head (nano); with --attach")
+    engine = commands.add_parser("engine", help="build a bundle's TensorRT plans on this device, for this device")
+    engine.add_argument("bundle", help="a folder or a shipped name")
+    return parser
+
+
+def _file_option(parser: argparse.ArgumentParser, suffix: str) -> None:
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help=f"the {suffix} file; must not exist")
+
+
 def _vision_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--vision", choices=VISION, default="fp32", help="precision of the encoder (default: fp32)")
+    parser.add_argument(
+        "--vision", choices=tuple(VISION_PRECISIONS), default="fp32", help="precision of the encoder (default: fp32)"
+    )
     parser.add_argument("--tokens", type=int, metavar="N", help="image tokens for the LLM, such as 288 or 144 of 576")
     parser.add_argument(
         "--method", choices=("merge", "pool", "random"), default="merge", help="how fewer tokens are made (merge)"
@@ -72,7 +83,9 @@ def _bundle_options(parser: argparse.ArgumentParser) -> None:
     )
     llava = parser.add_argument_group("of a LLaVA checkpoint")
     _vision_options(parser)
-    llava.add_argument("--llm", choices=LLM, default="q4_k_m", help="how the LLM's weights are stored (q4_k_m)")
+    llava.add_argument(
+        "--llm", choices=BUNDLE_LLM_PRECISIONS, default="q4_k_m", help="how the LLM's weights are stored (q4_k_m)"
+    )
     llava.add_argument("--lora", type=Path, metavar="DIR", help="a LoRA adapter in PEFT's layout, merged in")
     llava.add_argument("--face", default="nano", help="the bundle that lends detector, parser and head (nano)")
     llava.add_argument(
@@ -104,7 +117,8 @@ def _say(text: str) -> None:
 
 
 def _run_bundle(args: argparse.Namespace) -> list[Any]:
-    from faceinsight_models.pipeline import Pipeline, load_trained
+    from faceinsight_models.parts import load_trained
+    from faceinsight_models.pipeline import Pipeline
     from faceinsight_models.recipe import Recipe
     from faceinsight_models.training_free import training_free
 
@@ -123,10 +137,16 @@ def _run_bundle(args: argparse.Namespace) -> list[Any]:
 def _llava_bundle(args: argparse.Namespace) -> list[Any]:
     from .llava_bundle import ExportOptions, export_llava
 
-    choice = ExportOptions(args.vision, args.llm, args.tokens, args.method, args.lora)
+    options = ExportOptions(args.vision, args.llm, args.tokens, args.method, args.lora)
     return list(
         export_llava(
-            args.source, args.out, recipe=args.recipe, choice=choice, face=args.face, attach=args.attach, progress=_say
+            args.source,
+            args.out,
+            recipe=args.recipe,
+            options=options,
+            face=args.face,
+            attach=args.attach,
+            progress=_say,
         )
     )
 
@@ -149,15 +169,15 @@ def _llm(args: argparse.Namespace) -> int:
 
 def _parser(args: argparse.Namespace) -> int:
     from faceinsight_models.nets.graphs import write_parser
-    from faceinsight_models.pipeline import load_parser
+    from faceinsight_models.parts import load_parser
     from faceinsight_models.recipe import Recipe
 
+    from .atomic import new_file
     from .onnx.fp16_weights import store_fp16
 
-    if args.out.exists():
-        raise FileExistsError(f"{args.out} exists already: choose another place, or remove it first")
-    write_parser(load_parser(args.run), args.out, size=Recipe.load(args.recipe).crop.parser)
-    store_fp16(args.out)
+    with new_file(args.out) as partial:
+        write_parser(load_parser(args.run), partial, size=Recipe.load(args.recipe).crop.parser)
+        store_fp16(partial)
     return _written(args.out)
 
 

@@ -15,29 +15,35 @@ import onnx
 from faceinsight.bundle.bundle import Bundle
 from faceinsight_models.llava.region_features import pruned
 from faceinsight_models.nets.llm import BpeVocabulary
+from faceinsight_models.storage import CLOSEUP, DETECTOR, ENCODER, KNOWLEDGE, PARSER, QUESTION, QUESTION_VOCABULARY
 
 from .attach import Attached
 from .gguf.quantize import gguf_vocabulary
 
-VOCABULARY = "question.gguf"
 #: What of the encoder's outputs does not depend on an LLM.
 OUTPUTS = ("logits", "region_area")
 
 
+def face_files(bundle: Bundle, attached: Attached | None) -> list[str]:
+    """Names of the files that `take_face_parts` writes."""
+    names = [DETECTOR, PARSER, ENCODER, QUESTION, QUESTION_VOCABULARY]
+    return [*names, *([CLOSEUP] if bundle.manifest.closeup else []), *([KNOWLEDGE] if attached else [])]
+
+
 def take_face_parts(bundle: Bundle, folder: Path, attached: Attached | None = None) -> None:
-    """Write detector.onnx, parser.onnx, encoder.onnx, question.onnx, question.gguf; closeup.onnx where the bundle has
-    one; with an adapter, knowledge.onnx."""
+    """Write detector, parser, encoder, question encoder and its vocabulary; the close-up where the bundle has one; with
+    an adapter, the knowledge graph (`face_files`)."""
     m = bundle.manifest
-    parts = {"detector.onnx": m.detector.file, "parser.onnx": m.parser.file, "question.onnx": m.question.file}
+    parts = {DETECTOR: m.detector.file, PARSER: m.parser.file, QUESTION: m.question.file}
     if m.closeup:
-        parts["closeup.onnx"] = m.closeup.file
+        parts[CLOSEUP] = m.closeup.file
     for name, file in parts.items():
         shutil.copyfile(bundle.file(file), folder / name)
     if attached:
         attached.write(folder)
     else:
-        cut(bundle.file(m.encoder.file), folder / "encoder.onnx")
-    write_vocabulary(BpeVocabulary.from_gguf(bundle.file(m.llm.file)), folder / VOCABULARY)
+        cut(bundle.file(m.encoder.file), folder / ENCODER)
+    write_vocabulary(BpeVocabulary.from_gguf(bundle.file(m.llm.file)), folder / QUESTION_VOCABULARY)
 
 
 def cut(source: Path, target: Path) -> None:

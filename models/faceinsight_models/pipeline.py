@@ -5,10 +5,9 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -25,6 +24,22 @@ from .nets.encoder import Adapter, FaceEncoder
 from .nets.llm import BpeVocabulary, load_gguf, prune, text_features
 from .nets.parser import FaceParser
 from .nets.question import QuestionNet
+from .parts import (
+    DETECTOR,
+    FACERES,
+    LLM,
+    NMS_THRESHOLD,
+    SCORE_THRESHOLD,
+    SIDES,
+    TRUNK,
+    load_backbone,
+    load_calibration,
+    load_closeup,
+    load_encoder,
+    load_parser,
+    load_question,
+    state_dict,
+)
 from .recipe import Recipe
 from .taxonomy import CHARACTERISTICS, MASK_CLASSES, NAMES
 from .train.align import align
@@ -36,7 +51,6 @@ from .train.encoded import EncodedFaces, encode_faces
 from .train.encoder import (
     PORTRAITS,
     build_adapter,
-    build_encoder,
     fingerprint,
     label_maps,
     specialize,
@@ -54,30 +68,6 @@ if TYPE_CHECKING:
     from transformers import LlamaForCausalLM
 
 log = logging.getLogger(__name__)
-
-DETECTOR = "face_detection_yunet_2023mar.onnx"
-TRUNK = "efficientnet-lite0-57934424.pth"
-FACERES = "faceres.json"
-LLM = "SmolLM2-135M-Instruct.Q4_1.gguf"
-#: How the detector looks at training pictures, and the runtime at photos.
-SCORE_THRESHOLD, NMS_THRESHOLD, SIDES = 0.6, 0.3, (640, 320, 1280)
-
-
-@dataclass
-class Trained:
-    """The finished parts of a run."""
-
-    recipe: Recipe
-    parser: FaceParser
-    encoder: FaceEncoder
-    adapter: Adapter
-    question: QuestionNet
-    llm: LlamaForCausalLM
-    vocabulary: BpeVocabulary
-    calibration: NDArray[np.float64]
-    detector: Path
-    sets: dict[str, int]
-    closeup: CloseupNet | None = None
 
 
 class Pipeline:
@@ -238,7 +228,7 @@ class Pipeline:
         settings = self.recipe.llm
         model = prune(load_gguf(self.assets[LLM]), layers=settings.layers, vocabulary=settings.vocabulary)
         if (self.run / "small.pt").exists():
-            model.load_state_dict(_state(self.run / "small.pt"))
+            model.load_state_dict(state_dict(self.run / "small.pt"))
         model.config.save_pretrained(self.run / "llm_config")
         return model
 
@@ -281,7 +271,7 @@ class Pipeline:
             width=small.config.hidden_size,
         )
         if (self.run / "align.pt").exists():
-            adapter.load_state_dict(_state(self.run / "align.pt"))
+            adapter.load_state_dict(state_dict(self.run / "align.pt"))
             return adapter
         view, tokenizer = self.encoder().head.view, self.vocabulary().tokenizer()
         return align(
@@ -312,94 +302,3 @@ class Pipeline:
             turns=self.recipe.llm.turns,
             quantization=self.recipe.llm.quantization,
         )
-
-
-def _state(path: Path) -> dict[str, Tensor]:
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} is missing: this training step has not finished")
-    return torch.load(path, weights_only=True, map_location="cpu")  # type: ignore[no-any-return]
-
-
-def _part(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
-
-
-def load_backbone(run: Path) -> BackboneClassifier:
-    """The trained image encoder of step 1."""
-    model = BackboneClassifier(len(NAMES))
-    model.load_state_dict(_state(run / "trunk.pt"))
-    return model.eval()
-
-
-def load_parser(run: Path) -> FaceParser:
-    """The trained parser."""
-    model = FaceParser(len(MASK_CLASSES))
-    model.load_state_dict(_state(run / "parser.pt"))
-    return model.eval()
-
-
-def load_encoder(run: Path, recipe: Recipe, file: str = "encoder.pt") -> FaceEncoder:
-    """The trained encoder, its graph and text features included."""
-    state = _state(run / file)
-    model = build_encoder(
-        state["head.ccm.features"],
-        state["head.ccm.graph"],
-        width=recipe.encoder.text_width,
-        segmentation=recipe.encoder.segmentation_width,
-    )
-    if any(name.startswith("own.") for name in state):
-        model.specialize()
-    model.load_state_dict(state)
-    return model.eval()
-
-
-def load_closeup(run: Path) -> CloseupNet:
-    """The trained close-up."""
-    model = CloseupNet()
-    model.load_state_dict(_state(run / "closeup.pt"))
-    return model.eval()
-
-
-def load_question(run: Path) -> QuestionNet:
-    """The trained question encoder."""
-    state = _state(run / "question.pt")
-    # The table only fixes the sizes here: its directions are in the state already.
-    table = torch.zeros(len(state["embed.weight"]), state["embed.weight"].shape[1])
-    model = QuestionNet(table, state["text"], width=table.shape[1])
-    model.load_state_dict(state)
-    return model.eval()
-
-
-def load_calibration(run: Path) -> NDArray[np.float64]:
-    """(N,6) slope, shift and the bounds of the unsure bands, in the vocabulary's order."""
-    table: dict[str, Any] = json.loads((run / "calibration.json").read_text())
-    return np.array([table[n] for n in NAMES], np.float64)
-
-
-def load_trained(recipe: Recipe, run: Path, asset_folder: Path) -> Trained:
-    """Everything the exporter needs. Raises FileNotFoundError naming the step that has not finished."""
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    state = _state(run / "llm.pt")
-    llm = LlamaForCausalLM(LlamaConfig.from_pretrained(run / "llm_config"))
-    llm.load_state_dict(_part(state, "llm."))
-    adapter = build_adapter(
-        text_width=recipe.encoder.text_width,
-        segmentation=recipe.encoder.segmentation_width,
-        states=len(STATES),
-        width=llm.config.hidden_size,
-    )
-    adapter.load_state_dict(_part(state, "adapter."))
-    return Trained(
-        recipe,
-        load_parser(run),
-        load_encoder(run, recipe),
-        adapter.eval(),
-        load_question(run),
-        llm.eval(),
-        BpeVocabulary.load(run / "vocabulary.json"),
-        load_calibration(run),
-        assets.check(recipe, asset_folder)[DETECTOR],
-        json.loads((run / "sets.json").read_text()),
-        load_closeup(run),
-    )

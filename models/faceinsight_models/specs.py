@@ -12,6 +12,7 @@ from .data.faces import AGE_YEARS
 from .dialogue.concepts import absent, denials, mentions
 from .nets.closeup import COVERS, FAULTS, SHARED, SHOWS, TELLS, YEARS
 from .recipe import Recipe
+from .storage import CLOSEUP
 from .taxonomy import AGES, CELEBA, CHARACTERISTICS, COVERED_BY, HIDDEN_BY, NEEDS, REGIONS
 
 
@@ -47,7 +48,7 @@ def closeup_spec(recipe: Recipe) -> CloseupSpec:
     """The close-up's part of the manifest."""
     window = recipe.closeup
     return CloseupSpec(
-        file="closeup.onnx",
+        file=CLOSEUP,
         left=window.left,
         top=window.top,
         size=window.size,

@@ -25,7 +25,8 @@ from .train.question import train_question
 from .train.tasks import prior_bias
 
 if TYPE_CHECKING:
-    from .pipeline import Pipeline, Trained
+    from .parts import Trained
+    from .pipeline import Pipeline
 
 #: What the size of a region says: logits per standard deviation of the square root of its share of the crop.
 EVIDENCE: dict[str, tuple[str, float]] = {
@@ -93,7 +94,7 @@ class WordAdapter(nn.Module):
 def training_free(pipeline: Pipeline) -> Trained:
     """The parts of a bundle, from a run with parser, label maps and graph. Trains the question encoder only, which sees
     questions and no face."""
-    from .pipeline import DETECTOR, LLM, TRUNK, Trained
+    from .parts import DETECTOR, LLM, TRUNK, Trained
 
     source, folder = pipeline.assets[LLM], pipeline.run / "training-free"
     llm, vocabulary = load_gguf(source), BpeVocabulary.from_gguf(source)

@@ -16,9 +16,8 @@ from torch import Tensor
 from faceinsight.bundle.bundle import Bundle
 
 from .nets.llm import BpeVocabulary, load_gguf
+from .storage import MIN_ELEMENTS
 
-#: Smaller tensors (norms, biases, statistics) keep their precision.
-MIN_ELEMENTS = 2048
 #: Part -> the file of a run folder that a next training starts from.
 FILES = {
     "parser": "parser.pt",

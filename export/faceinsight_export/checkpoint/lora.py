@@ -1,4 +1,4 @@
-"""A LoRA adapter in PEFT's layout: merged into the weights as they are read, or written as llama.cpp's adapter."""
+"""A LoRA adapter in PEFT's layout: merged into a checkpoint's weights as they are read."""
 
 from __future__ import annotations
 
@@ -8,13 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import gguf
 import numpy as np
 from numpy.typing import NDArray
 
-from ..gguf.llm import gguf_tensors
 from .checkpoint import Checkpoint, CheckpointError, canonical, read_json, read_tensor, tensor_shapes
-from .families import family_of
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 _PAIR = re.compile(r"(.+)\.lora_(A|B)(?:\.default)?\.weight")
@@ -141,32 +138,3 @@ class MergedCheckpoint(Checkpoint):
     def get(self, name: str) -> NDArray[Any]:
         """The tensor with the adapter's change, in float32."""
         return self._adapter.applied(name, self._base.get(name))
-
-
-def write_adapter(checkpoint: Checkpoint, adapter: LoraAdapter, path: Path) -> None:
-    """The adapter as a GGUF for llama.cpp, to be applied to the GGUF of `checkpoint`'s LLM at a strength of 1.
-
-    Its scale is in B, so llama.cpp is told no alpha. Raises FileExistsError, or CheckpointError for an adapter that
-    changes more than the LLM's linear layers: that one has to be merged.
-    """
-    if path.exists():
-        raise FileExistsError(f"{path} exists already: choose another name, or remove it first")
-    adapter.require_fit(checkpoint)
-    config = checkpoint.text_config
-    family = family_of(config)
-    names = {t.source: t.name for t in gguf_tensors(checkpoint, family)}
-    outside = sorted({*adapter.replaced, *(adapter.pairs.keys() - names.keys())})
-    if outside:
-        raise CheckpointError(f"an adapter file cannot change {', '.join(outside[:5])}: merge the adapter instead")
-    writer = gguf.GGUFWriter(path, gguf.MODEL_ARCH_NAMES[family.arch])
-    writer.add_type(gguf.GGUFType.ADAPTER)
-    writer.add_string(gguf.Keys.LoraAdapter.TYPE, "lora")
-    writer.add_name(adapter.folder.name)
-    for source, pair in adapter.pairs.items():
-        b = family.to_gguf(source, adapter.get(pair.b) * np.float32(pair.scale), config)
-        writer.add_tensor(f"{names[source]}.lora_a", np.ascontiguousarray(adapter.get(pair.a), np.float32))
-        writer.add_tensor(f"{names[source]}.lora_b", np.ascontiguousarray(b, np.float32))
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()

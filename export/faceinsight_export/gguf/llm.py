@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,12 +13,14 @@ import gguf
 import numpy as np
 from numpy.typing import NDArray
 
+from ..atomic import new_file, require_absent
 from ..checkpoint.checkpoint import Checkpoint, CheckpointError, Weights
 from ..checkpoint.families import Family, add_hyperparameters, family_of, meta_model, rope_factors, tied
+from ..precisions import LLM_PRECISIONS
 from .tokenizer import GgufVocabulary, read_vocabulary
 
-#: What a conversion can write; other types are made of these by llama.cpp (gguf_file.quantize).
-PRECISIONS = {"f32": gguf.LlamaFileType.ALL_F32, "f16": gguf.LlamaFileType.MOSTLY_F16}
+#: What a conversion can write; llama.cpp makes the others of these (quantize.py).
+PRECISIONS = ("f32", "f16")
 #: Bytes written, and in all.
 Progress = Callable[[int, int], None]
 
@@ -77,10 +79,13 @@ def llm_bytes(checkpoint: Weights, precision: str, vocabulary: GgufVocabulary | 
     With a vocabulary at hand, its size is counted too.
     """
     _require_precision(precision)
-    family = family_of(checkpoint.text_config)
+    return _file_bytes(gguf_tensors(checkpoint, family_of(checkpoint.text_config)), precision, vocabulary)
+
+
+def _file_bytes(tensors: Sequence[GgufTensor], precision: str, vocabulary: GgufVocabulary | None) -> int:
     # Beside its values a tensor has a name, a shape, and padding to 32 bytes; 4 KiB for the hyperparameters.
-    tensors = sum(t.bytes(precision) + len(t.name) + 96 for t in gguf_tensors(checkpoint, family))
-    return tensors + 4096 + (vocabulary.bytes() if vocabulary else 0)
+    size = sum(t.bytes(precision) + len(t.name) + 96 for t in tensors)
+    return size + 4096 + (vocabulary.bytes() if vocabulary else 0)
 
 
 def write_llm(
@@ -113,54 +118,59 @@ def write_gguf(
     progress: Progress | None = None,
 ) -> None:
     """As `write_llm`, of weights and a tokenizer from anywhere."""
-    if path.exists():
-        raise FileExistsError(f"{path} exists already: choose another name, or remove it first")
+    require_absent(path)
+    _require_precision(precision)
     config = weights.text_config
     family = family_of(config)
-    needed, free = llm_bytes(weights, precision, vocabulary), shutil.disk_usage(path.parent).free
+    tensors = gguf_tensors(weights, family)
+    needed, free = _file_bytes(tensors, precision, vocabulary), shutil.disk_usage(path.parent).free
     if needed > free:
         raise OSError(f"{path} takes {needed / 1e9:.1f} GB and {free / 1e9:.1f} GB are free: make room")
-    partial = path.with_name(f".{path.name}.partial")
-    writer = gguf.GGUFWriter(partial, gguf.MODEL_ARCH_NAMES[family.arch])
-    writer.add_type(gguf.GGUFType.MODEL)
-    writer.add_name(_safe_name(name, vocabulary))
-    writer.add_file_type(PRECISIONS[precision])
-    add_hyperparameters(writer, family, config)
-    vocabulary.add_to(writer)
-    try:
-        _write_tensors(writer, family, weights, precision, progress)
-        writer.close()
-        partial.rename(path)
-    finally:
-        writer.close()
-        partial.unlink(missing_ok=True)
+    with new_file(path) as partial:
+        writer = gguf.GGUFWriter(partial, gguf.MODEL_ARCH_NAMES[family.arch])
+        try:
+            writer.add_type(gguf.GGUFType.MODEL)
+            writer.add_name(_safe_name(name, vocabulary))
+            writer.add_file_type(file_type(precision))
+            add_hyperparameters(writer, family, config)
+            vocabulary.add_to(writer)
+            _write_tensors(writer, family, weights, tensors, precision, progress)
+        finally:
+            writer.close()
 
 
-def _write_tensors(writer: Any, family: Family, weights: Weights, precision: str, progress: Progress | None) -> None:
+def _write_tensors(
+    writer: Any,
+    family: Family,
+    weights: Weights,
+    tensors: Sequence[GgufTensor],
+    precision: str,
+    progress: Progress | None,
+) -> None:
     """Header first, for which shapes suffice; then one tensor after the other."""
-    factors, todo = rope_factors(weights.text_config), gguf_tensors(weights, family)
+    factors = rope_factors(weights.text_config)
     for name, value in factors.items():
         writer.add_tensor_info(name, value.shape, value.dtype, value.nbytes)
-    for target in todo:
-        writer.add_tensor_info(target.name, target.shape, target.dtype(precision), target.bytes(precision))
+    for tensor in tensors:
+        writer.add_tensor_info(tensor.name, tensor.shape, tensor.dtype(precision), tensor.bytes(precision))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_ti_data_to_file()
     for value in factors.values():
         writer.write_tensor_data(value)
-    done, total = 0, sum(t.bytes(precision) for t in todo)
-    for target in todo:
-        writer.write_tensor_data(_converted(target, family, weights, precision))
-        done += target.bytes(precision)
+    done, total = 0, sum(t.bytes(precision) for t in tensors)
+    for tensor in tensors:
+        writer.write_tensor_data(_converted(tensor, family, weights, precision))
+        done += tensor.bytes(precision)
         if progress:
             progress(done, total)
 
 
-def _converted(target: GgufTensor, family: Family, weights: Weights, precision: str) -> NDArray[Any]:
-    value = family.to_gguf(target.source, weights.get(target.source), weights.text_config)
-    dtype = target.dtype(precision)
+def _converted(tensor: GgufTensor, family: Family, weights: Weights, precision: str) -> NDArray[Any]:
+    value = family.to_gguf(tensor.source, weights.get(tensor.source), weights.text_config)
+    dtype = tensor.dtype(precision)
     if dtype == np.float16 and np.abs(value).max() > np.finfo(np.float16).max:
-        raise CheckpointError(f"{target.source} has values beyond float16's range: convert to f32")
+        raise CheckpointError(f"{tensor.source} has values beyond float16's range: convert to f32")
     return np.ascontiguousarray(value, dtype)
 
 
@@ -171,6 +181,11 @@ def _safe_name(name: str, vocabulary: GgufVocabulary) -> str:
     if vocabulary.strips:
         return name if named else f"{name} (phi-3)"
     return plain if named else name
+
+
+def file_type(precision: str) -> int:
+    """llama.cpp's number of a precision."""
+    return int(gguf.LlamaFileType[LLM_PRECISIONS[precision].ftype])
 
 
 def _require_precision(precision: str) -> None:

@@ -8,29 +8,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import gguf
 import numpy as np
 from numpy.typing import NDArray
 
 from faceinsight.backends.llama_cpp.bindings import silence_log
 from faceinsight_models.nets.llm import BpeVocabulary
 
+from ..atomic import new_file
 from ..checkpoint.checkpoint import Checkpoint
-from .llm import PRECISIONS, write_gguf, write_llm
+from ..precisions import LLM_PRECISIONS
+from .llm import PRECISIONS, file_type, write_gguf, write_llm
 from .tokenizer import GgufVocabulary
-
-#: llama.cpp's file types by the names people use. The k types want widths that are multiples of 256; llama.cpp takes a
-#: type of similar size where a width is none.
-QUANTIZATIONS = {
-    "f32": gguf.LlamaFileType.ALL_F32,
-    "f16": gguf.LlamaFileType.MOSTLY_F16,
-    "q8_0": gguf.LlamaFileType.MOSTLY_Q8_0,
-    "q6_k": gguf.LlamaFileType.MOSTLY_Q6_K,
-    "q5_k_m": gguf.LlamaFileType.MOSTLY_Q5_K_M,
-    "q5_0": gguf.LlamaFileType.MOSTLY_Q5_0,
-    "q4_k_m": gguf.LlamaFileType.MOSTLY_Q4_K_M,
-    "q4_0": gguf.LlamaFileType.MOSTLY_Q4_0,
-}
 
 
 @dataclass(frozen=True)
@@ -70,31 +58,46 @@ def gguf_vocabulary(vocabulary: BpeVocabulary) -> GgufVocabulary:
     )
 
 
-def convert(checkpoint: Checkpoint, path: Path, kind: str) -> None:
-    """The LLM of a checkpoint as a GGUF of any of QUANTIZATIONS. Raises FileExistsError and as `write_llm` does."""
-    if path.exists():
-        raise FileExistsError(f"{path} exists already: choose another name, or remove it first")
-    if kind in PRECISIONS:
-        write_llm(checkpoint, path, precision=kind)
+def convert(checkpoint: Checkpoint, path: Path, precision: str) -> None:
+    """Write the LLM of a checkpoint as a GGUF.
+
+    Args:
+        checkpoint: with an LLM of a known family.
+        path: the file to write; it must not exist.
+        precision: one of LLM_PRECISIONS.
+
+    Raises:
+        FileExistsError: `path` exists already.
+        CheckpointError: llama.cpp would not compute what transformers does.
+        OSError: the disk is too small.
+    """
+    if precision in PRECISIONS:
+        write_llm(checkpoint, path, precision=precision)
         return
-    half = path.with_name(f".{path.name}.f16")
-    try:
-        write_llm(checkpoint, half, precision="f16")
-        quantize(half, path, kind)
-    finally:
-        half.unlink(missing_ok=True)
+    with new_file(path) as partial:
+        fp16 = path.with_name(f".{path.name}.f16")
+        try:
+            write_llm(checkpoint, fp16, precision="f16")
+            quantize(fp16, partial, precision)
+        finally:
+            fp16.unlink(missing_ok=True)
 
 
-def quantize(source: Path, target: Path, kind: str, *, threads: int = 0) -> None:
-    """Re-encode a GGUF's weights by llama.cpp. Raises ValueError for an unknown kind, RuntimeError if it fails."""
+def quantize(source: Path, target: Path, precision: str, *, threads: int = 0) -> None:
+    """Re-encode a GGUF's weights by llama.cpp, in this process.
+
+    Raises:
+        ValueError: the precision is unknown.
+        RuntimeError: llama.cpp failed.
+    """
     import llama_cpp
 
-    if kind not in QUANTIZATIONS:
-        raise ValueError(f"quantization {kind!r}; expected one of {', '.join(QUANTIZATIONS)}")
+    if precision not in LLM_PRECISIONS:
+        raise ValueError(f"quantization {precision!r}; expected one of {', '.join(LLM_PRECISIONS)}")
     silence_log(llama_cpp)
     params = llama_cpp.llama_model_quantize_default_params()
-    params.ftype = int(QUANTIZATIONS[kind])
+    params.ftype = file_type(precision)
     params.nthread = threads
     status = llama_cpp.llama_model_quantize(str(source).encode(), str(target).encode(), ctypes.byref(params))
     if status != 0 or not target.exists():
-        raise RuntimeError(f"llama.cpp could not quantize {source} to {kind} (status {status})")
+        raise RuntimeError(f"llama.cpp could not quantize {source} to {precision} (status {status})")

@@ -11,8 +11,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-#: Smaller tensors (biases, norms, constants) stay float32: they save nothing and matter most.
-MIN_ELEMENTS = 2048
+from faceinsight_models.storage import MIN_ELEMENTS
 
 
 def store_fp16(path: Path) -> None:

@@ -34,13 +34,13 @@ class AccuracyError(RuntimeError):
 class Dense:
     """A linear layer: weight (inputs,outputs), bias (outputs,) or None, both float32.
 
-    peak: largest magnitude of each input (inputs,) on the calibration images, where there were any.
+    act_absmax: largest magnitude of each input (inputs,) on the calibration images, where there were any.
     """
 
     name: str
     weight: NDArray[np.float32]
     bias: NDArray[np.float32] | None
-    peak: NDArray[np.float32] | None = None
+    act_absmax: NDArray[np.float32] | None = None
 
 
 #: Writes a linear layer on the value of a name: (graph, input, layer) -> output.
@@ -53,19 +53,19 @@ def smooth(layers: Sequence[Dense]) -> tuple[NDArray[np.float32], list[Dense]]:
     Equal in exact arithmetic, but large inputs, of which CLIP has some, no longer take the 8 bits from the rest.
     Each input's range is balanced against its weights': SmoothQuant (Xiao et al. 2022, eq. 4) with alpha 0.5.
     """
-    peak = layers[0].peak
-    if peak is None:
+    act_absmax = layers[0].act_absmax
+    if act_absmax is None:
         raise ValueError(f"{layers[0].name}: no calibration was made")
     heaviest = np.max([np.abs(layer.weight).max(1) for layer in layers], axis=0)
-    usable = (peak > 0) & (heaviest > 0)
-    factors = np.sqrt(np.where(usable, peak, 1) / np.where(usable, heaviest, 1)).astype(np.float32)
-    return factors, [replace(d, weight=d.weight * factors[:, None], peak=peak / factors) for d in layers]
+    usable = (act_absmax > 0) & (heaviest > 0)
+    factors = np.sqrt(np.where(usable, act_absmax, 1) / np.where(usable, heaviest, 1)).astype(np.float32)
+    return factors, [replace(d, weight=d.weight * factors[:, None], act_absmax=act_absmax / factors) for d in layers]
 
 
 def quantize_weight(weight: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
     """(inputs,outputs) -> int8 values and scales (outputs,): weight is about values * scales."""
-    peak = np.abs(weight).max(0)
-    scale = (np.where(peak > 0, peak, 1) / LEVELS).astype(np.float32)
+    act_absmax = np.abs(weight).max(0)
+    scale = (np.where(act_absmax > 0, act_absmax, 1) / LEVELS).astype(np.float32)
     return np.clip(np.rint(weight / scale), -LEVELS, LEVELS).astype(np.int8), scale
 
 
@@ -86,10 +86,10 @@ def dynamic_dense(graph: OnnxWriter, x: str, layer: Dense) -> str:
 
 def static_dense(graph: OnnxWriter, x: str, layer: Dense) -> str:
     """Q/DQ pairs around a matrix product. Raises ValueError if the layer was not calibrated."""
-    if layer.peak is None:
+    if layer.act_absmax is None:
         raise ValueError(f"{layer.name}: no calibration was made")
     values, scale = quantize_weight(layer.weight)
-    x_scale = graph.constant(np.float32(layer.peak.max() / LEVELS or 1).reshape(()))
+    x_scale = graph.constant(np.float32(layer.act_absmax.max() / LEVELS or 1).reshape(()))
     zero, zeros = (
         graph.constant(np.zeros((), np.int8)),
         graph.weight(f"{layer.name}.weight.zero", np.zeros(len(scale), np.int8)),
@@ -101,11 +101,11 @@ def static_dense(graph: OnnxWriter, x: str, layer: Dense) -> str:
     return add_bias(graph, graph.add("MatMul", rough, weight, name=f"{layer.name}.product"), layer, np.float32)
 
 
-def add_bias(graph: OnnxWriter, product: str, layer: Dense, kind: Any) -> str:
-    """The layer's output, of float type `kind`, from its matrix product."""
+def add_bias(graph: OnnxWriter, product: str, layer: Dense, dtype: Any) -> str:
+    """The layer's output, of float type `dtype`, from its matrix product."""
     if layer.bias is None:
         return graph.add("Identity", product, name=layer.name)
-    bias = graph.weight(f"{layer.name}.bias", layer.bias.astype(kind))
+    bias = graph.weight(f"{layer.name}.bias", layer.bias.astype(dtype))
     return graph.add("Add", product, bias, name=layer.name)
 
 
@@ -127,19 +127,19 @@ def agreement(reference: NDArray[np.float32], found: NDArray[np.float32]) -> Agr
 
 
 def gate(
-    path: Path, pixels: NDArray[np.float32], reference: NDArray[np.float32], floor: float, *, batch: int = 1
+    path: Path, pixels: NDArray[np.float32], reference: NDArray[np.float32], min_cosine: float, *, batch: int = 1
 ) -> Agreement:
     """Run the model on each image alone, as the runtime does: dynamic scales depend on what is in the batch.
 
     batch: how many copies of an image a graph of fixed batch must be given.
-    Raises AccuracyError, with the figures, where the mean cosine to `reference` (B,N,width) is below `floor`.
+    Raises AccuracyError, with the figures, where the mean cosine to `reference` (B,N,width) is below `min_cosine`.
     """
     session = Device("cpu", False, cores()).session(path)
     found = np.concatenate([session.run(None, {"pixels": np.repeat(image[None], batch, 0)})[0][:1] for image in pixels])
     result = agreement(reference, found)
-    if not result.mean >= floor:
+    if not result.mean >= min_cosine:
         raise AccuracyError(
             f"{path.name}: its tokens have a mean cosine of {result.mean:.5f} to float32's (worst {result.worst:.5f}), "
-            f"expected at least {floor}: choose fp16, or calibrate with more and more typical images"
+            f"expected at least {min_cosine}: choose fp16, or calibrate with more and more typical images"
         )
     return result

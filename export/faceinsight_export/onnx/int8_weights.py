@@ -13,7 +13,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from .fp16_weights import MIN_ELEMENTS
+from faceinsight_models.storage import MIN_ELEMENTS
 
 #: Operators whose second input has its output channels last; those of all others are first.
 _LAST = ("MatMul",)

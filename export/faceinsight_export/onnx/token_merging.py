@@ -39,14 +39,14 @@ class TokenReduction:
     def __post_init__(self) -> None:
         if self.method not in METHODS:
             raise ValueError(f"method {self.method!r}; expected one of {', '.join(METHODS)}")
-        if self.tokens not in choices(self.side):
+        if self.tokens not in token_counts(self.side):
             raise ValueError(
-                f"{self.tokens} tokens; expected one of {', '.join(map(str, choices(self.side)))} "
+                f"{self.tokens} tokens; expected one of {', '.join(map(str, token_counts(self.side)))} "
                 f"of a grid of {self.side}x{self.side}"
             )
 
 
-def choices(side: int) -> list[int]:
+def token_counts(side: int) -> list[int]:
     """Numbers of tokens that halving a square grid leads to, largest first."""
     out = [side * side]
     while side % 2 == 0:
@@ -55,15 +55,15 @@ def choices(side: int) -> list[int]:
     return out
 
 
-def reduce(features: NDArray[np.float32], budget: TokenReduction) -> NDArray[np.float32]:
+def reduce(features: NDArray[np.float32], reduction: TokenReduction) -> NDArray[np.float32]:
     """(B,side*side,C) float32 -> (B,tokens,C), in numpy: what the graph computes."""
-    if budget.method == "pool":
-        return _pooling(budget) @ features
-    if budget.method == "random":
-        return features[:, _chosen(budget)]
+    if reduction.method == "pool":
+        return _pooling(reduction) @ features
+    if reduction.method == "random":
+        return features[:, _chosen(reduction)]
     mean = features.mean(1, keepdims=True)
     sums, counts = features, np.ones((1, features.shape[1], 1), np.float32)
-    for stay, leave in _steps(budget):
+    for stay, leave in _steps(reduction):
         centered = sums - counts * mean
         ours = centered[:, stay]
         ours = ours / (np.linalg.norm(ours, axis=2, keepdims=True) + TINY)
@@ -74,20 +74,20 @@ def reduce(features: NDArray[np.float32], budget: TokenReduction) -> NDArray[np.
     return sums / counts
 
 
-def write_reduction(graph: OnnxWriter, x: str, budget: TokenReduction, *, half: bool) -> str:
-    """Nodes for `reduce` on the value named x, (B,side*side,C), of float16 if `half`."""
-    kind = np.float16 if half else np.float32
-    if budget.method == "pool":
-        return graph.add("MatMul", graph.constant(_pooling(budget).astype(kind)), x, name="budget")
-    if budget.method == "random":
-        return _gather(graph, x, _chosen(budget), "budget")
+def write_reduction(graph: OnnxWriter, x: str, reduction: TokenReduction, *, fp16: bool) -> str:
+    """Nodes for `reduce` on the value named x, (B,side*side,C), of float16 if `fp16`."""
+    dtype = np.float16 if fp16 else np.float32
+    if reduction.method == "pool":
+        return graph.add("MatMul", graph.constant(_pooling(reduction).astype(dtype)), x, name="budget")
+    if reduction.method == "random":
+        return _gather(graph, x, _chosen(reduction), "budget")
     # Norms of large features do not fit in half precision.
-    sums = graph.add("Cast", x, name="budget.float", attributes={"to": FLOAT}) if half else x
+    sums = graph.add("Cast", x, name="budget.float", attributes={"to": FLOAT}) if fp16 else x
     mean = graph.add("ReduceMean", sums, graph.constant(np.array([1])), name="budget.mean")
-    counts = graph.constant(np.ones((1, budget.side**2, 1), np.float32))
-    for number, (stay, leave) in enumerate(_steps(budget)):
+    counts = graph.constant(np.ones((1, reduction.side**2, 1), np.float32))
+    for number, (stay, leave) in enumerate(_steps(reduction)):
         sums, counts = _write_step(graph, sums, counts, mean, stay, leave, f"budget.{number}")
-    if not half:
+    if not fp16:
         return graph.add("Div", sums, counts, name="budget")
     means = graph.add("Div", sums, counts, name="budget.means")
     return graph.add("Cast", means, name="budget", attributes={"to": HALF})
@@ -120,10 +120,10 @@ def _gather(graph: OnnxWriter, x: str, indices: NDArray[np.int64], name: str) ->
     return graph.add("Gather", x, graph.constant(indices), name=name, attributes={"axis": 1})
 
 
-def _steps(budget: TokenReduction) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+def _steps(reduction: TokenReduction) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
     """For each halving, the places among the tokens there are: of those that stay, and of those that leave."""
-    row, column = np.divmod(np.arange(budget.side**2), budget.side)
-    while len(row) > budget.tokens:
+    row, column = np.divmod(np.arange(reduction.side**2), reduction.side)
+    while len(row) > reduction.tokens:
         # A square grid keeps its chessboard; a chessboard keeps its even rows, a square grid of half the side.
         square = bool(((row + column) % 2).any())
         stays = (row + column) % 2 == 0 if square else row % 2 == 0
@@ -133,18 +133,18 @@ def _steps(budget: TokenReduction) -> Iterator[tuple[NDArray[np.int64], NDArray[
             row, column = row // 2, column // 2
 
 
-def _pooling(budget: TokenReduction) -> NDArray[np.float32]:
+def _pooling(reduction: TokenReduction) -> NDArray[np.float32]:
     """(tokens,side*side): means over blocks of the grid; an odd number of halvings has them twice as wide as high."""
-    area = budget.side**2 // budget.tokens
+    area = reduction.side**2 // reduction.tokens
     high = 2 ** ((area.bit_length() - 1) // 2)
     wide = area // high
-    row, column = np.divmod(np.arange(budget.side**2), budget.side)
-    block = row // high * (budget.side // wide) + column // wide
-    pooling: Any = (np.arange(budget.tokens)[:, None] == block) / area
+    row, column = np.divmod(np.arange(reduction.side**2), reduction.side)
+    block = row // high * (reduction.side // wide) + column // wide
+    pooling: Any = (np.arange(reduction.tokens)[:, None] == block) / area
     return pooling.astype(np.float32)  # type: ignore[no-any-return]
 
 
-def _chosen(budget: TokenReduction) -> NDArray[np.int64]:
+def _chosen(reduction: TokenReduction) -> NDArray[np.int64]:
     """Places of a random choice of tokens, in their order."""
-    chosen = np.random.default_rng(budget.seed).permutation(budget.side**2)[: budget.tokens]
+    chosen = np.random.default_rng(reduction.seed).permutation(reduction.side**2)[: reduction.tokens]
     return np.sort(chosen)

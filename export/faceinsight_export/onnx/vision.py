@@ -1,8 +1,8 @@
-"""LLaVA-1.5's eyes: a CLIP vision tower and its projector, from a checkpoint's tensors to one ONNX file.
+"""CLIP vision tower and projector of a LLaVA-1.5, from a checkpoint's tensors to one ONNX file.
 
 The graph is written layer by layer as the tensors are read, in the shapes that ONNX Runtime's and TensorRT's fusions
 know: LayerNormalization as one node (decomposed, it overflows in half precision), attention as MatMul, Mul, Softmax,
-MatMul. What it must compute is said a second time, in torch, by vision_tower.VisionReference.
+MatMul. What it must compute is written a second time, in torch, in vision_reference.py.
 """
 
 from __future__ import annotations
@@ -14,14 +14,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from ..precisions import VISION_PRECISIONS
 from .int8 import Dense, DenseWriter, add_bias, dynamic_dense, gate, smooth, static_dense
 from .token_merging import TokenReduction, write_reduction
 from .vision_reference import PROJECTOR, TOWER, Tensors, VisionReference, VisionShape
 from .writer import FLOAT, HALF, OnnxWriter, onnx_file
-
-#: Lowest mean cosine to float32 of each reduced precision. int8 is dynamic, int8-static Q/DQ: see int8.py.
-FLOORS = {"fp16": 0.9999, "int8": 0.999, "int8-static": 0.999}
-PRECISIONS = ("fp32", *FLOORS)
 
 
 def write_vision(
@@ -33,39 +30,58 @@ def write_vision(
     method: str = "merge",
     batch: int | None = None,
     images: NDArray[np.float32] | None = None,
-    floor: float | None = None,
+    min_cosine: float | None = None,
 ) -> VisionReference:
-    """Write pixels (B,3,size,size) -> image_tokens (B,N,width), float32 both, and return what it must compute.
+    """Write pixels (B,3,size,size) -> image_tokens (B,N,width), float32 both.
 
-    tokens, method: a smaller number of tokens, and how it is reached (token_budget.py).
-    batch: a fixed B; without it, any.
-    images: pixels (n,3,size,size) that reduced precisions are judged on; 8 bits take every other one, from the first,
-        to calibrate, and are judged on the others.
-    floor: lowest mean cosine to float32 that is accepted; without it, FLOORS.
-    Raises FileExistsError, ValueError for what cannot be written, AccuracyError; then no file is left.
+    Args:
+        source: the checkpoint's tensors.
+        path: the ONNX file; it must not exist.
+        precision: one of VISION_PRECISIONS.
+        tokens: a smaller number of image tokens (token_merging.py); None: all.
+        method: how a smaller number is reached.
+        batch: a fixed B; None: any.
+        images: pixels (n,3,size,size) on which a reduced precision is judged. 8 bits take every other one, from the
+            first, to calibrate, and are judged on the others.
+        min_cosine: lowest mean cosine to float32 that is accepted; None: that of the precision.
+
+    Returns:
+        What the graph must compute, in torch.
+
+    Raises:
+        FileExistsError: `path` exists already.
+        ValueError: the encoder cannot be written so.
+        AccuracyError: a reduced precision is too far from float32; then no file is left.
     """
-    if precision not in PRECISIONS:
-        raise ValueError(f"precision {precision!r}; expected one of {', '.join(PRECISIONS)}")
-    eight = precision.startswith("int8")
-    if precision != "fp32" and (images is None or len(images) < 1 + eight):
-        raise ValueError(f"{precision} is judged on images, and 8 bits calibrated on others: give at least {1 + eight}")
+    if precision not in VISION_PRECISIONS:
+        raise ValueError(f"precision {precision!r}; expected one of {', '.join(VISION_PRECISIONS)}")
+    limits = VISION_PRECISIONS[precision]
+    if precision != "fp32" and (images is None or len(images) < 1 + limits.calibrated):
+        raise ValueError(
+            f"{precision} is judged on images, and 8 bits calibrated on others: give at least {1 + limits.calibrated}"
+        )
     shape = VisionShape.read(source.config)
     if tokens is not None and not shape.drop_class:
         raise ValueError("a smaller number of tokens needs a grid; this checkpoint keeps the class token")
-    reference = VisionReference(source, shape, None if tokens is None else TokenReduction(shape.side, tokens, method))
-    peaks = reference.peaks(torch.from_numpy(images[::2])) if eight and images is not None else None
+    reduction = None if tokens is None else TokenReduction(shape.side, tokens, method)
+    reference = VisionReference(source, shape, reduction)
+    act_absmax = None
+    if limits.calibrated and images is not None:
+        act_absmax = reference.act_absmax(torch.from_numpy(images[::2]))
     with onnx_file(path, "vision") as graph:
-        _Writer(graph, reference, precision, peaks).write("batch" if batch is None else batch)
+        _Writer(graph, reference, precision, act_absmax).write("batch" if batch is None else batch)
     if images is not None and precision != "fp32":
-        _judge(path, reference, images[1::2] if eight else images, FLOORS[precision] if floor is None else floor, batch)
+        held_out = images[1::2] if limits.calibrated else images
+        _check_accuracy(path, reference, held_out, limits.min_cosine if min_cosine is None else min_cosine, batch)
     return reference
 
 
-def _judge(
-    path: Path, reference: VisionReference, images: NDArray[np.float32], floor: float, batch: int | None
+def _check_accuracy(
+    path: Path, reference: VisionReference, images: NDArray[np.float32], min_cosine: float, batch: int | None
 ) -> None:
+    """Remove the file, and raise AccuracyError, where its tokens are too far from float32's."""
     try:
-        gate(path, images, reference(torch.from_numpy(images)).numpy(), floor, batch=batch or 1)
+        gate(path, images, reference(torch.from_numpy(images)).numpy(), min_cosine, batch=batch or 1)
     except BaseException:
         path.unlink()
         raise
@@ -79,15 +95,15 @@ class _Writer:
         graph: OnnxWriter,
         reference: VisionReference,
         precision: str,
-        peaks: Mapping[str, NDArray[np.float32]] | None,
+        act_absmax: Mapping[str, NDArray[np.float32]] | None,
     ) -> None:
         self._graph = graph
         self._source = reference.source
         self._shape = reference.shape
-        self._budget = reference.budget
-        self._half = precision == "fp16"
-        self._kind = np.float16 if self._half else np.float32
-        self._peaks = peaks
+        self._reduction = reference.reduction
+        self._fp16 = precision == "fp16"
+        self._dtype = np.float16 if self._fp16 else np.float32
+        self._act_absmax = act_absmax
         writers: dict[str, DenseWriter] = {"int8": dynamic_dense, "int8-static": static_dense}
         self._write_dense: DenseWriter = writers.get(precision, self._float_dense)
 
@@ -95,16 +111,20 @@ class _Writer:
         """The whole graph."""
         graph, shape = self._graph, self._shape
         x = graph.input("pixels", FLOAT, [batch, 3, shape.size, shape.size])
-        if self._half:
+        if self._fp16:
             x = graph.add("Cast", x, name="pixels.half", attributes={"to": HALF})
         states = {0: self._embed(x)}
         for number in range(max(shape.feature_layers)):
             states[number + 1] = self._layer(states[number], f"layers.{number}")
-        tapped = [self._drop_class(states[n], f"features.{n}") for n in shape.feature_layers]
-        x = tapped[0] if len(tapped) == 1 else graph.add("Concat", *tapped, name="features", attributes={"axis": 2})
-        if self._budget is not None:
-            x = write_reduction(graph, x, self._budget, half=self._half)
-        count = self._budget.tokens if self._budget else shape.side**2 + (not shape.drop_class)
+        selected = [self._drop_class(states[n], f"features.{n}") for n in shape.feature_layers]
+        x = (
+            selected[0]
+            if len(selected) == 1
+            else graph.add("Concat", *selected, name="features", attributes={"axis": 2})
+        )
+        if self._reduction is not None:
+            x = write_reduction(graph, x, self._reduction, fp16=self._fp16)
+        count = self._reduction.tokens if self._reduction else shape.side**2 + (not shape.drop_class)
         first, second = (self._dense(f"{PROJECTOR}.{n}", bias=shape.projector_bias) for n in ("linear_1", "linear_2"))
         x = self._activate(self._write_dense(graph, x, first), shape.projector_activation)
         x = self._write_dense(graph, x, second)
@@ -162,7 +182,7 @@ class _Writer:
         """Linear layers behind a norm; 8 bits move scale from its output into their weights."""
         layers = [self._dense(name) for name in linears]
         factors = np.ones(self._shape.width, np.float32)
-        if self._peaks is not None:
+        if self._act_absmax is not None:
             factors, layers = smooth(layers)
         y = self._norm(x, norm, norm, factors)
         return [self._write_dense(self._graph, y, layer) for layer in layers]
@@ -192,20 +212,20 @@ class _Writer:
 
     def _dense(self, name: str, *, bias: bool = True) -> Dense:
         weight = np.ascontiguousarray(self._tensor(f"{name}.weight").T)
-        peak = None if self._peaks is None else self._peaks[name]
-        return Dense(name, weight, self._tensor(f"{name}.bias") if bias else None, peak)
+        act_absmax = None if self._act_absmax is None else self._act_absmax[name]
+        return Dense(name, weight, self._tensor(f"{name}.bias") if bias else None, act_absmax)
 
     def _float_dense(self, graph: OnnxWriter, x: str, layer: Dense) -> str:
         weight = self._weight(f"{layer.name}.weight", layer.weight)
-        return add_bias(graph, graph.add("MatMul", x, weight, name=f"{layer.name}.product"), layer, self._kind)
+        return add_bias(graph, graph.add("MatMul", x, weight, name=f"{layer.name}.product"), layer, self._dtype)
 
     def _weight(self, name: str, value: NDArray[np.float32]) -> str:
         with np.errstate(over="ignore"):  # the file refuses what is not finite, by name
-            value = value.astype(self._kind)
+            value = value.astype(self._dtype)
         return self._graph.weight(name, value)
 
     def _number(self, value: float) -> str:
-        return self._graph.constant(np.array(value, self._kind))
+        return self._graph.constant(np.array(value, self._dtype))
 
     def _tensor(self, name: str) -> NDArray[np.float32]:
         return np.asarray(self._source.get(name), np.float32)

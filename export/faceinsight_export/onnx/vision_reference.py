@@ -1,4 +1,6 @@
-"""LLaVA-1.5's eyes in torch: what the exported graph must compute, with one layer's weights in memory at a time.
+"""CLIP vision tower and projector of a LLaVA-1.5 in torch: what the exported graph must compute.
+
+One layer's weights are in memory at a time.
 
 Sources: transformers' CLIPVisionModel and LlavaModel.get_image_features, which tests/test_vision.py compares with.
 """
@@ -99,10 +101,10 @@ class VisionShape:
 class VisionReference:
     """pixels (B,3,size,size) -> image tokens (B,N,width), in torch and float32, one layer of weights at a time."""
 
-    def __init__(self, source: Tensors, shape: VisionShape, budget: TokenReduction | None) -> None:
+    def __init__(self, source: Tensors, shape: VisionShape, reduction: TokenReduction | None) -> None:
         self.source = source
         self.shape = shape
-        self.budget = budget
+        self.reduction = reduction
 
     def __call__(self, pixels: torch.Tensor, *, observe: Observer = _ignore) -> torch.Tensor:
         """The tokens."""
@@ -115,8 +117,8 @@ class VisionReference:
             return self._features(pixels, observe)
 
     def _project(self, x: torch.Tensor, observe: Observer) -> torch.Tensor:
-        if self.budget is not None:
-            x = torch.from_numpy(reduce(x.numpy(), self.budget))
+        if self.reduction is not None:
+            x = torch.from_numpy(reduce(x.numpy(), self.reduction))
         for linear in ("linear_1", "linear_2"):
             name = f"{PROJECTOR}.{linear}"
             observe(name, x)
@@ -137,7 +139,7 @@ class VisionReference:
                 states[number + 1] = x
         return torch.cat([states[n][:, int(self.shape.drop_class) :] for n in self.shape.feature_layers], 2)
 
-    def peaks(self, pixels: torch.Tensor) -> dict[str, NDArray[np.float32]]:
+    def act_absmax(self, pixels: torch.Tensor) -> dict[str, NDArray[np.float32]]:
         """For each linear layer, the largest magnitude of each of its inputs on these images."""
         found: dict[str, NDArray[np.float32]] = {}
         self(pixels, observe=lambda name, x: found.update({name: x.abs().flatten(0, 1).amax(0).numpy()}))

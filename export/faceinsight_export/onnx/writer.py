@@ -17,29 +17,28 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
+from faceinsight_models.storage import IR_VERSION, OPSET
+
+from ..atomic import new_file
+
 #: protobuf reads no message beyond this many bytes.
 MAX_BYTES = 2**31 - 1
 #: Elements of a weight whose value is looked at when shapes are inferred.
 SMALL = 16
-#: IR version 8 belongs to opset 18: what older runtimes read.
-OPSET, IR_VERSION = 18, 8
-
 FLOAT, HALF = TensorProto.FLOAT, TensorProto.FLOAT16
 
 
 @contextmanager
 def onnx_file(path: Path, name: str) -> Iterator[OnnxWriter]:
-    """A new ONNX file: whole on leaving the context, removed on an error. Raises FileExistsError if it is there."""
-    if path.exists():
-        raise FileExistsError(f"{path} exists already: choose another place, or remove it first")
-    try:
-        with path.open("wb") as file:
-            graph = OnnxWriter(file, name)
-            yield graph
-            graph.finish()
-    except BaseException:
-        path.unlink(missing_ok=True)
-        raise
+    """Yield a writer of a new ONNX file, which is there when the context is left without an error.
+
+    Raises:
+        FileExistsError: `path` exists already.
+    """
+    with new_file(path) as partial, partial.open("wb") as file:
+        graph = OnnxWriter(file, name)
+        yield graph
+        graph.finish()
 
 
 class OnnxWriter:
@@ -53,14 +52,14 @@ class OnnxWriter:
         self._small: list[onnx.TensorProto] = []
         self._constants: dict[tuple[str, tuple[int, ...], bytes], str] = {}
 
-    def input(self, name: str, kind: int, shape: Sequence[int | str]) -> str:
+    def input(self, name: str, elem_type: int, shape: Sequence[int | str]) -> str:
         """An input of the graph; a dimension may be a name."""
-        self._graph.input.append(helper.make_tensor_value_info(name, kind, shape))
+        self._graph.input.append(helper.make_tensor_value_info(name, elem_type, shape))
         return name
 
-    def output(self, name: str, kind: int, shape: Sequence[int | str]) -> None:
+    def output(self, name: str, elem_type: int, shape: Sequence[int | str]) -> None:
         """An output of the graph: the node of that name."""
-        self._graph.output.append(helper.make_tensor_value_info(name, kind, shape))
+        self._graph.output.append(helper.make_tensor_value_info(name, elem_type, shape))
 
     def add(
         self,

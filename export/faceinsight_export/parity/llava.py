@@ -24,11 +24,10 @@ from faceinsight.perception.clip_pixels import to_pixels
 from ..attach import Attached, ReferenceTokens, attached_stages
 from ..onnx.token_merging import TokenReduction, reduce
 from ..onnx.writer import FLOAT, HALF
+from ..precisions import LLM_PRECISIONS, VISION_PRECISIONS
 from .reference import Reference, logits
-from .stages import LLM_TOLERANCES, LlmProbe, ParityError, Stage, compare
+from .stages import LlmProbe, ParityError, Stage, compare
 
-#: Largest relative error of the image tokens, by the vision encoder's precision; root mean square for the reduced ones.
-VISION_TOLERANCES = {"fp32": 1e-4, "fp16": 0.02, "int8": 0.08, "int8-static": 0.08}
 QUESTION = "Is the person in the picture smiling, or not?"
 #: What people type, whose tokens are compared too.
 TYPED = (
@@ -74,21 +73,21 @@ def verify_llava(
     precisions: the vision encoder's and the LLM's. attached: what FaceInsight's own tokens were made of, if it has any.
     Raises ParityError with the whole table if a stage is beyond its tolerance.
     """
-    shown = list(images or pictures())
+    photos = list(images or pictures())
     device = Device("cpu", False, cores())
     progress("verify: pixels")
-    pixels = reference.pixels(shown)
-    stages = [compare("pixels", pixels, to_pixels(shown, vision), 1e-6)]
+    pixels = reference.pixels(photos)
+    stages = [compare("pixels", pixels, to_pixels(photos, vision), 1e-6)]
     progress("verify: vision")
-    features, tokens = reference.see(pixels[:2], lambda x: _reduced(x, vision.image_tokens, method))
+    features, tokens = reference.encode_image(pixels[:2], lambda x: _reduced(x, vision.image_tokens, method))
     stages += _vision_stages(folder / vision.file, pixels[:2], features, tokens, precisions[0], device)
-    spoken = None
+    adapter_tokens = None
     if attached:
         progress("verify: region and knowledge tokens")
-        own, spoken = attached_stages(attached, folder, device)
-        stages += own
+        adapter_stages, adapter_tokens = attached_stages(attached, folder, device)
+        stages += adapter_stages
     progress(f"verify: llm ({precisions[1]})")
-    stages += _llm_stages(reference, folder / llm.file, llm, tokens[0], precisions[1], device, spoken)
+    stages += _llm_stages(reference, folder / llm.file, llm, tokens[0], precisions[1], device, adapter_tokens)
     if not all(s.passed for s in stages):
         raise ParityError("parity failed:\n" + "\n".join(map(str, stages)))
     return stages
@@ -108,28 +107,28 @@ def _vision_stages(
     precision: str,
     device: Device,
 ) -> list[Stage]:
-    tolerance, mean = VISION_TOLERANCES[precision], precision != "fp32"
-    opened = path.with_suffix(".features.onnx")
+    tolerance, rms = VISION_PRECISIONS[precision].tolerance, precision != "fp32"
+    with_features = path.with_suffix(".features.onnx")
     try:
         # What a protobuf message lacks can be added at its end: the features become an output of a copy.
-        shutil.copyfile(path, opened)
+        shutil.copyfile(path, with_features)
         name = _features_of(path)
         info = onnx.helper.make_tensor_value_info(name, HALF if precision == "fp16" else FLOAT, None)
-        with open(opened, "ab") as f:
+        with open(with_features, "ab") as f:
             f.write(onnx.ModelProto(graph=onnx.GraphProto(output=[info])).SerializeToString())
-        session = device.session(opened)
+        session = device.session(with_features)
         parts = [session.run([name, "image_tokens"], {"pixels": p[None]}) for p in pixels]
     finally:
-        opened.unlink(missing_ok=True)
-    seen, said = (np.concatenate(x).astype(np.float32) for x in zip(*parts, strict=True))
+        with_features.unlink(missing_ok=True)
+    found_features, found_tokens = (np.concatenate(x).astype(np.float32) for x in zip(*parts, strict=True))
     return [
-        compare("vision features", features, seen, tolerance, mean=mean),
-        compare("image tokens", tokens, said, tolerance, mean=mean),
+        compare("vision features", features, found_features, tolerance, rms=rms),
+        compare("image tokens", tokens, found_tokens, tolerance, rms=rms),
     ]
 
 
 def _features_of(path: Path) -> str:
-    """Name of the value that goes into token budget or projector."""
+    """Name of the value that enters the token reduction or the projector."""
     names = [str(o) for n in onnx.load(path).graph.node for o in n.output]
     return "features" if "features" in names else next(n for n in names if n.startswith("features."))
 
@@ -141,34 +140,37 @@ def _llm_stages(
     image_tokens: NDArray[np.float32],
     precision: str,
     device: Device,
-    spoken: ReferenceTokens | None,
+    adapter_tokens: ReferenceTokens | None,
 ) -> list[Stage]:
     """Of a face's image tokens, and of its region tokens and findings where there are any, laid out as in use."""
     prompt = spec.prompt
     llm = load_llm(path, device, n_embd=spec.width, n_ctx=spec.context, parameters=EXACT)
-    with LlmProbe(llm, spec) as language:
-        before = language.tokenizer.encode(prompt.before_face, special=True, at_start=True)
-        asked = [
-            *language.tokenizer.encode(prompt.after_face, special=True, at_start=True),
-            *language.tokenizer.encode(QUESTION),
+    with LlmProbe(llm, spec) as probe:
+        before = probe.tokenizer.encode(prompt.before_face, special=True, at_start=True)
+        question = [
+            *probe.tokenizer.encode(prompt.after_face, special=True, at_start=True),
+            *probe.tokenizer.encode(QUESTION),
         ]
-        ready = language.tokenizer.encode(prompt.before_answer, special=True)
-        parts, after = [reference.embed(before), image_tokens], [*asked, *ready]
-        if spoken:
-            parts, after = [*parts, spoken.regions, reference.embed(asked), spoken.knowledge], ready
-        rows = np.concatenate(parts).astype(np.float32)
-        answer = language.greedy(after, ANSWER, rows)
-        found = language.logits([*after, *answer], rows)
-        typed = [language.tokenizer.encode(text, at_start=True) for text in TYPED]
-    tolerance = LLM_TOLERANCES[precision]
-    expected = logits(reference.model, [*after, *answer], rows)
+        before_answer = probe.tokenizer.encode(prompt.before_answer, special=True)
+        parts, after = [reference.embed(before), image_tokens], [*question, *before_answer]
+        if adapter_tokens:
+            parts, after = (
+                [*parts, adapter_tokens.regions, reference.embed(question), adapter_tokens.knowledge],
+                before_answer,
+            )
+        embeddings = np.concatenate(parts).astype(np.float32)
+        answer = probe.greedy(after, ANSWER, embeddings)
+        found = probe.logits([*after, *answer], embeddings)
+        typed = [probe.tokenizer.encode(text, at_start=True) for text in TYPED]
+    tolerance = LLM_PRECISIONS[precision].tolerance
+    expected = logits(reference.model, [*after, *answer], embeddings)
     at = range(len(after) - 1, len(after) - 1 + len(answer))
     # Where two words are as good as equally likely, rounding may choose between them.
     slack = tolerance * np.abs(expected).max()
     other = [bool(expected[p].max() - expected[p, t] > slack) for p, t in zip(at, answer, strict=True)]
     return [
-        _token_stage(reference, [before, [*asked, *ready], *typed], prompt),
-        compare("llm logits", expected, found, tolerance, mean=precision not in ("f32", "f16")),
+        _token_stage(reference, [before, [*question, *before_answer], *typed], prompt),
+        compare("llm logits", expected, found, tolerance, rms=LLM_PRECISIONS[precision].quantized),
         Stage("greedy text", 1 - float(np.mean(other)), float(np.mean(other)), 0.0),
     ]
 

@@ -1,8 +1,8 @@
 """The reference that a bundle is compared with: transformers' own model of the folder, in float32.
 
-It shares no reading with the exporter: transformers finds, names, ties and types the weights and reads the
-configuration (faceinsight_models.llava.hf_folder), and its own forward passes run. Weights stay in their files, mapped
-and in their own type; one layer at a time is widened, so a 7B model runs in about 1 GB beside its activations.
+It shares no reading with the exporter: transformers finds, names, ties and types the weights, reads the configuration
+(faceinsight_models.llava.hf_folder), and runs its own forward passes. Weights stay in their files, mapped and in their
+own type; one layer at a time is widened, so a 7B model runs in about 1 GB beside its activations.
 """
 
 from __future__ import annotations
@@ -25,9 +25,15 @@ from ..checkpoint.lora import LoraAdapter
 
 @dataclass(frozen=True)
 class Reference:
-    """model: LlavaForConditionalGeneration, streamed. tokenizer, processor: of the folder; no processor: CLIP's.
+    """transformers' model of a checkpoint. Open it with `Reference.open`.
 
-    Open it with `Reference.open`: what transformers does not read is known then, before anything is converted.
+    What transformers does not read is known then, before anything is converted.
+
+    Attributes:
+        folder: the checkpoint.
+        model: LlavaForConditionalGeneration, layer by layer (`layerwise`).
+        tokenizer: the folder's.
+        processor: the folder's image processor; None: CLIP's.
     """
 
     folder: Path
@@ -37,9 +43,14 @@ class Reference:
 
     @classmethod
     def open(cls, folder: Path, adapter: LoraAdapter | None = None) -> Reference:
-        """Raises FileNotFoundError, or CheckpointError for a folder that transformers does not read whole."""
+        """Load a folder, with an adapter added.
+
+        Raises:
+            FileNotFoundError: a file is missing.
+            CheckpointError: transformers does not read the folder whole.
+        """
         tokenizer, processor = load_tokenizer(folder), load_image_processor(folder)
-        return cls(folder, stream(load_model(folder, attention="eager"), adapter), tokenizer, processor)
+        return cls(folder, layerwise(load_model(folder, attention="eager"), adapter), tokenizer, processor)
 
     @property
     def config(self) -> Any:
@@ -65,16 +76,21 @@ class Reference:
 
         return np.asarray(clip([square(i) for i in images], return_tensors="np")["pixel_values"], np.float32)
 
-    def see(
+    def encode_image(
         self, pixels: NDArray[np.float32], reduce: Callable[[NDArray[np.float32]], NDArray[np.float32]] | None = None
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Vision features (B,P,C) as they come to the projector, and image tokens (B,N,width) as they leave it.
+        """Run vision tower and projector.
 
-        reduce: to fewer features, before the projector; without it the tokens are the model's own.
+        Args:
+            pixels: (B,3,size,size).
+            reduce: to fewer features, before the projector; without it the tokens are the model's own.
+
+        Returns:
+            Vision features (B,P,C) as they enter the projector, and image tokens (B,N,width) as they leave it.
         """
         projector = next(m for name, m in self.model.named_modules() if name.endswith("multi_modal_projector"))
-        seen: list[torch.Tensor] = []
-        hook = projector.register_forward_hook(lambda module, taken, given: seen.extend((taken[0], given)))
+        captured: list[torch.Tensor] = []
+        hook = projector.register_forward_hook(lambda module, inputs, output: captured.extend((inputs[0], output)))
         config = self.config
         owner = self.model if hasattr(self.model, "get_image_features") else self.model.model
         try:
@@ -84,9 +100,9 @@ class Reference:
                     vision_feature_layer=config.vision_feature_layer,
                     vision_feature_select_strategy=config.vision_feature_select_strategy,
                 )
-                features = seen[0].numpy()
+                features = captured[0].numpy()
                 if reduce is None:
-                    return features, seen[1].numpy()
+                    return features, captured[1].numpy()
                 return features, projector(torch.from_numpy(reduce(features))).numpy()
         finally:
             hook.remove()
@@ -101,16 +117,22 @@ class Reference:
         return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
-def stream(model: Any, adapter: LoraAdapter | None = None) -> Any:
-    """A model of transformers whose parts widen their weights before they run, and drop them after; the same object.
+def layerwise(model: Any, adapter: LoraAdapter | None = None) -> Any:
+    """Make a model of transformers widen each part's weights before it runs, and drop them after.
 
-    adapter: added to the weights as they are widened. Call it under torch.no_grad(), without a cache: each call reads
-    the whole model.
+    Call it under torch.no_grad(), without a cache: each call reads the whole model.
+
+    Args:
+        model: changed in place.
+        adapter: added to the weights as they are widened.
+
+    Returns:
+        The same object.
     """
     # A tensor that two modules share has the name of the first.
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     for part in _parts(model):
-        _stream(part, {name: (names[id(value)], value) for name, value in part.named_parameters()}, adapter)
+        _load_on_demand(part, {name: (names[id(value)], value) for name, value in part.named_parameters()}, adapter)
     return model
 
 
@@ -119,25 +141,29 @@ def _parts(module: nn.Module) -> Iterator[nn.Module]:
     if not any(isinstance(m, nn.ModuleList) for m in module.modules()):
         yield module
         return
-    own = [name for name, _ in module.named_parameters(recurse=False)]
-    if own:
-        raise ValueError(f"{type(module).__name__} holds weights beside its layers ({own[0]}): not known how to stream")
+    beside = [name for name, _ in module.named_parameters(recurse=False)]
+    if beside:
+        raise ValueError(
+            f"{type(module).__name__} holds weights beside its layers ({beside[0]}): it cannot be run layer by layer"
+        )
     for child in module.children():
         yield from _parts(child)
 
 
-def _stream(part: nn.Module, own: dict[str, tuple[str, nn.Parameter]], adapter: LoraAdapter | None) -> None:
-    """own: the part's parameters, by their names within; each has its name in the whole model."""
+def _load_on_demand(
+    part: nn.Module, parameters: dict[str, tuple[str, nn.Parameter]], adapter: LoraAdapter | None
+) -> None:
+    """parameters: name within the part -> name in the whole model, and value."""
 
     def load(module: nn.Module, _: object) -> None:
-        for name, (known, value) in own.items():
-            wide = value.detach().to(torch.float32)
+        for name, (full_name, value) in parameters.items():
+            widened = value.detach().to(torch.float32)
             if adapter:
-                wide = torch.from_numpy(adapter.applied(canonical(known), wide.numpy()))
-            _put(module, name, wide)
+                widened = torch.from_numpy(adapter.applied(canonical(full_name), widened.numpy()))
+            _put(module, name, widened)
 
     def drop(module: nn.Module, _: object, __: object) -> None:
-        for name, (_, value) in own.items():
+        for name, (_, value) in parameters.items():
             _put(module, name, value)
 
     part.register_forward_pre_hook(load)
@@ -150,14 +176,17 @@ def _put(module: nn.Module, name: str, value: torch.Tensor) -> None:
     setattr(module.get_submodule(owner), leaf, parameter)
 
 
-def logits(model: Any, tokens: list[int], rows: NDArray[np.float32] | None = None) -> NDArray[np.float32]:
-    """(len(tokens),vocabulary) next-token logits after each token, behind embedding rows (L,width) if there are any.
+def logits(model: Any, tokens: list[int], embeddings: NDArray[np.float32] | None = None) -> NDArray[np.float32]:
+    """Next-token logits (len(tokens),V) after each token.
 
-    `model` is of transformers, with a language model's head; streamed or whole.
+    Args:
+        model: of transformers, with a language model's head; layerwise or whole.
+        tokens: token ids.
+        embeddings: (L,width) that stand before the tokens, if any.
     """
     with torch.no_grad():
-        embedded = model.get_input_embeddings()(torch.tensor([tokens]))
-        if rows is not None:
-            embedded = torch.cat([torch.from_numpy(rows)[None], embedded], 1)
-        out = model(inputs_embeds=embedded, use_cache=False).logits[0, -len(tokens) :]
+        inputs = model.get_input_embeddings()(torch.tensor([tokens]))
+        if embeddings is not None:
+            inputs = torch.cat([torch.from_numpy(embeddings)[None], inputs], 1)
+        out = model(inputs_embeds=inputs, use_cache=False).logits[0, -len(tokens) :]
     return np.asarray(out.float().numpy())

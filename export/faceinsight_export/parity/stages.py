@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,11 +20,6 @@ from faceinsight.backends.llama_cpp.tokenizer import Tokenizer
 from faceinsight.bundle.manifest import LlmSpec
 
 from .reference import logits
-
-#: Of an LLM's logits, by how its weights are stored: largest relative error (f32, f16), or root mean square.
-LLM_TOLERANCES = {
-    "f32": 1e-3, "f16": 0.01, "q8_0": 0.1, "q6_k": 0.2, "q5_k_m": 0.35, "q5_0": 0.3, "q4_k_m": 0.6, "q4_0": 0.5,
-}  # fmt: skip
 
 
 class ParityError(RuntimeError):
@@ -56,8 +50,8 @@ class Stage:
         return f"{self.name:<18} {figures}  {verdict}"
 
 
-def compare(name: str, reference: NDArray[Any], found: NDArray[Any], tolerance: float, *, mean: bool = False) -> Stage:
-    """Stage result of two arrays of one shape; `mean` gates the root mean square error.
+def compare(name: str, reference: NDArray[Any], found: NDArray[Any], tolerance: float, *, rms: bool = False) -> Stage:
+    """Stage result of two arrays of one shape; `rms` gates the root mean square error.
 
     For integer arrays the error is the share of unequal values.
     """
@@ -68,7 +62,7 @@ def compare(name: str, reference: NDArray[Any], found: NDArray[Any], tolerance: 
     a, b = (x.reshape(-1, x.shape[-1]).astype(np.float64) for x in (reference, found))
     norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
     cosine = float(((a * b).sum(1) / np.maximum(norms, 1e-12)).min())
-    size = np.linalg.norm if mean else lambda x: np.abs(x).max()
+    size = np.linalg.norm if rms else lambda x: np.abs(x).max()
     return Stage(name, cosine, float(size(a - b) / max(size(a), 1e-12)), tolerance)
 
 
@@ -91,10 +85,10 @@ class LlmProbe:
         self.llm = llm
         self.tokenizer = Tokenizer(llm.model, follow=spec.prompt.follow, max_question=spec.max_question)
 
-    def logits(self, tokens: list[int], rows: NDArray[np.float32]) -> NDArray[np.float32]:
-        """(len(tokens), n_vocab) after each of `tokens`, which follow the embedding rows."""
+    def logits(self, tokens: list[int], embeddings: NDArray[np.float32]) -> NDArray[np.float32]:
+        """(len(tokens), n_vocab) after each of `tokens`, which follow the embedding embeddings."""
         self.llm.clear()
-        pos, out = self.llm.decode([rows] if len(rows) else [], 0), []
+        pos, out = self.llm.decode([embeddings] if len(embeddings) else [], 0), []
         for token in tokens:
             pos = self.llm.decode([[token]], pos)
             out.append(self.llm.logits().copy())
@@ -105,30 +99,21 @@ class LlmProbe:
         vocabulary = llama_cpp.llama_model_get_vocab(self.llm.model)
         return [llama_cpp.llama_vocab_bos(vocabulary)] if llama_cpp.llama_vocab_get_add_bos(vocabulary) else []
 
-    def greedy(self, tokens: list[int], count: int, rows: NDArray[np.float32] | None = None) -> list[int]:
-        """The `count` likeliest next tokens after embedding rows, if any, and `tokens`, each given those before it."""
+    def greedy(self, tokens: list[int], count: int, embeddings: NDArray[np.float32] | None = None) -> list[int]:
+        """The `count` likeliest next tokens after the embeddings, if any, and `tokens`, each given those before it."""
         self.llm.clear()
-        pos, out, block = 0 if rows is None else self.llm.decode([rows], 0), [], tokens
+        pos, out, block = 0 if embeddings is None else self.llm.decode([embeddings], 0), [], tokens
         for _ in range(count):
             pos = self.llm.decode([block], pos)
             block = [int(self.llm.logits().argmax())]
             out += block
         return out
 
-    def adapt(self, adapter: Path) -> None:
-        """Apply a LoRA adapter at full strength. Raises ValueError if llama.cpp does not take it."""
-        found = llama_cpp.llama_adapter_lora_init(self.llm.model, str(adapter).encode())
-        if not found:
-            raise ValueError(f"{adapter} is no adapter for this model")
-        one, strength = (llama_cpp.llama_adapter_lora_p_ctypes * 1)(found), (ctypes.c_float * 1)(1.0)
-        if llama_cpp.llama_set_adapters_lora(self.llm.ctx, one, 1, strength) != 0:
-            raise ValueError(f"llama.cpp could not apply {adapter}")
-
     def __enter__(self) -> LlmProbe:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self, error_type: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.llm.close()
 
@@ -138,12 +123,12 @@ def llm_stages(
     tokenizer: Any,
     gguf: Path,
     spec: LlmSpec,
-    rows: NDArray[np.float32],
+    embeddings: NDArray[np.float32],
     texts: Sequence[str],
     tolerance: float,
     device: Device,
     *,
-    mean: bool = False,
+    rms: bool = False,
 ) -> list[Stage]:
     """Tokens and logits at each position, after injected embeddings, for each text."""
     stages = []
@@ -151,9 +136,9 @@ def llm_stages(
     with LlmProbe(llm, spec) as language:
         for i, text in enumerate(texts):
             ids = tokenizer.encode(text).ids
-            mine = language.tokenizer.encode(text)
-            if mine != ids:
-                raise ValueError(f"tokens of {text!r}: reference {ids}, GGUF {mine}")
-            reference = logits(model, ids, rows)
-            stages.append(compare(f"llm logits {i}", reference, language.logits(ids, rows), tolerance, mean=mean))
+            found = language.tokenizer.encode(text)
+            if found != ids:
+                raise ValueError(f"tokens of {text!r}: reference {ids}, GGUF {found}")
+            reference = logits(model, ids, embeddings)
+            stages.append(compare(f"llm logits {i}", reference, language.logits(ids, embeddings), tolerance, rms=rms))
     return stages

@@ -9,15 +9,11 @@ import onnx
 import torch
 from torch import Tensor, nn
 
+from ..storage import IR_VERSION, OPSET
 from .closeup import CloseupGraph, CloseupNet
 from .encoder import Adapter, EncoderGraph, FaceEncoder, KnowledgeGraph, RegionGraph
 from .parser import FaceParser, LabelMap
 from .question import QuestionNet
-
-#: LayerNormalization is one operator from 17 on: decomposed it overflows in half precision.
-OPSET = 18
-#: The file format that came with this opset: exporters write their newest, which an older ONNX Runtime does not read.
-IR_VERSION = 8
 
 
 def write_parser(parser: FaceParser, path: Path, *, size: int) -> nn.Module:

@@ -25,6 +25,7 @@ from ..nets.parser import FaceParser
 from ..nets.segmentation import MAP_SIZE, RegionPool, SegmentationEncoder, coarse
 from ..recipe import Schedule
 from ..specs import region_indices, specialized
+from ..storage import PARSER
 from ..taxonomy import EXCLUSIVE_GROUPS, HIDDEN_BY, MASK_CLASSES, NAMES, REGIONS, RULES
 from .backbone import BackboneClassifier
 from .hats import Hats
@@ -57,7 +58,7 @@ def label_maps(
         return np.asarray(out)
     import onnxruntime
 
-    graph = cache / "parser.onnx"
+    graph = cache / PARSER
     write_parser(parser, graph, size=size)
     session = onnxruntime.InferenceSession(str(graph), providers=["CPUExecutionProvider"])
     for start in tqdm(range(0, len(missing), batch), desc="parsing", unit="batch", mininterval=5):

@@ -29,6 +29,7 @@ from ..nets.graphs import write_closeup, write_encoder, write_parser
 from ..nets.parser import FaceParser
 from ..recipe import Recipe
 from ..specs import characteristic_specs, closeup_spec
+from ..storage import CLOSEUP, ENCODER, PARSER
 from ..taxonomy import NAMES
 from .calibration import Readings
 from .closeup import merge_logits
@@ -85,12 +86,12 @@ class GraphReader:
         self._crop = crop
         folder.mkdir(parents=True, exist_ok=True)
         adapter = build_adapter(text_width=sizes.text_width, segmentation=sizes.segmentation_width, states=4, width=8)
-        write_parser(parser, folder / "parser.onnx", size=crop.parser)
-        write_encoder(encoder, adapter, folder / "encoder.onnx", size=crop.encoder, map_size=crop.parser)
-        write_closeup(closeup, folder / "closeup.onnx", size=recipe.closeup.size)
+        write_parser(parser, folder / PARSER, size=crop.parser)
+        write_encoder(encoder, adapter, folder / ENCODER, size=crop.encoder, map_size=crop.parser)
+        write_closeup(closeup, folder / CLOSEUP, size=recipe.closeup.size)
         parser_session, encoder_session, closeup_session = (
-            onnxruntime.InferenceSession(str(folder / f"{name}.onnx"), providers=["CPUExecutionProvider"])
-            for name in ("parser", "encoder", "closeup")
+            onnxruntime.InferenceSession(str(folder / file), providers=["CPUExecutionProvider"])
+            for file in (PARSER, ENCODER, CLOSEUP)
         )
         self._parser, self._encoder = parser_session, encoder_session
         self._closeup = closeup_of(recipe, closeup_session)
