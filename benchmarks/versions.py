@@ -145,7 +145,7 @@ def measured(row: Row, wheel: Path, *, keep: bool) -> dict[str, Any]:
         installed = time.monotonic() - began
         megabytes = sum(f.lstat().st_size for f in folder.rglob("*") if f.is_file()) / 1e6
         # -I: neither the user's PYTHONPATH nor this folder is looked at.
-        check = json.loads(call(python, "-I", __file__, "--check").splitlines()[-1])
+        check: dict[str, Any] = json.loads(call(python, "-I", __file__, "--check").splitlines()[-1])
         tests = tested(python, row.tests)
     except subprocess.CalledProcessError as e:
         return base | {"error": f"{(e.stderr or e.stdout or '').strip()[-2000:]}"}
@@ -154,6 +154,12 @@ def measured(row: Row, wheel: Path, *, keep: bool) -> dict[str, Any]:
             shutil.rmtree(folder, ignore_errors=True)
     seconds = {"install": round(installed), "all": round(time.monotonic() - began)}
     return base | {"megabytes": round(megabytes), "seconds": seconds, "tests": tests} | check
+
+
+def peak_bytes() -> int:
+    """Peak resident memory of this process."""
+    found = re.search(r"VmHWM:\s*(\d+)", Path("/proc/self/status").read_text())
+    return 1024 * int(found[1]) if found else 0
 
 
 def oldest(*, export: bool) -> list[str]:
@@ -209,7 +215,6 @@ def check() -> None:
     import io
     import platform
 
-    import cv2
     import numpy as np
 
     from faceinsight import FaceInsight
@@ -217,8 +222,9 @@ def check() -> None:
     from faceinsight.cli.main import main as command
     from faceinsight.diagnostics.fit import estimate
     from faceinsight.diagnostics.versions import EXPORT, RUNTIME
+    from faceinsight.perception.image import load_image
 
-    photo = np.ascontiguousarray(cv2.imread(str(PHOTO))[:, :, ::-1])
+    photo = np.ascontiguousarray(load_image(PHOTO))
     photos = {
         "as it is": photo,
         "mirrored": photo[:, ::-1],
@@ -238,7 +244,7 @@ def check() -> None:
                 answers = [fi.ask(face, q).text for q in QUESTIONS]
                 faces[name].append({"labels": labels, "answers": answers})
             if not peak:
-                peak = 1024 * int(re.search(r"VmHWM:\s*(\d+)", Path("/proc/self/status").read_text())[1])
+                peak = peak_bytes()
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed):
         command(["doctor", "--json"])

@@ -23,7 +23,7 @@ from faceinsight.backends.probes import tiny_model
 from faceinsight.backends.session import CheckedSession
 from faceinsight.backends.tensorrt import engines
 from faceinsight.backends.tensorrt.cudart import Cuda
-from faceinsight.backends.tensorrt.engines import EngineCache, LazyEngineSession, EngineTarget, key_of
+from faceinsight.backends.tensorrt.engines import EngineCache, EngineTarget, LazyEngineSession, key_of
 from faceinsight.backends.tensorrt.rewrite import for_tensorrt
 from faceinsight.backends.tensorrt.session import SHAPES, TensorRtSession
 from faceinsight.bundle.bundle import Bundle

@@ -17,12 +17,13 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Protocol
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
 from greedy import TOKENS, Greedy
 
@@ -41,6 +42,14 @@ class Arm(Protocol):
         ...
 
 
+def read_rgb(path: Path) -> NDArray[np.uint8]:
+    """A picture (H,W,3)."""
+    bgr = cv2.imread(str(path))
+    if bgr is None:
+        raise FileNotFoundError(f"{path} is no picture that OpenCV reads")
+    return np.ascontiguousarray(bgr[:, :, ::-1])
+
+
 class Ours:
     """FaceInsight. It is given the photo and finds the face itself; the others are given the face's picture."""
 
@@ -51,7 +60,7 @@ class Ours:
         self._faces: dict[int, Any] = {}
 
     def show(self, picture: Path) -> Any:
-        return cv2.imread(str(picture.with_name(picture.name.replace("face", "photo"))))[:, :, ::-1].copy()
+        return read_rgb(picture.with_name(picture.name.replace("face", "photo")))
 
     def _face(self, photo: Any) -> Any:
         if id(photo) not in self._faces:
@@ -199,7 +208,7 @@ class Transformers(Greedy):
         self._known: tuple[Any, Any] | None = None
 
     def show(self, picture: Path) -> Any:
-        return cv2.imread(str(picture))[:, :, ::-1].copy()
+        return read_rgb(picture)
 
     def _ids(self, text: str) -> Any:
         return self._tokenizer(text, add_special_tokens=False, return_tensors="pt")["input_ids"]
@@ -241,7 +250,7 @@ def _nano(folder: Path, *, best: bool) -> Arm:
 
 def make(name: str, folder: Path, server: str) -> Arm:
     """The arm of this name."""
-    return {
+    makers: dict[str, Callable[[], Arm]] = {
         "ours": lambda: Ours(folder / "ours"),
         "ours, a quarter of the tokens": lambda: Ours(folder / "ours-quarter"),
         "nano": lambda: Ours("nano"),
@@ -253,7 +262,8 @@ def make(name: str, folder: Path, server: str) -> Arm:
         "transformers, defaults": lambda: Transformers(folder, best=False),
         "transformers, best": lambda: Transformers(folder, best=True),
         "transformers, bfloat16": lambda: Transformers(folder, best=True, half=True),
-    }[name]()
+    }
+    return makers[name]()
 
 
 def answer(arm: Arm, picture: Any, question: str) -> dict[str, float]:

@@ -44,19 +44,26 @@ class TorchSession:
         self._shapes = shapes
 
     def get_inputs(self) -> list[TensorInfo]:
+        """Names, and as many free axes as each has."""
         return [TensorInfo(n, (None,) * self._shapes[n]) for n in self._inputs]
 
     def get_outputs(self) -> list[TensorInfo]:
+        """Names, and as many free axes as each has."""
         return [TensorInfo(n, (None,) * self._shapes[n]) for n in self._outputs]
 
-    def run(self, names: Sequence[str], feeds: dict[str, NDArray[Any]]) -> list[NDArray[Any]]:
+    def get_providers(self) -> list[str]:
+        """What computes."""
+        return ["torch"]
+
+    def run(self, names: Sequence[str] | None, feeds: dict[str, NDArray[Any]], /) -> list[NDArray[Any]]:
+        """Outputs of these names; None: all."""
         import torch
 
         with torch.inference_mode():
             found = self._module(*(torch.from_numpy(np.ascontiguousarray(feeds[n])) for n in self._inputs))
         found = found if isinstance(found, tuple) else (found,)
         by_name = dict(zip(self._outputs, found, strict=True))
-        return [by_name[n].numpy() for n in names]
+        return [by_name[n].numpy() for n in names or self._outputs]
 
 
 class NanoTokenizer:

@@ -279,7 +279,7 @@ def main() -> None:
         model = fit(train, ccm.features, graphs, arm, seed=seed, steps=args.steps)
         blind = "segmentation" in arm.without
         fitted = logits_of(model, held, blind=blind)
-        scaling = calibration.fit(fitted, held.labels)
+        scaling = calibration.fit_scaling(fitted, held.labels)
         bands = calibration.abstention_thresholds(
             calibration.probabilities(fitted, scaling),
             held.labels,

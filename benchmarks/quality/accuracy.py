@@ -79,7 +79,8 @@ class Harness:
         every = tuple(dataclasses.replace(c, group="" if c.group == NEVER else c.group) for c in m.characteristics)
         self.bundle = dataclasses.replace(bundle, manifest=dataclasses.replace(m, characteristics=every))
         off = [g for g, on in m.switches.items() if not on]
-        self.perception = Recording.load(self.bundle, device, allow=off)
+        #: A Recording.
+        self.perception: Any = Recording.load(self.bundle, device, allow=off)
         self.names = [c.name for c in m.characteristics]
         self.regions = list(m.regions)
         if tuple(self.names) != NAMES:
@@ -97,11 +98,11 @@ class Harness:
     def cropped(self, image: Picture) -> Reading:
         """The picture taken as the canonical crop itself."""
         sizes = self.bundle.manifest.parser.size, self.bundle.manifest.encoder.size
-        wide, small = (cv2.resize(image, (s, s), interpolation=cv2.INTER_AREA)[None] for s in sizes)
+        parser_crop, encoder_crop = (cv2.resize(image, (s, s), interpolation=cv2.INTER_AREA)[None] for s in sizes)
         h, w = image.shape[:2]
         face = Detection((0.0, 0.0, float(w), float(h)), np.zeros((5, 2), np.float32), 1.0)
         self.perception.sources = []
-        encoded = self.perception.encoders.encode(wide, small, self.perception.characteristic_ids)
+        encoded = self.perception.encoders.encode(parser_crop, encoder_crop, self.perception.characteristic_ids)
         read = self.perception.face(image, face, encoded, 0, np.eye(2, 3, dtype=np.float32))
         return self._reading(read, encoded, 0)
 
@@ -116,7 +117,8 @@ class Harness:
     def _reading(self, face: Face, encoded: Encoded, i: int) -> Reading:
         z, p = self.perception.encoders.calibrated(encoded.logits[i])
         states = np.array([STATES.index(x.state) for x in face.labels])
-        quality, years = face.quality and face.quality.value, face.age and face.age.years
+        quality = face.quality.value if face.quality else None
+        years = face.age.years if face.age else None
         return Reading(face.box, face.landmarks, p, states, z > 0, face.areas, encoded.label_map[i], quality, years)
 
 

@@ -41,7 +41,7 @@ def own_words(insight: FaceInsight, face: Face, question: str) -> str:
 
 def contradictions(grounding: ClaimChecker, text: str, face: Face) -> int:
     """Sentences that say what the report does not."""
-    return sum(grounding.wrong(s, [face.labels]) for s in sentences(text))
+    return sum(grounding.violates(s, [face.labels]) for s in sentences(text))
 
 
 def understood(insight: FaceInsight, count: int) -> Figures:
@@ -50,7 +50,7 @@ def understood(insight: FaceInsight, count: int) -> Figures:
     concepts = [c for c in CONCEPTS if c.name in names]
     exact = among = 0
     for _ in range(count):
-        concept = concepts[rng.integers(len(concepts))]
+        concept = concepts[int(rng.integers(len(concepts)))]
         found = {names[i] for i in insight.questions.label_ids(closed_question(rng, concept, heldout=True))}
         exact, among = exact + (found == {concept.name}), among + (concept.name in found)
     return {"questions": count, "named exactly": exact / count, "named among others": among / count}
@@ -66,7 +66,7 @@ def closed_questions(insight: FaceInsight, samples: Sequence[Sample], count: int
     wrong: list[Figures] = []
     with tqdm(total=count, desc="questions", mininterval=5) as bar:
         while bar.n < count:
-            sample = samples[rng.integers(len(samples))]
+            sample = samples[int(rng.integers(len(samples)))]
             faces = insight.perceive(sample.read())
             if not faces:
                 continue
@@ -119,7 +119,7 @@ def compound_questions(insight: FaceInsight, samples: Sequence[Sample], count: i
     wrong: list[Figures] = []
     with tqdm(total=count, desc="compound questions", mininterval=5) as bar:
         while bar.n < count:
-            for face in insight.perceive(samples[rng.integers(len(samples))].read())[:1]:
+            for face in insight.perceive(samples[int(rng.integers(len(samples)))].read())[:1]:
                 states = {x.name: STATES.index(x.state) for x in face.labels}
                 concepts = compound(rng, states)
                 if any(c.name not in states for c in concepts):
@@ -147,7 +147,7 @@ def compound_questions(insight: FaceInsight, samples: Sequence[Sample], count: i
 
 def ablation(insight: FaceInsight, samples: Sequence[Sample], count: int) -> Figures:
     """What each kind of token tells the LLM: accuracy against labels on yes/no questions. Each characteristic is asked
-    of as many faces that have it as of such that do not, so whoever does not read_set is right half of the time."""
+    of as many faces that have it as of such that do not, so whoever does not look is right half of the time."""
     rng, grounding = np.random.default_rng(12), ClaimChecker(insight.perception.encoders.specs)
     on = {c.name for c in insight.perception.encoders.specs}
     labels = np.stack([s.labels for s in samples])
@@ -165,7 +165,7 @@ def ablation(insight: FaceInsight, samples: Sequence[Sample], count: int) -> Fig
         if faces:
             concept = CONCEPTS[number]
             cases.append((faces[0], concept, closed_question(rng, concept, heldout=True), wanted))
-    image = insight.perception.image_tokens
+    image = insight.manifest.encoder.image_tokens
     arms = {
         "image, region and knowledge tokens": "irk",
         "without knowledge tokens": "ir",

@@ -1,4 +1,4 @@
-"""Does what a set does not label read_set there as it does where it is labelled?
+"""Does what a set does not label look there as it does where it is labelled?
 
 A head that tells the sets apart is sure of one class wherever nobody taught it: no figure on its own set shows that.
 """

@@ -29,6 +29,7 @@ from tqdm import tqdm
 from faceinsight.errors import ImageError
 from faceinsight.perception.image import load_image
 from faceinsight_models.data import faces as training
+from faceinsight_models.data.files import read_image, read_rows
 from faceinsight_models.taxonomy import CELEBA, EXPRESSIONS
 
 #: First and last year of each age bin; the last bin is taken to end at 90.
@@ -112,7 +113,7 @@ def _zipped(folder: Path, name: str, split: str) -> list[Sample]:
     archive = zipfile.ZipFile(folder / f"{name}.zip")
     labels = training.SETS[name](rows)
     return [
-        Sample(partial(training.read_image, archive, r["file"]), y, _exact(r), r["file"])
+        Sample(partial(read_image, archive, r["file"]), y, _exact(r), r["file"])
         for r, y in zip(rows, labels, strict=True)
     ]
 
@@ -211,7 +212,7 @@ def _fairface(folder: Path, split: str) -> list[Sample]:
         return zipped
     # The test labels were never published: the official validation faces are what papers report.
     table = folder / f"fairface_label_{'val' if split == 'test' else split}.csv"
-    rows = training.read_rows(table) if table.is_file() else []
+    rows = read_rows(table) if table.is_file() else []
     if not rows:
         return []
     # The archives are named after their margin and hold train/ and val/.
@@ -233,7 +234,7 @@ def _ferplus(folder: Path, split: str) -> list[Sample]:
     }[split]
     kept: Rows = []
     files: dict[int, str] = {}
-    for number, row in enumerate(training.read_rows(table)):
+    for number, row in enumerate(read_rows(table)):
         votes = {f"votes_{n.lower()}": row[n.lower()] for n in EXPRESSIONS}
         counts = sorted((int(v) for v in votes.values()), reverse=True)
         others = int(row["unknown"]) + int(row["NF"])

@@ -32,7 +32,7 @@ def surroundings(reader: Reader, samples: Sequence[Sample], plain: SetReadings, 
     """Accuracy of what the set labels, plain and inside larger photos; differences to plain, a face lost is wrong."""
     out: Figures = {"plain": _accuracy(plain)}
     for kind, make in SURROUNDINGS.items():
-        # The picture before it stands in for a user's background; one set has one read_set, which is what is asked.
+        # The picture before it stands in for a user's background; one set has one look, which is what is asked.
         seen = read_set(reader, samples, f"{name}: {kind}", _inside(make, samples))
         own = _accuracy(seen)
         lost = {k: out["plain"][k] - v for k, v in own.items() if k not in ("n", "found")}

@@ -37,7 +37,7 @@ def regression(x: Floats, y: Floats, asked: Floats, *, decay: float = 1e-4) -> N
         optimizer.zero_grad()
         logits = known @ weight[:-1] + weight[-1]
         loss = F.binary_cross_entropy_with_logits(logits, target) + decay * weight.square().sum()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         return loss
 
     optimizer.step(closure)

@@ -10,7 +10,7 @@ import numpy as np
 from llama_cpp import mtmd_cpp as mtmd
 from numpy.typing import NDArray
 
-from faceinsight.backends.llama_cpp.bindings import quiet
+from faceinsight.backends.llama_cpp.bindings import silence_log
 
 
 class LlamaClip:
@@ -18,7 +18,7 @@ class LlamaClip:
 
     def __init__(self, clip: Path, llm: Path, *, threads: int) -> None:
         """clip: GGUF of vision tower and projector; llm: GGUF whose width the tokens must have."""
-        quiet(llama_cpp)
+        silence_log(llama_cpp)
         params = llama_cpp.llama_model_default_params()
         params.use_extra_bufts = False
         self._model = llama_cpp.llama_model_load_from_file(str(llm).encode(), params)
@@ -49,7 +49,7 @@ class LlamaClip:
                     raise RuntimeError("mtmd did not encode the picture")
                 count = mtmd.mtmd_input_chunk_get_n_tokens(chunk)
                 found = np.ctypeslib.as_array(mtmd.mtmd_get_output_embd(self._context), (1, count, self._width))
-                return found.copy()
+                return np.array(found, np.float32)
             raise RuntimeError("mtmd made no image tokens of the picture")
         finally:
             mtmd.mtmd_input_chunks_free(chunks)

@@ -16,6 +16,7 @@ import json
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,7 @@ from faceinsight.bench.state import machine
 from faceinsight.bundle.bundle import Bundle
 from faceinsight.bundle.gguf_header import GgufHeader
 from faceinsight.host.machine import cores
-from faceinsight.language.generation import Language
+from faceinsight.language.generation import AnswerGenerator
 
 ROUNDS, SIDE = 40, 1024
 #: Rows of a question with its findings.
@@ -121,7 +122,7 @@ def language(bundle: Bundle, device: Device, peak: float, memory: float) -> dict
     rng = np.random.default_rng(0)
     face, out = m.face_tokens, dict[str, Any]()
     works = {
-        "the prompt before a face": (Language(llm, m.llm).prefix.system_len, 0),
+        "the prompt before a face": (AnswerGenerator(llm, m.llm).prefix.system_len, 0),
         "a face's tokens": (face, 0),
         "a question": (QUESTION, face),
         "a token": (1, face),
@@ -129,11 +130,11 @@ def language(bundle: Bundle, device: Device, peak: float, memory: float) -> dict
     }
     rows = {n: rng.normal(0, 0.02, (n, m.llm.width)).astype(np.float32) for n, _ in works.values()}
     for what, (count, behind) in works.items():
-        llm.trim(0)
+        llm.truncate(0)
         llm.decode([rows[face]], 0)
 
         def work(count: int = count, behind: int = behind) -> None:
-            llm.trim(behind)
+            llm.truncate(behind)
             llm.decode([rows[count]], behind)
             llm.logits()
 
@@ -170,10 +171,10 @@ def main() -> None:
             "characteristics": np.arange(len(m.characteristics)),
         },
     }
-    graphs = {}
+    graphs: dict[str, dict[str, Any]] = {}
     for name, inputs in feeds.items():
         session = device.session(bundle.file(name))
-        seconds = median(lambda s=session, i=inputs: s.run(None, i))
+        seconds = median(partial(session.run, None, inputs))
         counted = operations(bundle.file(name), inputs)
         total = sum(counted.values())
         graphs[name] = {

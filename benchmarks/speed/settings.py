@@ -19,6 +19,7 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -128,7 +129,7 @@ def llm_speed(files: Mapping[str, Path], spec: LlmSpec, rounds: int) -> dict[str
 
     out: dict[str, dict[str, float]] = {name: {} for name in opened}
     for what, run, per in (("prompt", prompt, PROMPT), ("question", question, 1), ("token", answer, ANSWER)):
-        for name, ms in interleaved({n: (lambda x=x, r=run: r(x)) for n, x in opened.items()}, rounds).items():
+        for name, ms in interleaved({n: partial(run, x) for n, x in opened.items()}, rounds).items():
             value = round(per / ms * 1e3, 1) if what == "prompt" else round(ms / per, 3)
             out[name][{"prompt": "prompt tokens/s", "question": "question ms", "token": "token ms"}[what]] = value
     for llm in opened.values():
@@ -170,15 +171,17 @@ def llm_words(files: Mapping[str, Path], bundle: Bundle, faces: list[Face]) -> d
 
 def graph_inputs(insight: FaceInsight, faces: int) -> tuple[NDArray[np.float32], list[NDArray[np.uint8]]]:
     """The parser's inputs (N,3,S,S) for views of the photo, and the views."""
-    rng, photo, wide, views = np.random.default_rng(1), load_image(PHOTO), [], []
-    while len(wide) < faces:
+    rng, photo = np.random.default_rng(1), load_image(PHOTO)
+    crops: list[NDArray[np.uint8]] = []
+    views: list[NDArray[np.uint8]] = []
+    while len(crops) < faces:
         seen = view(photo, rng)
         found = insight.perception.detector.detect(seen)
         if found:
-            wide.append(insight.perception.crops(seen, found[:1])[1][0])
+            crops.append(insight.perception.crops(seen, found[:1])[1][0])
             views.append(seen)
     spec = insight.manifest.parser
-    return normalize(np.stack(wide), spec.mean, spec.std), views
+    return normalize(np.stack(crops), spec.mean, spec.std), views
 
 
 class CalibrationImages(quantization.CalibrationDataReader):  # type: ignore[misc]
@@ -238,9 +241,9 @@ def together(count: int, rounds: int) -> dict[str, float]:
     running takes."""
     bundle, device = Bundle.open("nano"), Device("cpu", False, cores())
     perception = Perception.load(bundle, device)
-    (wide, small), before = (np.zeros((count, s, s, 3), np.uint8) for s in (256, 128)), state()["RSS MB"]
+    (crops, small), before = (np.zeros((count, s, s, 3), np.uint8) for s in (256, 128)), state()["RSS MB"]
     ids = perception.characteristic_ids
-    ms = interleaved({"run": lambda: perception.encoders.encode(wide, small, ids)}, rounds)["run"]
+    ms = interleaved({"run": lambda: perception.encoders.encode(crops, small, ids)}, rounds)["run"]
     return {"ms a face": round(ms / count, 2), "MB": round(state()["RSS MB"] - before, 1)}
 
 
@@ -283,7 +286,7 @@ def main() -> None:
         }
         arms = parser_arms(bundle, folder, pixels)
         last = pixels[-1:]
-        times = interleaved({n: (lambda s=s: s.run(None, {"pixels": last})) for n, s in arms.items()}, args.rounds)
+        times = interleaved({n: partial(s.run, None, {"pixels": last}) for n, s in arms.items()}, args.rounds)
         held = pixels[len(pixels) // 2 :]
         maps = {n: np.concatenate([s.run(None, {"pixels": x[None]})[0] for x in held]) for n, s in arms.items()}
         result["parser"] = {

@@ -44,7 +44,7 @@ def view(photo: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8
     matrix = cv2.getRotationMatrix2D((width / 2, height / 2), rng.normal(0, 6), rng.uniform(0.7, 1.1))
     matrix[:, 2] += rng.normal(0, 0.03, 2) * (width, height)
     moved = cv2.warpAffine(photo, matrix, (width, height), borderMode=cv2.BORDER_REFLECT)
-    return np.clip(moved * rng.uniform(0.6, 1.25) + rng.normal(0, 8), 0, 255).astype(np.uint8)
+    return np.asarray(np.clip(moved * rng.uniform(0.6, 1.25) + rng.normal(0, 8), 0, 255).astype(np.uint8))
 
 
 def state() -> dict[str, float]:

@@ -32,8 +32,10 @@ from faceinsight import __version__
 import numpy as np
 import onnxruntime
 import torch
+from numpy.typing import NDArray
 
 from faceinsight.backends.device import Device
+from faceinsight.backends.session import Session
 from faceinsight.bench.state import machine, peak_mb
 from faceinsight.bundle.manifest import VisionSpec
 from faceinsight.host.machine import cores
@@ -70,15 +72,15 @@ class Seeded:
         self.width = 96 if tiny else 2048
         self.config = {"model_type": "llava", "vision_config": self.vision, "projector_hidden_act": "gelu"}
 
-    def get(self, name: str) -> np.ndarray:
+    def get(self, name: str) -> NDArray[np.float32]:
         """Weights as a fresh network has them: activations neither grow nor fade."""
         shape = self._shape(name)
         values = np.random.default_rng(zlib.crc32(name.encode())).standard_normal(shape, np.float32)
         if name.endswith("bias"):
-            return values * np.float32(0.02)
+            return np.asarray(values * np.float32(0.02))
         if len(shape) == 1:
-            return 1 + values * np.float32(0.1)
-        return values * np.float32(np.prod(shape[1:]) ** -0.5)
+            return np.asarray(1 + values * np.float32(0.1))
+        return np.asarray(values * np.float32(np.prod(shape[1:]) ** -0.5))
 
     def _shape(self, name: str) -> tuple[int, ...]:
         width, inner, patch = (self.vision[k] for k in ("hidden_size", "intermediate_size", "patch_size"))
@@ -125,13 +127,13 @@ def spec(source: Seeded) -> VisionSpec:
     return VisionSpec("vision.onnx", size, MEAN, STD, "mean", (size // 14) ** 2, source.width)
 
 
-def images(source: Seeded) -> np.ndarray:
+def images(source: Seeded) -> NDArray[np.float32]:
     """Four crops of the photo: (4,3,size,size)."""
     photo = load_image(PHOTO)
     return to_pixels([photo, photo[:300], photo[:, 100:400], photo[100:, 100:]], spec(source))
 
 
-def export(name: str, path: Path, source: Seeded) -> dict[str, float]:
+def export(name: str, path: Path, source: Seeded) -> dict[str, float | None]:
     """Write one file; seconds, and this process's peak memory before and after."""
     precision, share = EXPORTS[name]
     pixels = images(source)
@@ -139,13 +141,17 @@ def export(name: str, path: Path, source: Seeded) -> dict[str, float]:
     before = peak_mb()
     began = time.perf_counter()
     tokens = None if share == 1 else spec(source).image_tokens // share
-    write_vision(source, path, precision=precision, tokens=tokens, images=pixels, floor=0.0)
+    write_vision(source, path, precision=precision, tokens=tokens, images=pixels, min_cosine=0.0)
     return {
         "seconds": round(time.perf_counter() - began, 2),
         "file MB": round(path.stat().st_size / 1e6, 1),
         "peak RSS MB": peak_mb(),
         "peak RSS MB before": before,
     }
+
+
+def _tokens(session: Session, pixels: NDArray[np.float32]) -> NDArray[np.float32]:
+    return np.asarray(session.run(None, {"pixels": pixels})[0], np.float32)
 
 
 def interleave(arms: dict[str, Callable[[], Any]], rounds: int, *, warmup: int = 2) -> dict[str, dict[str, float]]:
@@ -221,7 +227,7 @@ def measure(source: Seeded, paths: dict[str, Path], rounds: int, threads: int, p
     }
     for name in TIMED:
         session = device.session(paths[name])
-        arms[f"ONNX Runtime {name}"] = lambda run=session.run: run(None, {"pixels": pixels})[0]
+        arms[f"ONNX Runtime {name}"] = partial(_tokens, session, pixels)
     ours = dict(arms)
     if peers:
         arms["llama.cpp's CLIP, float16"] = partial(

@@ -162,10 +162,8 @@ class _BundleWriter:
         size, path = self.trained.recipe.closeup.size, self.folder / CLOSEUP
         module = write_closeup(closeup, path, size=size)
         store_int8(path)
-        inputs: dict[str, NDArray[Any]] = {
-            "pixels": self._random_pixels(size),
-            "outputs": np.arange(sum(PARTS.values())),
-        }
+        parts: NDArray[np.int64] = np.arange(sum(PARTS.values()))
+        inputs: dict[str, NDArray[Any]] = {"pixels": self._random_pixels(size), "outputs": parts}
         self._compare(module, CLOSEUP, inputs, ["logits"], TOLERANCES["closeup"])
 
     def knowledge(self) -> None:
@@ -191,7 +189,8 @@ class _BundleWriter:
         quantization, fp32 = self.trained.recipe.llm.quantization, self.folder / "llm-f32.gguf"
         write_llama(self.trained.llm, self.trained.vocabulary, fp32, name=self.name)
         quantize(fp32, self.folder / LLM, quantization)
-        prompt = self._prompt_embeddings()
+        with torch.no_grad():
+            prompt = self._prompt_embeddings()
         self._compare_llm("f32", fp32, TEXTS, prompt)
         self._compare_llm(quantization, self.folder / LLM, SAMPLE_ANSWERS, prompt)
         fp32.unlink()
@@ -232,7 +231,6 @@ class _BundleWriter:
         with torch.no_grad():
             return torch.as_tensor(self.trained.encoder.head.ccm())
 
-    @torch.no_grad()
     def _prompt_embeddings(self) -> NDArray[np.float32]:
         """(L,width) embeddings of a whole prompt about a face, laid out as the runtime does."""
         trained, tokenizer = self.trained, self.trained.vocabulary.tokenizer()

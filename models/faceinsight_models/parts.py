@@ -57,7 +57,7 @@ class Trained:
 def state_dict(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing: this training step has not finished")
-    return torch.load(path, weights_only=True, map_location="cpu")  # type: ignore[no-any-return]
+    return torch.load(path, weights_only=True, map_location="cpu")
 
 
 def _part(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

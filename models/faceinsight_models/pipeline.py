@@ -144,7 +144,7 @@ class Pipeline:
             features = text_features(load_gguf(source), BpeVocabulary.from_gguf(source).tokenizer(), phrases)
             saved = {"phrases": phrases, "features": features}
             torch.save(saved, path)
-        return saved["features"]  # type: ignore[no-any-return]
+        return saved["features"]
 
     def base(self) -> FaceEncoder:
         """Step 3, first round: encoder with CCM and LCM."""

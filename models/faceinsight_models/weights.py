@@ -65,4 +65,4 @@ def _small(value: Tensor) -> Tensor:
 def _load(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing")
-    return torch.load(path, weights_only=True, map_location="cpu")  # type: ignore[no-any-return]
+    return torch.load(path, weights_only=True, map_location="cpu")

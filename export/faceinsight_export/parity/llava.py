@@ -21,10 +21,11 @@ from faceinsight.bundle.manifest import LlmSpec, PromptSpec, VisionSpec
 from faceinsight.host.machine import cores
 from faceinsight.perception.clip_pixels import to_pixels
 
-from ..attach import Attached, ReferenceTokens, attached_stages
+from ..attach import Attached
 from ..onnx.token_merging import TokenReduction, reduce
 from ..onnx.writer import FLOAT, HALF
 from ..precisions import LLM_PRECISIONS, VISION_PRECISIONS
+from .attach import ReferenceTokens, attached_stages
 from .reference import Reference, logits
 from .stages import LlmProbe, ParityError, Stage, compare
 

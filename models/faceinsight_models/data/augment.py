@@ -69,7 +69,7 @@ def degrade(rng: np.random.Generator, image: NDArray[np.uint8]) -> NDArray[np.ui
         x = np.clip(x + rng.normal(0, rng.uniform(3, 12), x.shape), 0, 255).astype(np.uint8)
     if rng.random() < 0.12:
         ok, code = cv2.imencode(".jpg", x, [cv2.IMWRITE_JPEG_QUALITY, int(rng.uniform(25, 80))])
-        x = cv2.imdecode(code, cv2.IMREAD_COLOR) if ok else x
+        x = np.asarray(cv2.imdecode(code, cv2.IMREAD_COLOR), np.uint8) if ok else x
     return np.asarray(x, np.uint8)
 
 

@@ -182,7 +182,7 @@ def _open(rng: np.random.Generator, kinds: Sequence[Open], states: Mapping[str, 
         if rng.random() < 0.5:
             return Turn(w.say(rng, w.NECK_QUESTIONS), which_answer(states, [BY_NAME[n] for n in _NECK]), _NECK)
         return Turn(w.say(rng, _OTHER_COLORS), color_answer(states), ("Bald", *COLORS))
-    questions, answer_of, about = kinds[rng.integers(len(kinds))]
+    questions, answer_of, about = kinds[int(rng.integers(len(kinds)))]
     return Turn(w.say(rng, questions), answer_of(states), about)
 
 

@@ -77,7 +77,7 @@ class FrozenLlava:
     @property
     def table(self) -> Tensor:
         """(V,width): word embeddings, float32 on the CPU."""
-        return self.body.embed_tokens.weight.detach().float().cpu()  # type: ignore[no-any-return]
+        return self.body.embed_tokens.weight.detach().float().cpu()
 
     def tokens(self, text: str, first: bool) -> list[int]:
         """Tokens of a part of a prompt, as the runtime's Vocabulary makes them; first: no text stands before it."""
@@ -102,7 +102,7 @@ class FrozenLlava:
         chosen = [states[n] for n in (layers if isinstance(layers, (list, tuple)) else [layers])]
         if self.config.vision_feature_select_strategy == "default":
             chosen = [x[:, 1:] for x in chosen]
-        return self.projector(torch.cat(chosen, 2))  # type: ignore[no-any-return]
+        return self.projector(torch.cat(chosen, 2))
 
     def head(self, hidden: Tensor) -> Tensor:
         """Hidden states (M,width) -> logits (M,V)."""

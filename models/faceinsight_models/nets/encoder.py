@@ -198,7 +198,9 @@ class Adapter(nn.Module):
         self.state = nn.Embedding(states, width)
 
     def image_tokens(self, features: Features) -> Tensor:
-        """(B,P,d)."""
+        """(B,P,d). Raises ValueError for an adapter that makes none."""
+        if self.image is None:
+            raise ValueError("this adapter makes no image tokens: its LLM has a vision encoder")
         return self.image(features.image)
 
     def region_tokens(self, features: Features) -> Tensor:

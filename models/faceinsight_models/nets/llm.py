@@ -29,7 +29,10 @@ class BpeVocabulary:
         import gguf
 
         fields = gguf.GGUFReader(path).fields
-        get = lambda name: fields[f"tokenizer.ggml.{name}"].contents()  # noqa: E731
+
+        def get(name: str) -> Any:
+            return fields[f"tokenizer.ggml.{name}"].contents()
+
         return cls(get("tokens"), get("token_type"), get("merges"), get("pre"))
 
     def prune(self, size: int) -> BpeVocabulary:
@@ -100,7 +103,10 @@ def load_gguf(path: Path) -> LlamaForCausalLM:
     from transformers import LlamaConfig, LlamaForCausalLM
 
     reader = gguf.GGUFReader(path)
-    field = lambda name: reader.fields[f"llama.{name}"].contents()  # noqa: E731
+
+    def field(name: str) -> Any:
+        return reader.fields[f"llama.{name}"].contents()
+
     heads, kv_heads = field("attention.head_count"), field("attention.head_count_kv")
     config = LlamaConfig(
         vocab_size=field("vocab_size"),

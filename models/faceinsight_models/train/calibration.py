@@ -126,7 +126,7 @@ def _vector(z: Array, y: Array, ridge: float, *, shifts: bool = True, fixed: boo
         either = log_p.masked_fill(target <= 0, -1e4).logsumexp(1)
         loss = -torch.where(several, either, (target * log_p).sum(1)).sum()
         loss = loss + ridge / 2 * ((slope - 1).square().sum() + (shift * mask).square().sum())
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         return loss
 
     optimizer.step(closure)

@@ -221,7 +221,7 @@ def _fit(
         losses["faults"] = 0.15 * _binary(z["faults"], faults).sum() / count
         turned = turn >= 0
         losses["turn"] = 0.5 * F.cross_entropy(z["turn"][turned], turn[turned])
-        return sum(losses.values()), {k: round(v.item(), 4) for k, v in losses.items()}  # type: ignore[return-value]
+        return sum(losses.values()), {k: round(v.item(), 4) for k, v in losses.items()}
 
     head = [g | {"lr": 4 * schedule.lr} for g in decay_groups(model.head, schedule.weight_decay)]
     train(
@@ -296,5 +296,5 @@ def guess(
             for name in parts:
                 logits = z[name].float()
                 out[name][some] = (logits / WEIGHT[name]).sigmoid() if name == "gender" else logits.softmax(1)
-    np.savez(cache, **out)
+    np.savez(cache, **out)  # type: ignore[arg-type]
     return out

@@ -230,22 +230,24 @@ def specialize(
     with a hat put on. All else stays as it is, so that the other tasks lose nothing."""
     torch.manual_seed(schedule.seed)
     base.requires_grad_(False)
-    if base.own is None:
+    if base.own is None or base.head.own is None:
         base.specialize()
-    own = [part for part in (base.own, base.head.own) if part is not None]
-    for part in (*own, base.head.bias):
+    last_stage, projections = base.own, base.head.own
+    if last_stage is None or projections is None:
+        raise ValueError("the encoder has no branch for the specialized characteristics")
+    for part in (last_stage, projections, base.head.bias):
         part.requires_grad_(True)
     base.head.bias.register_hook(lambda grad: grad * base.head.specialized)
 
     def set_train_modes() -> None:
         base.eval()
-        for part in own:
-            part.train()
+        last_stage.train()
+        projections.train()
 
     labelled = {a.stem: float(a.stem == PORTRAITS) for a in faces.archives}
     param_groups = [
-        *decay_groups(base.own, schedule.weight_decay),
-        {"params": [*base.head.own.parameters()], "lr": 3 * schedule.lr, "weight_decay": schedule.weight_decay},
+        *decay_groups(last_stage, schedule.weight_decay),
+        {"params": [*projections.parameters()], "lr": 3 * schedule.lr, "weight_decay": schedule.weight_decay},
         {"params": [base.head.bias], "lr": 3 * schedule.lr, "weight_decay": 0.0},
     ]
     _fit(
@@ -309,7 +311,7 @@ def _fit(
         rows = mixture.draw(len(indices), rng)
         labels, worn = faces.labels[rows], rng.random(len(rows)) < (0 if hats is None else HATTED)
         labels[worn, NAMES.index("Wearing_Hat")] = 1
-        labels[np.ix_(worn, UNDER_HATS)] = np.nan
+        labels[np.outer(worn, np.isin(np.arange(len(NAMES)), UNDER_HATS))] = np.nan
         views = [
             view(rng, faces, r, maps[r], size, degrade_prob=degrade_prob, hats=hats if on else None)
             for r, on in zip(rows, worn, strict=True)

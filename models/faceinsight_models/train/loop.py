@@ -181,7 +181,7 @@ class _Trainer(Generic[Batch]):
                 raise FloatingPointError(
                     f"{self.name}: loss is {float(value)} at step {step}; the last checkpoint is intact"
                 )
-            (value / len(parts)).backward()  # type: ignore[no-untyped-call]
+            (value / len(parts)).backward()
             total += value.detach() / len(parts)
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         self.optimizer.step()

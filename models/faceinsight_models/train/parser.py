@@ -108,7 +108,8 @@ class Pairs:
     def of(cls, masks: Masks) -> Pairs:
         """The training pairs."""
         rows = np.flatnonzero(masks.train)
-        chosen, donors = list(rows), []
+        chosen: list[int] = rows.tolist()
+        donors: list[tuple[int, int]] = []
         for name, (_, often, _) in WORN.items():
             number = MASK_CLASSES.index(name)
             wearing = [int(r) for r in rows if (masks.masks[r] == number).any()]
@@ -189,7 +190,7 @@ def pseudo_labels(teacher: FaceParser, faces: Faces, rows: NDArray[np.int64], si
     flip = torch.tensor(FLIP_CLASSES)
     crops, maps = np.zeros((len(rows), size, size, 3), np.uint8), np.zeros((len(rows), size, size), np.uint8)
     numbers = [MASK_CLASSES.index(n) for n in WORN]
-    said = torch.from_numpy(faces.labels[np.ix_(rows, [NAMES.index(a) for a, _, _ in WORN.values()])])
+    said = torch.from_numpy(faces.labels[rows][:, [NAMES.index(a) for a, _, _ in WORN.values()]])
     for start in tqdm(range(0, len(rows), batch), desc="pseudo-labels", unit="batch", mininterval=5):
         own = slice(start, start + batch)
         crops[own] = np.stack([faces.crop(r, size) for r in rows[own]])

@@ -35,7 +35,7 @@ def rounded(layers: nn.Module) -> Iterator[None]:
         return F.linear(x, weight + (q4_0(weight.detach()) - weight).detach(), layer.bias)
 
     for layer in changed:
-        layer.forward = forward.__get__(layer)  # type: ignore[method-assign]
+        layer.forward = forward.__get__(layer)
     try:
         yield
     finally:
