@@ -5,7 +5,7 @@
     python benchmarks/versions.py --page docs/versions.md docs/versions.json
 
 Each row is a virtual environment of its own in work/versions, removed afterwards: pip installs the wheel with a row's
-versions, the check below answers about photos and is compared with the first row, and the tests run that need no
+versions, versions_check.py answers about photos and is compared with the first row, and the tests run that need no
 more than the row has. The second form runs some rows only (put into --out beside what is there), the third one
 writes the page again. It needs a package index and Python 3.10 to 3.13 (on the PATH, or of pyenv); what is missing is
 said. Per row about 0.5 GB and one to three minutes on two cores; rows with PyTorch 1.5 GB, and 7 GB where the index
@@ -28,8 +28,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 WORK = ROOT / "work" / "versions"
-PHOTO = ROOT / "tests" / "data" / "astronaut.png"
-QUESTIONS = ("Is she smiling?", "Is she wearing glasses?", "What color is the hair?", "Describe this face.")
+CHECK = Path(__file__).with_name("versions_check.py")
 #: Largest difference of a probability from the first row's. OpenCV 4 and 5 round differently when they warp and resize:
 #: up to 0.021; of ONNX Runtime and numpy it was below 0.0001.
 TOLERANCE = 0.03
@@ -145,7 +144,7 @@ def measured(row: Row, wheel: Path, *, keep: bool) -> dict[str, Any]:
         installed = time.monotonic() - began
         megabytes = sum(f.lstat().st_size for f in folder.rglob("*") if f.is_file()) / 1e6
         # -I: neither the user's PYTHONPATH nor this folder is looked at.
-        check: dict[str, Any] = json.loads(call(python, "-I", __file__, "--check").splitlines()[-1])
+        check: dict[str, Any] = json.loads(call(python, "-I", str(CHECK)).splitlines()[-1])
         tests = tested(python, row.tests)
     except subprocess.CalledProcessError as e:
         return base | {"error": f"{(e.stderr or e.stdout or '').strip()[-2000:]}"}
@@ -154,12 +153,6 @@ def measured(row: Row, wheel: Path, *, keep: bool) -> dict[str, Any]:
             shutil.rmtree(folder, ignore_errors=True)
     seconds = {"install": round(installed), "all": round(time.monotonic() - began)}
     return base | {"megabytes": round(megabytes), "seconds": seconds, "tests": tests} | check
-
-
-def peak_bytes() -> int:
-    """Peak resident memory of this process."""
-    found = re.search(r"VmHWM:\s*(\d+)", Path("/proc/self/status").read_text())
-    return 1024 * int(found[1]) if found else 0
 
 
 def oldest(*, export: bool) -> list[str]:
@@ -206,60 +199,6 @@ def tested(python: str, names: tuple[str, ...]) -> dict[str, Any]:
     if done.returncode and not names_failed:
         names_failed = [(done.stdout + done.stderr).strip()[-1000:]]
     return counts | {"which": names_failed}
-
-
-def check() -> None:
-    """In a row's environment: answer, and print what came out as one line of JSON."""
-    import contextlib
-    import importlib.metadata
-    import io
-    import platform
-
-    import numpy as np
-
-    from faceinsight import FaceInsight
-    from faceinsight.bundle.bundle import Bundle
-    from faceinsight.cli.main import main as command
-    from faceinsight.diagnostics.fit import estimate
-    from faceinsight.diagnostics.versions import EXPORT, RUNTIME
-    from faceinsight.perception.image import load_image
-
-    photo = np.ascontiguousarray(load_image(PHOTO))
-    photos = {
-        "as it is": photo,
-        "mirrored": photo[:, ::-1],
-        "half": photo[::2, ::2],
-        "dark": photo // 3,
-        "on its side": np.rot90(photo),
-        "two": np.concatenate([photo, photo[:, ::-1]], 1),
-        "framed": np.pad(photo, ((200, 90), (40, 310), (0, 0)), constant_values=127),
-    }
-    faces: dict[str, list[dict[str, Any]]] = {}
-    peak = 0
-    with FaceInsight.load("nano", device="cpu", threads=2, allow=["gender", "age", "race"]) as fi:
-        for name, picture in photos.items():
-            faces[name] = []
-            for face in fi.perceive(np.ascontiguousarray(picture)):
-                labels = {x.name: (x.state, round(x.probability or 0, 5)) for x in fi.report(face).labels}
-                answers = [fi.ask(face, q).text for q in QUESTIONS]
-                faces[name].append({"labels": labels, "answers": answers})
-            if not peak:
-                peak = peak_bytes()
-    printed = io.StringIO()
-    with contextlib.redirect_stdout(printed):
-        command(["doctor", "--json"])
-    doctor = json.loads(printed.getvalue())
-    versions = {"python": platform.python_version()}
-    for name in {**RUNTIME, **EXPORT}:
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            versions[name] = importlib.metadata.version(name)
-    found = {
-        "versions": versions,
-        "faces": faces,
-        "doctor": {c["name"]: c["status"] for c in doctor["checks"]},
-        "fit": {"estimate": estimate(Bundle.open("nano")).total, "peak": peak},
-    }
-    print("\n" + json.dumps(found))
 
 
 def judged(row: dict[str, Any], reference: dict[str, Any]) -> dict[str, Any]:
@@ -337,7 +276,4 @@ def line(row: dict[str, Any], names: list[str]) -> str:
 
 
 if __name__ == "__main__":
-    if sys.argv[1:] == ["--check"]:
-        check()
-    else:
-        main()
+    main()

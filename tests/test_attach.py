@@ -25,9 +25,10 @@ from faceinsight.diagnostics.fit import estimate
 from faceinsight.errors import BundleError, RequestError
 from faceinsight.perception.clip_pixels import to_pixels
 from faceinsight_export import attach as export_attach
-from faceinsight_export.attach import Attached, attached_stages
+from faceinsight_export.attach import Attached
 from faceinsight_export.cli import main as export
 from faceinsight_export.llava_bundle import ExportOptions, export_llava, open_attached, verify_bundle
+from faceinsight_export.parity.attach import attached_stages
 from faceinsight_export.parity.stages import ParityError
 from faceinsight_models.cli import main as train
 from faceinsight_models.llava.adapter_record import AdapterRecord, load_adapter

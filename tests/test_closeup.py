@@ -14,13 +14,20 @@ import torch
 from faceinsight import FaceInsight
 from faceinsight.perception.closeup import Closeup as CloseupReader
 from faceinsight.perception.closeup import CloseupReading
-from faceinsight_models.data.faces import AGE_YEARS, Faces, utkface_labels
+from faceinsight_models.data.faces import Faces
+from faceinsight_models.data.labels import AGE_YEARS, utkface_labels
 from faceinsight_models.nets import lcm
 from faceinsight_models.nets.closeup import FAULTS, PARTS, TELLS, YEARS, CloseupGraph, CloseupNet
 from faceinsight_models.nets.mobilenet import MEAN_BGR, MobileNet, tfjs_weights
 from faceinsight_models.recipe import Recipe
 from faceinsight_models.taxonomy import AGES, EXCLUSIVE_GROUPS, EXPRESSIONS, NAMES, RACES, RULES
-from faceinsight_models.train.closeup import age_targets, choice_loss, completed, expression_targets, race_targets
+from faceinsight_models.train.closeup_targets import (
+    age_targets,
+    choice_loss,
+    completed,
+    expression_targets,
+    race_targets,
+)
 from faceinsight_models.train.views import Views
 
 

@@ -30,7 +30,7 @@ from faceinsight.bundle.bundle import Bundle
 from faceinsight.bundle.onnx_header import OnnxHeader
 from faceinsight.host.child import probe
 from faceinsight_export.cli import main as export
-from faceinsight_export.onnx.fp16_weights import store_half
+from faceinsight_export.onnx.fp16_weights import store_fp16
 
 FAKE = Path(__file__).parent / "fake_tensorrt.py"
 ORIN = EngineTarget("10.3.0", 87, "Orin")
@@ -374,7 +374,7 @@ def test_half_stored_weights_are_constants_again(tmp_path: Path):
     )
     path = tmp_path / "half.onnx"
     onnx.save(proto, path)
-    store_half(path)
+    store_fp16(path)
     folded = for_tensorrt(path.read_bytes())
     again = onnx.load_from_string(folded)
     onnx.checker.check_model(again)

@@ -24,7 +24,7 @@ from faceinsight_models.nets.question import QuestionNet
 from faceinsight_models.parts import Trained
 from faceinsight_models.recipe import Recipe
 from faceinsight_models.taxonomy import NAMES
-from faceinsight_models.train.encoder import build_adapter, build_encoder
+from faceinsight_models.train.build import build_adapter, build_encoder
 from faceinsight_models.train.llm import PROMPT
 
 CPU = Device("cpu", False, 2)

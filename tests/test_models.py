@@ -51,9 +51,10 @@ from faceinsight_models.taxonomy import (
 )
 from faceinsight_models.train import calibration
 from faceinsight_models.train.align import align, holding, membership
+from faceinsight_models.train.build import build_adapter, build_encoder
 from faceinsight_models.train.conversation import drill, enabled
 from faceinsight_models.train.encoded import EncodedFaces
-from faceinsight_models.train.encoder import build_adapter, build_encoder, view
+from faceinsight_models.train.encoder import view
 from faceinsight_models.train.llm import tree_mask
 from faceinsight_models.train.loop import train
 from faceinsight_models.train.tasks import TaskLoss

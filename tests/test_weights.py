@@ -18,7 +18,7 @@ from faceinsight_models.nets.encoder import EncoderGraph
 from faceinsight_models.nets.segmentation import coarse
 from faceinsight_models.parts import load_closeup, load_encoder, load_parser
 from faceinsight_models.recipe import Recipe
-from faceinsight_models.train.encoder import build_adapter
+from faceinsight_models.train.build import build_adapter
 from faceinsight_models.weights import pack, unpack
 
 WEIGHTS = Path(__file__).parents[1] / "models" / "weights" / "nano.pt"

@@ -237,9 +237,9 @@ class Transformers(Greedy):
 
 
 def peak_mb(pid: int | str = "self") -> float:
-    """Peak resident memory of a process."""
+    """Peak resident memory of a process, MB (10^6 bytes)."""
     lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    return round(next(int(x.split()[1]) for x in lines if x.startswith("VmHWM:")) / 1024, 1)
+    return round(next(int(x.split()[1]) for x in lines if x.startswith("VmHWM:")) * 1024 / 1e6, 1)
 
 
 def _nano(folder: Path, *, best: bool) -> Arm:

@@ -100,7 +100,7 @@ class TransformersNano(Greedy):
         from faceinsight_models.nets.parser import LabelMap
         from faceinsight_models.parts import load_closeup, load_encoder, load_parser, load_question
         from faceinsight_models.recipe import Recipe
-        from faceinsight_models.train.encoder import build_adapter
+        from faceinsight_models.train.build import build_adapter
 
         torch.set_num_threads(cores())
         self._torch, self._best = torch, best

@@ -38,7 +38,9 @@ from faceinsight_models.recipe import Recipe
 from faceinsight_models.specs import characteristic_specs
 from faceinsight_models.taxonomy import EXCLUSIVE_GROUPS, EXCLUSIVE_MEMBERS, MASK_CLASSES, NAMES, REGIONS, RULES
 from faceinsight_models.train import calibration
-from faceinsight_models.train.encoder import build_encoder, clean_batch, fingerprint
+from faceinsight_models.train.build import build_encoder
+from faceinsight_models.train.encoder import clean_batch
+from faceinsight_models.train.label_maps import fingerprint
 from faceinsight_models.train.tasks import TaskLoss, prior_bias
 
 

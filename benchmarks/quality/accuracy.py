@@ -158,7 +158,6 @@ class Run:
 
     def contradict(self) -> None:
         """The sets, and all faces of the strangers' photos."""
-
         self.ledger.figure(self._contradictions, "contradictions")
 
     def _contradictions(self) -> Figures:

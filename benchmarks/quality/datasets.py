@@ -29,6 +29,7 @@ from tqdm import tqdm
 from faceinsight.errors import ImageError
 from faceinsight.perception.image import load_image
 from faceinsight_models.data import faces as training
+from faceinsight_models.data import labels as labels_of
 from faceinsight_models.data.files import read_image, read_rows
 from faceinsight_models.taxonomy import CELEBA, EXPRESSIONS
 
@@ -111,7 +112,7 @@ def _zipped(folder: Path, name: str, split: str) -> list[Sample]:
         return []
     rows = [r for r in training.set_rows(folder, name) if r["split"] == split]
     archive = zipfile.ZipFile(folder / f"{name}.zip")
-    labels = training.SETS[name](rows)
+    labels = labels_of.SETS[name](rows)
     return [
         Sample(partial(read_image, archive, r["file"]), y, _exact(r), r["file"])
         for r, y in zip(rows, labels, strict=True)
@@ -175,7 +176,7 @@ def _celeba_published(folder: Path, split: str) -> list[Sample]:
     images = folder / ("Img" if (folder / "Img").is_dir() else "") / "img_align_celeba"
     # Kaggle's archive has a folder of the same name inside.
     images = images / images.name if (images / images.name).is_dir() else images
-    return _files(images, list(rows), training.celebahq_labels(list(rows.values()))) if rows else []
+    return _files(images, list(rows), labels_of.celebahq_labels(list(rows.values()))) if rows else []
 
 
 def _maskhq(folder: Path) -> Path | None:
@@ -203,7 +204,7 @@ def _celebamaskhq(folder: Path, split: str) -> list[Sample]:
         return []
     table = _attributes(home / "CelebAMask-HQ-attribute-anno.txt")
     files = [f for i in found[1] if (f := f"{i}.jpg") in table]
-    labels = training.celebahq_labels([table[f] for f in files]) if files else np.empty((0, 0), np.float32)
+    labels = labels_of.celebahq_labels([table[f] for f in files]) if files else np.empty((0, 0), np.float32)
     return _files(home / "CelebA-HQ-img", files, labels)
 
 
@@ -218,7 +219,7 @@ def _fairface(folder: Path, split: str) -> list[Sample]:
     # The archives are named after their margin and hold train/ and val/.
     places = (folder, *sorted(folder.glob("fairface-img-margin*")))
     home = next((p for p in places if (p / rows[0]["file"]).is_file()), folder)
-    return _files(home, [r["file"] for r in rows], training.fairface_labels(rows))
+    return _files(home, [r["file"] for r in rows], labels_of.fairface_labels(rows))
 
 
 def _ferplus(folder: Path, split: str) -> list[Sample]:
@@ -244,7 +245,7 @@ def _ferplus(folder: Path, split: str) -> list[Sample]:
             files[number] = row["Image name"]
     if not kept:
         return []
-    labels = training.ferplus_labels(kept)
+    labels = labels_of.ferplus_labels(kept)
     if (folder / place).is_dir() or not (folder / "fer2013.csv").is_file():
         return _files(folder / place, list(files.values()), labels)
     pixels = _fer_pixels(folder / "fer2013.csv", set(files))
@@ -275,5 +276,5 @@ def _utkface(folder: Path, split: str) -> list[Sample]:
                 {"age": m[1], "gender": UTKFACE_GENDERS[int(m[2])], "race": UTKFACE_RACES[int(m[3])]}
                 for m in found.values()
             ]
-            return _files(home, list(found), training.utkface_labels(rows), rows)
+            return _files(home, list(found), labels_of.utkface_labels(rows), rows)
     return []

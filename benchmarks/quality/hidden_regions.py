@@ -20,8 +20,8 @@ from torch.nn import functional as F
 
 import metrics
 from ablation import ATTRIBUTES, filled
-from faceinsight_models.data.faces import SETS
 from faceinsight_models.data.files import read_rows
+from faceinsight_models.data.labels import SETS
 from faceinsight_models.taxonomy import COVERED_BY, NAMES
 
 Floats = NDArray[np.floating]

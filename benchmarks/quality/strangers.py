@@ -17,8 +17,8 @@ from tqdm import tqdm
 import datasets
 from contradictions import COLORS
 from faceinsight.types import NO, YES
-from faceinsight_models.data.faces import AGE_YEARS
 from faceinsight_models.data.files import read_image, read_rows
+from faceinsight_models.data.labels import AGE_YEARS
 from faceinsight_models.taxonomy import EXCLUSIVE_GROUPS
 from figures import Figures
 from readings import Reader, Reading

@@ -48,12 +48,12 @@ def view(photo: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8
 
 
 def state() -> dict[str, float]:
-    """Resident memory in MB, open files, threads of this process."""
+    """Resident memory in MB (10^6 bytes), open files, threads of this process."""
     status = Path("/proc/self/status").read_text().splitlines()
     resident = next(int(x.split()[1]) for x in status if x.startswith("VmRSS:"))
     threads = next(int(x.split()[1]) for x in status if x.startswith("Threads:"))
     return {
-        "RSS MB": round(resident / 1024, 2),
+        "RSS MB": round(resident * 1024 / 1e6, 2),
         "open files": len(list(Path("/proc/self/fd").iterdir())),
         "threads": threads,
     }

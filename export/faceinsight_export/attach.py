@@ -64,7 +64,7 @@ class Attached:
         return cls(record, adapter, encoder, face.manifest, sha256_of(run / WEIGHTS))
 
     def write(self, folder: Path) -> None:
-        """encoder.onnx, whose region tokens are of the LLM's width, and knowledge.onnx."""
+        """Write encoder.onnx, whose region tokens are of the LLM's width, and knowledge.onnx."""
         regions = folder / "regions.onnx"
         write_regions(self.adapter, regions, regions=self.encoder.regions, region_width=self.encoder.width)
         store_fp16(regions)

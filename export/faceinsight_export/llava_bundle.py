@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from faceinsight import __version__
 from faceinsight.bundle.bundle import MANIFEST, Bundle
-from faceinsight.bundle.manifest import LlmSpec
+from faceinsight.bundle.manifest import LlmSpec, Manifest, VisionSpec
 from faceinsight.perception.clip_pixels import to_pixels
 from faceinsight_models.recipe import LlavaRecipe
 from faceinsight_models.storage import LLM, VISION
@@ -54,6 +55,11 @@ class ExportOptions:
     tokens: int | None = None
     method: str = "merge"
     lora: Path | None = None
+
+    @property
+    def precisions(self) -> tuple[str, str]:
+        """Of the vision encoder and of the LLM."""
+        return self.vision, self.llm
 
     def __post_init__(self) -> None:
         for what, value, known in (
@@ -102,49 +108,29 @@ def export_llava(
     parts = Bundle.open(face)
     attached = open_attached(attach, parts, folder, options.lora)
     vision = vision_spec(checkpoint, tokens=options.tokens, method=options.method, margin=rules.margin)
-    fp16_bytes = llm_bytes(checkpoint, "f16")
+    needed = disk_bytes(checkpoint, options.llm)
     vocabulary = read_vocabulary(folder, checkpoint.text_config)
     reference = open_reference(folder, options.lora)
     require_recipe(rules, reference, recipe)
     steps = Steps(out, _settings(folder, rules, options, parts, attached), progress=progress)
-    quantized_bytes = int(fp16_bytes * LLM_PRECISIONS[options.llm].size) if options.llm != "f16" else 0
-    require_space(out.parent, SPACE_BESIDE_LLM + fp16_bytes + quantized_bytes)
+    require_space(out.parent, needed)
     work = steps.folder
     steps.run("face parts", lambda: take_face_parts(parts, work, attached), face_files(parts, attached))
-    steps.run(
-        f"vision ({options.vision})",
-        lambda: convert_vision(
-            checkpoint, work / VISION, precision=options.vision, tokens=options.tokens, method=options.method
-        ),
-        [VISION],
-    )
+    _write_vision(steps, checkpoint, options)
     _write_llm(steps, checkpoint, vocabulary, options.llm, out.name)
-    prompt = prompt_spec(rules, parts.manifest.llm.prompt)
-    llm = LlmSpec(LLM, vision.width, rules.context, prompt, rules.max_question, rules.max_answer)
-    stages = verify_llava(
-        reference,
-        work,
-        vision,
-        llm,
-        precisions=(options.vision, options.llm),
-        method=options.method,
-        attached=attached,
-        progress=progress,
-    )
-    provenance = {
-        "recipe": recipe,
-        "vision precision": options.vision,
-        "llm precision": options.llm,
-        "image tokens by": options.method,
-        "LoRA": options.lora.name if options.lora else "none",
-    }
-    manifest = llava_manifest(parts.manifest, work, out.name, vision, llm, checkpoint.folder.name, provenance, stages)
-    if attached:
-        manifest = with_adapter_tokens(manifest, attached)
-    (work / MANIFEST).write_text(manifest.to_json())
-    Bundle.open(work)
-    steps.finish()
+    llm = _llm_spec(rules, vision, parts.manifest)
+    compare = partial(verify_llava, precisions=options.precisions, method=options.method, progress=progress)
+    stages = compare(reference, work, vision, llm, attached=attached)
+    origin = checkpoint.folder.name, _provenance(recipe, options)
+    manifest = llava_manifest(parts.manifest, work, out.name, vision, llm, *origin, stages)
+    _finish(steps, with_adapter_tokens(manifest, attached) if attached else manifest)
     return stages
+
+
+def disk_bytes(checkpoint: Checkpoint, precision: str) -> int:
+    """What an export needs at most: the LLM's 16-bit conversion, the quantized LLM, and everything else."""
+    fp16 = llm_bytes(checkpoint, "f16")
+    return SPACE_BESIDE_LLM + fp16 + (int(fp16 * LLM_PRECISIONS[precision].size) if precision != "f16" else 0)
 
 
 def _settings(
@@ -159,6 +145,40 @@ def _settings(
         "exporter": __version__,
     }
     return settings | ({"attached": attached.sha256} if attached else {})
+
+
+def _finish(steps: Steps, manifest: Manifest) -> None:
+    """Write the manifest, check the bundle, and give it its name."""
+    (steps.folder / MANIFEST).write_text(manifest.to_json())
+    Bundle.open(steps.folder)
+    steps.finish()
+
+
+def _provenance(recipe: str, options: ExportOptions) -> dict[str, str]:
+    """How the bundle was made, for its manifest."""
+    return {
+        "recipe": recipe,
+        "vision precision": options.vision,
+        "llm precision": options.llm,
+        "image tokens by": options.method,
+        "LoRA": options.lora.name if options.lora else "none",
+    }
+
+
+def _llm_spec(rules: LlavaRecipe, vision: VisionSpec, face: Manifest) -> LlmSpec:
+    prompt = prompt_spec(rules, face.llm.prompt)
+    return LlmSpec(LLM, vision.width, rules.context, prompt, rules.max_question, rules.max_answer)
+
+
+def _write_vision(steps: Steps, checkpoint: Checkpoint, options: ExportOptions) -> None:
+    path = steps.folder / VISION
+    steps.run(
+        f"vision ({options.vision})",
+        lambda: convert_vision(
+            checkpoint, path, precision=options.vision, tokens=options.tokens, method=options.method
+        ),
+        [VISION],
+    )
 
 
 def _write_llm(steps: Steps, checkpoint: Checkpoint, vocabulary: GgufVocabulary, precision: str, name: str) -> None:
@@ -189,7 +209,7 @@ def open_checkpoint(folder: Path, lora: Path | None = None) -> Checkpoint:
 
 
 def open_reference(folder: Path, lora: Path | None = None) -> Reference:
-    """transformers' own model of a folder, with an adapter added.
+    """Transformers' own model of a folder, with an adapter added.
 
     Raises:
         FileNotFoundError: a file is missing.

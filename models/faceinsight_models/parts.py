@@ -23,7 +23,7 @@ from .nets.question import QuestionNet
 from .recipe import Recipe
 from .taxonomy import MASK_CLASSES, NAMES
 from .train.backbone import BackboneClassifier
-from .train.encoder import build_adapter, build_encoder
+from .train.build import build_adapter, build_encoder
 
 if TYPE_CHECKING:
     from transformers import LlamaForCausalLM
@@ -55,6 +55,11 @@ class Trained:
 
 
 def state_dict(path: Path) -> dict[str, Tensor]:
+    """A state dict of a run folder, on the CPU.
+
+    Raises:
+        FileNotFoundError: the training step has not finished.
+    """
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing: this training step has not finished")
     return torch.load(path, weights_only=True, map_location="cpu")
@@ -117,7 +122,11 @@ def load_calibration(run: Path) -> NDArray[np.float64]:
 
 
 def load_trained(recipe: Recipe, run: Path, asset_folder: Path) -> Trained:
-    """Everything the exporter needs. Raises FileNotFoundError naming the step that has not finished."""
+    """Everything the exporter needs.
+
+    Raises:
+        FileNotFoundError: a step has not finished; the message names it.
+    """
     from transformers import LlamaConfig, LlamaForCausalLM
 
     state = state_dict(run / "llm.pt")

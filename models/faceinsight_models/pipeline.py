@@ -44,20 +44,14 @@ from .recipe import Recipe
 from .taxonomy import CHARACTERISTICS, MASK_CLASSES, NAMES
 from .train.align import align
 from .train.backbone import BackboneClassifier, train_backbone
+from .train.build import build_adapter
 from .train.calibration import fit_calibration
 from .train.closeup import characteristic_logits, merge_logits, train_closeup
 from .train.conversation import StateLabeler
 from .train.encoded import EncodedFaces, encode_faces
-from .train.encoder import (
-    PORTRAITS,
-    build_adapter,
-    fingerprint,
-    label_maps,
-    specialize,
-    train_base,
-    train_shared,
-)
+from .train.encoder import PORTRAITS, specialize, train_base, train_shared
 from .train.hats import Hats
+from .train.label_maps import fingerprint, label_maps
 from .train.llm import FaceLlm, train_llm
 from .train.parser import train_parser, train_teacher
 from .train.question import train_question
@@ -80,12 +74,14 @@ class Pipeline:
 
     @cached_property
     def detector(self) -> FaceDetector:
+        """The runtime's detector, with the settings that the manifest will have."""
         return FaceDetector(
             self.assets[DETECTOR], score_threshold=SCORE_THRESHOLD, nms_threshold=NMS_THRESHOLD, sides=SIDES
         )
 
     @cached_property
     def faces(self) -> Faces:
+        """All sets of the data folder, with landmarks."""
         faces = load_faces(self.data, self.run / "cache", self.detector, self.recipe.crop.points())
         # What the weights in this folder were trained on, for the bundle's licence ledger.
         (self.run / "sets.json").write_text(json.dumps(faces.counts()))
@@ -93,6 +89,7 @@ class Pipeline:
 
     @cached_property
     def masks(self) -> Masks:
+        """CelebAMask-HQ's pairs, aligned."""
         crop = self.recipe.crop
         return load_masks(self.data, self.run / "cache", self.detector, crop.points(), crop.parser)
 

@@ -21,6 +21,15 @@ LLAVA_RECIPES = RECIPES / "llava"
 
 @dataclass(frozen=True)
 class Crop:
+    """The canonical crop.
+
+    Attributes:
+        template: right eye, left eye, nose, right and left mouth corner, as fractions of the crop's side.
+        encoder: side of the encoder's input, pixels.
+        parser: side of the parser's input, pixels.
+        unlabelled: faces without masks that the parser labels for itself.
+    """
+
     template: tuple[tuple[float, float], ...]
     encoder: int
     parser: int
@@ -57,15 +66,27 @@ class CloseupSizes:
 
 @dataclass(frozen=True)
 class EncoderSizes:
+    """Widths of the encoder.
+
+    Attributes:
+        text_width: of the refined text features T^L.
+        segmentation_width: of the segmentation encoder.
+    """
+
     text_width: int
     segmentation_width: int
 
 
 @dataclass(frozen=True)
 class Judgement:
-    """From logits to labels: what a broken soft rule costs (logits), the share of claims that may be wrong (of an
-    attribute, of a choice) before the answer is "unsure", and the share of those who have an attribute and are told
-    they have not."""
+    """From logits to labels.
+
+    Attributes:
+        soft_weight: logits that breaking a soft rule costs.
+        risk: share of claims about an attribute that may be wrong; below that confidence the answer is "unsure".
+        choice_risk: the same for the likeliest member of an exclusive group, by its name.
+        miss: share of those who have an attribute and may be told that they have not.
+    """
 
     soft_weight: float
     risk: float
@@ -75,6 +96,19 @@ class Judgement:
 
 @dataclass(frozen=True)
 class LlmSizes:
+    """The LLM and its training data.
+
+    Attributes:
+        layers: of the uncut LLM that are kept.
+        vocabulary: first token ids that are kept.
+        faces: training faces that the dialogues are about.
+        turns: questions per face and batch.
+        context: n_ctx, tokens.
+        max_question: tokens.
+        max_answer: tokens.
+        quantization: of the shipped weights, one of the exporter's LLM_PRECISIONS.
+    """
+
     layers: tuple[int, ...]
     vocabulary: int
     faces: int
@@ -87,8 +121,18 @@ class LlmSizes:
 
 @dataclass(frozen=True)
 class Schedule:
-    """Optimization of one step: steps in all, batch size, peak learning rate, share of warm-up, weight decay,
-    decay of the averaged weights."""
+    """Optimization of one step.
+
+    Attributes:
+        steps: in all.
+        batch: examples per step.
+        lr: peak learning rate.
+        warmup: share of the steps.
+        weight_decay: of matrices; vectors have none.
+        ema_decay: of the averaged weights.
+        checkpoint_every: steps.
+        seed: of initialization and batches.
+    """
 
     steps: int
     batch: int
@@ -102,8 +146,15 @@ class Schedule:
 
 @dataclass(frozen=True)
 class AttachSizes:
-    """Teaching an adapter to speak to a frozen LLaVA: how many faces, questions per face and batch, forward passes that
-    a batch goes through in (less memory), and the schedules of its two steps."""
+    """Training an adapter for a frozen LLaVA.
+
+    Attributes:
+        faces: training faces.
+        turns: questions per face and batch.
+        accumulation_steps: forward passes that a batch is split into: less memory.
+        align: schedule of the first step.
+        train: schedule of the second step.
+    """
 
     faces: int = 8000
     turns: int = 6
@@ -116,7 +167,18 @@ class AttachSizes:
 class LlavaRecipe:
     """The prompt that a family of LLaVAs was trained with, and limits in tokens.
 
-    margin: the vision encoder is shown a square with `margin` times the face box's longer side.
+    Attributes:
+        before_face: text before the image tokens.
+        after_face: text behind them.
+        before_answer: text between question and answer.
+        stop: text of the token that ends an answer.
+        context: n_ctx.
+        between: text between two faces.
+        follow: text between two questions.
+        max_question: tokens.
+        max_answer: tokens.
+        margin: the vision encoder is given a square of `margin` times the face box's longer side.
+        attach: how an adapter is trained for it.
     """
 
     before_face: str
@@ -133,7 +195,12 @@ class LlavaRecipe:
 
     @classmethod
     def load(cls, name: str) -> LlavaRecipe:
-        """A shipped recipe by name, or a TOML file by path. Raises FileNotFoundError or ValueError."""
+        """A shipped recipe by name, or a TOML file by path.
+
+        Raises:
+            FileNotFoundError: there is no such recipe.
+            ValueError: the recipe is not valid.
+        """
         return read_recipe(cls, name, LLAVA_RECIPES)
 
 
@@ -144,6 +211,15 @@ def llava_recipes() -> list[str]:
 
 @dataclass(frozen=True)
 class Asset:
+    """A published file that training starts from.
+
+    Attributes:
+        package: name and version in a registry.
+        member: path of the file in the package.
+        sha256: of the file.
+        licence: of the file.
+    """
+
     package: str
     member: str
     sha256: str
@@ -152,6 +228,20 @@ class Asset:
 
 @dataclass(frozen=True)
 class Recipe:
+    """A model variant.
+
+    Attributes:
+        name: of the recipe.
+        crop: the canonical crop.
+        encoder: widths of the encoder.
+        closeup: window and mixture of the close-up.
+        llm: the LLM.
+        sampling_weights: set -> its share of a batch.
+        judgement: from logits to labels.
+        train: step -> its schedule.
+        assets: file name -> where it comes from.
+    """
+
     name: str
     crop: Crop
     encoder: EncoderSizes
@@ -164,12 +254,22 @@ class Recipe:
 
     @classmethod
     def load(cls, name: str) -> Recipe:
-        """A shipped recipe by name, or a TOML file by path. Raises FileNotFoundError or ValueError."""
+        """A shipped recipe by name, or a TOML file by path.
+
+        Raises:
+            FileNotFoundError: there is no such recipe.
+            ValueError: the recipe is not valid.
+        """
         return read_recipe(cls, name, RECIPES)
 
 
 def read_recipe(kind: type[T], name: str, folder: Path) -> T:
-    """A recipe of the folder by name, or a TOML file by path. Raises FileNotFoundError or ValueError."""
+    """A recipe of the folder by name, or a TOML file by path.
+
+    Raises:
+        FileNotFoundError: there is no such recipe.
+        ValueError: the recipe is not valid.
+    """
     path = Path(name) if name.endswith(".toml") else folder / f"{name}.toml"
     if not path.is_file():
         shipped = ", ".join(sorted(p.stem for p in folder.glob("*.toml")))

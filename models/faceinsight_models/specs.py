@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from faceinsight.bundle.manifest import CharacteristicSpec, CloseupSpec, RegionLimit
 
 from .data.augment import MEAN, STD
-from .data.faces import AGE_YEARS
+from .data.labels import AGE_YEARS
 from .dialogue.concepts import absent, denials, mentions
 from .nets.closeup import COVERS, FAULTS, SHARED, SHOWS, TELLS, YEARS
 from .recipe import Recipe
@@ -17,7 +17,7 @@ from .taxonomy import AGES, CELEBA, CHARACTERISTICS, COVERED_BY, HIDDEN_BY, NEED
 
 
 def characteristic_specs(calibration: NDArray[np.float64], *, closeup: bool = True) -> tuple[CharacteristicSpec, ...]:
-    """calibration (N,6): slope and shift of each characteristic's logit, bounds of the unsure band, and those for
+    """Calibration (N,6): slope and shift of each characteristic's logit, bounds of the unsure band, and those for
     pictures of poor quality (0 and 1: nothing is claimed). closeup: is there one, to tell what is hidden?"""
 
     def limit(table: dict[str, tuple[str, float]], name: str) -> RegionLimit | None:

@@ -40,11 +40,14 @@ REGIONS: dict[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True)
 class Characteristic:
-    """One characteristic: its name, the text that describes it, the region that shows it, its policy group.
+    """One characteristic.
 
-    `group`: "" is always on, "never" is never answered, the others are switches (`SWITCHES`). "subjective": annotators
-    of one picture do not agree on it (arXiv 2210.07356).
-    `phrase` completes "The person ...": used for the text features and in answers.
+    Attributes:
+        name: as in CelebA, or ours.
+        phrase: completes "The person ...": used for the text features and in answers.
+        region: that shows it.
+        group: "" is always on, "never" is never answered, the others are switches (`SWITCHES`). "subjective":
+            annotators of one picture do not agree on it (arXiv 2210.07356).
     """
 
     name: str

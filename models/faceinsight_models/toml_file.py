@@ -15,5 +15,9 @@ TableError = tomllib.TOMLDecodeError
 
 
 def read_table(path: Path) -> dict[str, Any]:
-    """A TOML file. Raises TableError for one that is none."""
+    """A TOML file.
+
+    Raises:
+        TableError: it is no TOML file.
+    """
     return tomllib.loads(path.read_text(encoding="utf-8"))

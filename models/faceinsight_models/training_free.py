@@ -46,7 +46,7 @@ class EvidenceHead(nn.Module):
     """z = prior + (I + C) e, with e what the sizes of the regions say."""
 
     def __init__(self, names: Tensor, graph: Tensor, prior: Tensor, mean: Tensor, std: Tensor) -> None:
-        """names (N,d) words of the characteristics, graph C_hat (N,N), prior (N,), mean and std of sizes (R,)."""
+        """Names (N,d) words of the characteristics, graph C_hat (N,N), prior (N,), mean and std of sizes (R,)."""
         super().__init__()
         order = list(REGIONS)
         says = torch.zeros(len(NAMES), len(order))

@@ -29,7 +29,11 @@ FILES = {
 
 
 def pack(run: Path, path: Path) -> None:
-    """Write the parts of a run. Raises FileNotFoundError for a step that has not finished."""
+    """Write the parts of a run.
+
+    Raises:
+        FileNotFoundError: a step has not finished.
+    """
     llm = _load(run / "llm.pt")
     adapter = {k.removeprefix("adapter."): v for k, v in llm.items() if k.startswith("adapter.")}
     parts = {name: _load(run / f"{name}.pt") for name in ("parser", "encoder", "closeup", "question")} | {
@@ -42,7 +46,9 @@ def unpack(path: Path, bundle: str, run: Path) -> None:
     """Make a run folder in which parser, close-up and question encoder are finished, and encoder, adapter and LLM start
     as they are here.
 
-    Raises FileExistsError for a folder that holds something, ValueError for another kind of file.
+    Raises:
+        FileExistsError: the folder holds something.
+        ValueError: it is another kind of file.
     """
     if run.exists() and any(run.iterdir()):
         raise FileExistsError(f"{run} is not empty: choose another place, or remove it first")

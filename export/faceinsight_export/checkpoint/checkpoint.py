@@ -103,6 +103,7 @@ class Checkpoint:
     """A LLaVA or a bare causal LM as transformers saves it. Open it with `Checkpoint.open`."""
 
     def __init__(self, folder: Path, config: dict[str, Any], places: dict[str, _Place]) -> None:
+        """Of a configuration and the places of the tensors by their `canonical` names."""
         self.folder = folder
         self.config = config
         self._places = places
@@ -111,8 +112,10 @@ class Checkpoint:
     def open(cls, folder: Path) -> Checkpoint:
         """Read the configuration and the shards' headers; no weight is read.
 
-        Raises FileNotFoundError for a missing file, CheckpointError for one that is torn, out of step with the index,
-        outside the folder, quantized, or not safetensors.
+        Raises:
+            FileNotFoundError: a file is missing.
+            CheckpointError: a file is torn, out of step with the index, outside the folder, quantized, or not
+                safetensors.
         """
         if not folder.is_dir():
             raise FileNotFoundError(f"{folder} is not a folder: expected a checkpoint in the Hugging Face layout")
@@ -148,7 +151,8 @@ class Checkpoint:
     def text_config(self) -> Any:
         """The LLM's transformers configuration, with transformers' defaults where the file is silent.
 
-        Raises CheckpointError for a model type that transformers does not know; no code of the folder is run.
+        Raises:
+            CheckpointError: transformers does not know the model type; no code of the folder is run.
         """
         # Keys that a class lacks become attributes too: rope.py reads rope_parameters whatever the version.
         config = configured(self.config)
@@ -159,11 +163,19 @@ class Checkpoint:
         return name in self._places
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """Its shape, without reading it. Raises CheckpointError for an unknown name."""
+        """Its shape, without reading it.
+
+        Raises:
+            CheckpointError: the name is unknown.
+        """
         return self._place(name).shape
 
     def get(self, name: str) -> NDArray[Any]:
-        """The tensor: float32, or its own type where that is no float. Raises CheckpointError for an unknown name."""
+        """The tensor: float32, or its own type where that is no float.
+
+        Raises:
+            CheckpointError: the name is unknown.
+        """
         place = self._place(name)
         return read_tensor(place.shard, place.name)
 

@@ -23,13 +23,14 @@ from .rope import Rope
 class Family:
     """How llama.cpp's graph of an architecture differs from transformers'.
 
-    arch: llama.cpp's architecture.
-    activations: what the feed-forward network may use.
-    paired: RoPE turns neighbouring rows of q and k; transformers turns the two halves of a head.
-    norm_offset: transformers adds it to each norm's weight in the graph, llama.cpp has it in the weight.
-    free_heads: heads x head width may differ from the hidden width.
-    windowed: the graph applies the sliding window; otherwise the context is cut to it.
-    scalings: RoPE scalings of the configuration that the graph reproduces.
+    Attributes:
+        arch: llama.cpp's architecture.
+        activations: what the feed-forward network may use.
+        paired: RoPE turns neighbouring rows of q and k; transformers turns the two halves of a head.
+        norm_offset: transformers adds it to each norm's weight in the graph, llama.cpp has it in the weight.
+        free_heads: heads x head width may differ from the hidden width.
+        windowed: the graph applies the sliding window; otherwise the context is cut to it.
+        scalings: RoPE scalings of the configuration that the graph reproduces.
     """
 
     arch: gguf.MODEL_ARCH
@@ -72,8 +73,8 @@ FAMILIES = {
 def family_of(config: Any) -> Family:
     """The family of a transformers configuration.
 
-    Raises CheckpointError for an architecture, activation, head width or RoPE scaling that llama.cpp would not compute
-    as transformers does.
+    Raises:
+        CheckpointError: llama.cpp would compute the architecture, activation, head width or RoPE scaling otherwise.
     """
     name = architecture(config)
     if name not in FAMILIES:
@@ -158,7 +159,7 @@ def rope_factors(config: Any) -> dict[str, NDArray[np.float32]]:
 
 
 def meta_model(config: Any) -> Any:
-    """transformers' model of a configuration, in float32 and without weights (they are on torch's meta device)."""
+    """Transformers' model of a configuration, in float32 and without weights (they are on torch's meta device)."""
     from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
 
     config = copy.deepcopy(config)

@@ -21,7 +21,14 @@ _HARMLESS = (True, False, "gaussian", "orthogonal", "eva")
 
 @dataclass(frozen=True, slots=True)
 class _Pair:
-    """W becomes W + scale B A: names of A (r,in) and B (out,r) in the adapter's file."""
+    """W becomes W + scale B A.
+
+    Attributes:
+        a: name of A (r,in) in the adapter's file.
+        b: name of B (out,r) in the adapter's file.
+        shape: of W.
+        scale: of the change.
+    """
 
     a: str
     b: str
@@ -32,11 +39,15 @@ class _Pair:
 class LoraAdapter:
     """A LoRA adapter. Open it with `LoraAdapter.open`.
 
-    pairs: weight -> its low-rank change; replaced: weight -> the tensor that takes its place (modules_to_save, biases).
-    Both under the names of `checkpoint.canonical`.
+    Attributes:
+        folder: of the adapter.
+        pairs: weight -> its low-rank change.
+        replaced: weight -> the tensor that takes its place (modules_to_save, biases). Both under the names of
+            `checkpoint.canonical`.
     """
 
     def __init__(self, folder: Path, pairs: dict[str, _Pair], replaced: dict[str, str]) -> None:
+        """Of what it changes."""
         self.folder = folder
         self.pairs = pairs
         self.replaced = replaced
@@ -45,7 +56,9 @@ class LoraAdapter:
     def open(cls, folder: Path) -> LoraAdapter:
         """Read the configuration and the names of the tensors.
 
-        Raises FileNotFoundError, or CheckpointError for an adapter that is no plain LoRA on linear layers.
+        Raises:
+            FileNotFoundError: a file is missing.
+            CheckpointError: it is no plain LoRA on linear layers.
         """
         config = read_json(folder / CONFIG)
         _require_plain(folder, config)
@@ -89,7 +102,11 @@ class LoraAdapter:
         return np.asarray(value + np.float32(pair.scale) * (self.get(pair.b) @ self.get(pair.a)))
 
     def require_fit(self, checkpoint: Checkpoint) -> None:
-        """Raises CheckpointError unless each target is in the checkpoint and has its shape."""
+        """Refuse a checkpoint that the adapter was not made for.
+
+        Raises:
+            CheckpointError: a target is not in the checkpoint, or has another shape there.
+        """
         file = self.folder / WEIGHTS
         shapes = {name: pair.shape for name, pair in self.pairs.items()}
         known = tensor_shapes(file)
@@ -117,7 +134,7 @@ def _require_plain(folder: Path, config: dict[str, Any]) -> None:
 
 
 def _scale(config: dict[str, Any], module: str, rank: int) -> float:
-    """alpha / r, or alpha / sqrt(r) for rank-stabilized LoRA (Kalajdzievski 2023); a module may have its own alpha."""
+    """Alpha / r, or alpha / sqrt(r) for rank-stabilized LoRA (Kalajdzievski 2023); a module may have its own alpha."""
     alpha = float(config["lora_alpha"])
     for pattern, own in (config.get("alpha_pattern") or {}).items():
         if re.match(rf"(.*\.)?({pattern})$", module):
@@ -130,7 +147,11 @@ class MergedCheckpoint(Checkpoint):
     """A checkpoint as if an adapter had been merged into it; the sum is made as each tensor is read."""
 
     def __init__(self, checkpoint: Checkpoint, adapter: LoraAdapter) -> None:
-        """Raises CheckpointError if the adapter is none for this checkpoint."""
+        """Of a checkpoint.
+
+        Raises:
+            CheckpointError: the adapter was not made for this checkpoint.
+        """
         adapter.require_fit(checkpoint)
         super().__init__(checkpoint.folder, checkpoint.config, checkpoint._places)
         self._base, self._adapter = checkpoint, adapter

@@ -29,9 +29,15 @@ _OPTIONS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
 
 @dataclass(frozen=True)
 class Rope:
-    """base: of the frequencies. kind: of scaling, "default" for none. share: of a head's width that is turned.
+    """RoPE of a model.
 
-    options: of the scaling. length, original: positions of the model, and those before the context was extended.
+    Attributes:
+        base: of the frequencies.
+        kind: of scaling; "default" for none.
+        share: of a head's width that is rotated.
+        options: of the scaling.
+        length: positions of the model.
+        original: positions before the context was extended.
     """
 
     base: float
@@ -45,7 +51,8 @@ class Rope:
     def read(cls, config: Any) -> Rope:
         """From a transformers configuration: rope_parameters, as version 5 has it, or the keys of earlier ones.
 
-        Raises CheckpointError for a base that is no number.
+        Raises:
+            CheckpointError: the base is no number.
         """
         newer = getattr(config, "rope_parameters", None)
         said = dict(newer or getattr(config, "rope_scaling", None) or {})
@@ -71,7 +78,11 @@ class Rope:
         )
 
     def require_options(self, name: str) -> None:
-        """Raises CheckpointError unless the scaling has the options that it needs, and none that llama.cpp has not."""
+        """Check the options of the scaling.
+
+        Raises:
+            CheckpointError: one that it needs is missing, or llama.cpp has no such option.
+        """
         needed, more = _OPTIONS[self.kind]
         for key in needed:
             value = self.options.get(key)

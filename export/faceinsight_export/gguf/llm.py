@@ -27,7 +27,13 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True, slots=True)
 class GgufTensor:
-    """A tensor of the GGUF: its name there, its source in the checkpoint, its shape."""
+    """A tensor of the GGUF.
+
+    Attributes:
+        name: in the GGUF.
+        source: its name in the checkpoint.
+        shape: of its values.
+    """
 
     name: str
     source: str
@@ -45,7 +51,8 @@ class GgufTensor:
 def gguf_tensors(weights: Weights, family: Family) -> list[GgufTensor]:
     """The GGUF's tensors, from those that transformers' model has.
 
-    Raises CheckpointError for a tensor that is missing, has another shape, or is left over.
+    Raises:
+        CheckpointError: a tensor is missing, has another shape, or is left over.
     """
     config = weights.text_config
     names = gguf.get_tensor_name_map(family.arch, config.num_hidden_layers)
@@ -94,13 +101,16 @@ def write_llm(
     """The LLM of a checkpoint, tokenizer included, as a GGUF; peak memory is a few times its largest tensor.
 
     Args:
+        checkpoint: with an LLM of a known family.
         path: the file to write; it must not exist. It appears when it is whole.
         precision: "f32" or "f16".
         name: the model's name in the file (default: the folder's).
         progress: called with the bytes written and those in all.
 
-    Raises FileExistsError, CheckpointError for what llama.cpp would not compute as transformers does, OSError if the
-    disk is too small.
+    Raises:
+        FileExistsError: the output exists already.
+        CheckpointError: llama.cpp would not compute what transformers does.
+        OSError: the disk is too small.
     """
     vocabulary = read_vocabulary(checkpoint.folder, checkpoint.text_config)
     write_gguf(

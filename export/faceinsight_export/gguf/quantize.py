@@ -46,12 +46,16 @@ class _Module:
 
 
 def write_llama(model: Any, vocabulary: BpeVocabulary, path: Path, *, name: str) -> None:
-    """A transformers LlamaForCausalLM and its vocabulary -> float32 GGUF. Raises FileExistsError."""
+    """A transformers LlamaForCausalLM and its vocabulary -> float32 GGUF.
+
+    Raises:
+        FileExistsError: the output exists already.
+    """
     write_gguf(_Module(model), gguf_vocabulary(vocabulary), path, precision="f32", name=name)
 
 
 def gguf_vocabulary(vocabulary: BpeVocabulary) -> GgufVocabulary:
-    """nano's vocabulary in the terms of a conversion."""
+    """Nano's vocabulary in the terms of a conversion."""
     special = {"bos": 1, "eos": 2, "unk": 0, "pad": 2}
     return GgufVocabulary(
         "gpt2", vocabulary.pre, vocabulary.tokens, vocabulary.types, [], vocabulary.merges, special, begin=False

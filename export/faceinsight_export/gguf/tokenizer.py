@@ -37,13 +37,20 @@ _Reader = Callable[[Path, dict[str, Any]], tuple[_Table, list[str], str, bool]]
 
 @dataclass(frozen=True)
 class GgufVocabulary:
-    """A tokenizer.
+    """A tokenizer in GGUF's terms.
 
-    model: llama.cpp's algorithm, "gpt2" (byte-level BPE: merges) or "llama" (SentencePiece BPE: scores).
-    pre: name of the pre-tokenizer ("gpt2" only).
-    space_prefix: a space goes before a text ("llama" only).
-    special: id of "bos", "eos", "unk", "pad"; begin, end: add the first two to a text.
-    strips: control tokens swallow the white space that follows, as Phi-3's do.
+    Attributes:
+        model: llama.cpp's algorithm, "gpt2" (byte-level BPE: merges) or "llama" (SentencePiece BPE: scores).
+        pre: name of the pre-tokenizer ("gpt2" only).
+        tokens: by id.
+        types: by id, of gguf.TokenType.
+        scores: by id ("llama" only).
+        merges: by rank ("gpt2" only).
+        special: id of "bos", "eos", "unk", "pad".
+        begin: add bos to a text.
+        end: add eos to a text.
+        space_prefix: a space goes before a text ("llama" only).
+        strips: control tokens swallow the white space that follows, as Phi-3's do.
     """
 
     model: str
@@ -82,8 +89,11 @@ class GgufVocabulary:
 def read_vocabulary(folder: Path, config: Any) -> GgufVocabulary:
     """The tokenizer of a checkpoint, padded to the model's embedding rows (`config.vocab_size`).
 
-    tokenizer.json decides, as in transformers; tokenizer.model serves where it is missing. Raises FileNotFoundError if
-    both are, CheckpointError for a tokenizer that llama.cpp would not apply as transformers does.
+    tokenizer.json decides, as in transformers; tokenizer.model serves where it is missing.
+
+    Raises:
+        FileNotFoundError: both files are missing.
+        CheckpointError: llama.cpp would not tokenize as transformers does.
     """
     size = int(config.vocab_size)
     if (folder / "tokenizer.json").is_file():

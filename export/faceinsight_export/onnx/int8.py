@@ -32,9 +32,13 @@ class AccuracyError(RuntimeError):
 
 @dataclass(frozen=True, slots=True)
 class Dense:
-    """A linear layer: weight (inputs,outputs), bias (outputs,) or None, both float32.
+    """A linear layer.
 
-    act_absmax: largest magnitude of each input (inputs,) on the calibration images, where there were any.
+    Attributes:
+        name: in the checkpoint.
+        weight: (inputs,outputs) float32.
+        bias: (outputs,) float32, or None.
+        act_absmax: (inputs,) largest magnitude of each input on the calibration images, where there were any.
     """
 
     name: str
@@ -85,7 +89,11 @@ def dynamic_dense(graph: OnnxWriter, x: str, layer: Dense) -> str:
 
 
 def static_dense(graph: OnnxWriter, x: str, layer: Dense) -> str:
-    """Q/DQ pairs around a matrix product. Raises ValueError if the layer was not calibrated."""
+    """Q/DQ pairs around a matrix product.
+
+    Raises:
+        ValueError: the layer was not calibrated.
+    """
     if layer.act_absmax is None:
         raise ValueError(f"{layer.name}: no calibration was made")
     values, scale = quantize_weight(layer.weight)
@@ -118,7 +126,11 @@ class Agreement:
 
 
 def agreement(reference: NDArray[np.float32], found: NDArray[np.float32]) -> Agreement:
-    """Compare tokens (B,N,width). Raises ValueError for unequal shapes."""
+    """Compare tokens (B,N,width).
+
+    Raises:
+        ValueError: the shapes differ.
+    """
     if reference.shape != found.shape:
         raise ValueError(f"reference has shape {reference.shape}, found {found.shape}")
     a, b = reference.astype(np.float64), found.astype(np.float64)
@@ -132,7 +144,9 @@ def gate(
     """Run the model on each image alone, as the runtime does: dynamic scales depend on what is in the batch.
 
     batch: how many copies of an image a graph of fixed batch must be given.
-    Raises AccuracyError, with the figures, where the mean cosine to `reference` (B,N,width) is below `min_cosine`.
+
+    Raises:
+        AccuracyError: the mean cosine to `reference` (B,N,width) is below `min_cosine`; the message has the figures.
     """
     session = Device("cpu", False, cores()).session(path)
     found = np.concatenate([session.run(None, {"pixels": np.repeat(image[None], batch, 0)})[0][:1] for image in pixels])

@@ -26,9 +26,16 @@ TINY = np.float32(1e-6)
 
 @dataclass(frozen=True, slots=True)
 class TokenReduction:
-    """`tokens` of a square grid's side*side, by one of METHODS; `seed` is that of "random".
+    """To `tokens` of a square grid's side*side features.
 
-    Raises ValueError for a number that halving does not lead to, or an unknown method.
+    Attributes:
+        side: of the grid.
+        tokens: how many are left.
+        method: one of METHODS.
+        seed: of the method "random".
+
+    Raises:
+        ValueError: halving does not lead to this number, or the method is unknown.
     """
 
     side: int

@@ -49,8 +49,17 @@ class Tensors(Protocol):
 class VisionShape:
     """What config.json says of the tower and projector; sizes in pixels.
 
-    feature_layers: numbers of the hidden states that are handed on, side by side; 0 is what enters the first layer.
-    drop_class: leave out the class token.
+    Attributes:
+        size: of the image.
+        patch: side of a patch.
+        width: of the hidden states.
+        heads: of the attention.
+        epsilon: of the layer norms.
+        activation: of the tower.
+        projector_activation: between the projector's layers.
+        projector_bias: has the projector biases?
+        feature_layers: numbers of the hidden states that are concatenated; 0 is what enters the first layer.
+        drop_class: leave out the class token.
     """
 
     size: int
@@ -71,7 +80,11 @@ class VisionShape:
 
     @classmethod
     def read(cls, config: Mapping[str, Any]) -> VisionShape:
-        """From config.json, transformers' defaults where it is silent. Raises ValueError for what is not LLaVA-1.5."""
+        """From config.json, transformers' defaults where it is silent.
+
+        Raises:
+            ValueError: it is not LLaVA-1.5.
+        """
         kinds = config.get("model_type"), (config.get("vision_config") or {}).get("model_type", "clip_vision_model")
         if kinds != ("llava", "clip_vision_model"):
             raise ValueError(f"a model of type {kinds[0]!r} with vision of type {kinds[1]!r}; expected llava with CLIP")
@@ -102,6 +115,7 @@ class VisionReference:
     """pixels (B,3,size,size) -> image tokens (B,N,width), in torch and float32, one layer of weights at a time."""
 
     def __init__(self, source: Tensors, shape: VisionShape, reduction: TokenReduction | None) -> None:
+        """reduction: of the image tokens; None: all are kept."""
         self.source = source
         self.shape = shape
         self.reduction = reduction

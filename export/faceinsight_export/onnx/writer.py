@@ -45,6 +45,7 @@ class OnnxWriter:
     """Weights that are written at once, nodes that are written by `finish`. Values are known by name."""
 
     def __init__(self, file: BinaryIO, name: str) -> None:
+        """Begin a graph of this name in an empty file."""
         self._file = file
         self._graph = onnx.GraphProto(name=name)
         self._nodes: dict[str, onnx.NodeProto] = {}
@@ -71,7 +72,10 @@ class OnnxWriter:
     ) -> str:
         """A node whose first output bears its name; `more` are its further outputs.
 
-        A node that is there already is not added again. Raises ValueError if another one has its name.
+        A node that is there already is not added again.
+
+        Raises:
+            ValueError: another node has its name.
         """
         node = helper.make_node(op, inputs, [name, *more], name=name, **(attributes or {}))
         if self._nodes.setdefault(name, node) != node:
@@ -81,7 +85,8 @@ class OnnxWriter:
     def weight(self, name: str, value: NDArray[Any]) -> str:
         """A constant; its bytes go to the file now.
 
-        Raises ValueError if the name is taken, numbers are not finite in their type, or the file grows too large.
+        Raises:
+            ValueError: the name is taken, numbers are not finite in their type, or the file grows too large.
         """
         if name in self._weights:
             raise ValueError(f"two weights are called {name!r}")

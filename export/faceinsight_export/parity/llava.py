@@ -72,7 +72,9 @@ def verify_llava(
     """Compare the files in `folder` with transformers' own model of the checkpoint.
 
     precisions: the vision encoder's and the LLM's. attached: what FaceInsight's own tokens were made of, if it has any.
-    Raises ParityError with the whole table if a stage is beyond its tolerance.
+
+    Raises:
+        ParityError: a stage is beyond its tolerance; the message has the whole table.
     """
     photos = list(images or pictures())
     device = Device("cpu", False, cores())

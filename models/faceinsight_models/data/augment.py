@@ -1,4 +1,4 @@
-"""Augmentation of canonical crops: what a kiosk camera does to a face, kept cheap enough for two cores."""
+"""Augmentation of canonical crops, as a kiosk camera would change a face; cheap enough for two cores."""
 
 from __future__ import annotations
 

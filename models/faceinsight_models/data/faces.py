@@ -1,7 +1,7 @@
-"""Labelled faces of several sets, seen as the runtime would see them.
+"""Labelled faces of several sets.
 
-Every picture goes through the runtime's own detector and alignment, so that training sees what use will see. Only the
-landmarks are cached: pictures are read from their archives when they are wanted.
+Every picture goes through the runtime's own detector and alignment, so training and use have the same crops. Only the
+landmarks are cached: pictures are read from their archives when they are needed.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import json
 import logging
 import threading
 import zipfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -22,8 +22,9 @@ from tqdm import tqdm
 from faceinsight.perception.alignment import crop_matrix, warp
 from faceinsight.perception.detector import FaceDetector
 
-from ..taxonomy import AGES, CELEBA, EXPRESSIONS, NAMES, RACES
+from ..taxonomy import CELEBA
 from .files import COLUMNS, WHERE, open_pictures, read_image, read_mask, read_rows
+from .labels import SETS
 
 log = logging.getLogger(__name__)
 
@@ -74,7 +75,14 @@ class Faces:
 
 @dataclass(frozen=True)
 class Masks:
-    """Aligned CelebAMask-HQ pairs: crops (N,S,S,3) uint8 RGB, masks (N,S,S) uint8 0..18, train, index."""
+    """Aligned pairs of CelebAMask-HQ.
+
+    Attributes:
+        crops: (N,S,S,3) uint8 RGB.
+        masks: (N,S,S) uint8 label maps, 0..18.
+        train: (N,) is it a training pair?
+        index: (N,) number in CelebA-HQ.
+    """
 
     crops: NDArray[np.uint8]
     masks: NDArray[np.uint8]
@@ -111,79 +119,6 @@ class Mixture:
         return np.array([rng.choice(self.rows[i]) for i in which])
 
 
-def _blank(count: int) -> NDArray[np.float32]:
-    return np.full((count, len(NAMES)), np.nan, np.float32)
-
-
-def _one_of(labels: NDArray[np.float32], names: Sequence[str], chosen: Sequence[int]) -> None:
-    """Write one choice into the label table: 1 for the chosen name, 0 for the others."""
-    columns = [NAMES.index(n) for n in names]
-    labels[:, columns] = np.eye(len(names), dtype=np.float32)[list(chosen)]
-
-
-def celebahq_labels(rows: Sequence[dict[str, str]]) -> NDArray[np.float32]:
-    """CelebA's 40 attributes."""
-    labels = _blank(len(rows))
-    labels[:, [NAMES.index(n) for n in CELEBA]] = [[int(r[n]) for n in CELEBA] for r in rows]
-    return labels
-
-
-#: First and last year of each age bin.
-AGE_YEARS = ((0, 2), (3, 9), (10, 19), (20, 29), (30, 39), (40, 49), (50, 59), (60, 69), (70, 100))
-
-
-def age_bin(years: float) -> int:
-    """Number of the age bin that holds an age."""
-    return max(i for i, (first, _) in enumerate(AGE_YEARS) if years >= first)
-
-
-#: FairFace's words in the order of our names.
-FAIRFACE_AGES = ("0-2", "3-9", "10-19", "20-29", "30-39", "40-49", "50-59", "60-69", "more than 70")
-FAIRFACE_RACES = ("White", "Black", "Latino_Hispanic", "East Asian", "Southeast Asian", "Indian", "Middle Eastern")
-
-
-def fairface_labels(rows: Sequence[dict[str, str]]) -> NDArray[np.float32]:
-    """Age, race, and gender as CelebA's Male."""
-    labels = _blank(len(rows))
-    _one_of(labels, tuple(AGES), [FAIRFACE_AGES.index(r["age"]) for r in rows])
-    _one_of(labels, tuple(RACES), [FAIRFACE_RACES.index(r["race"]) for r in rows])
-    labels[:, NAMES.index("Male")] = [r["gender"] == "Male" for r in rows]
-    return labels
-
-
-def ferplus_labels(rows: Sequence[dict[str, str]]) -> NDArray[np.float32]:
-    """Shares of the ten annotators' votes for the eight expressions."""
-    votes = np.array([[float(r[f"votes_{n.lower()}"]) for n in EXPRESSIONS] for r in rows], np.float32)
-    labels = _blank(len(rows))
-    labels[:, [NAMES.index(n) for n in EXPRESSIONS]] = votes / np.maximum(votes.sum(1, keepdims=True), 1)
-    return labels
-
-
-#: UTKFace's words -> ours. "Others" are Hispanic, Latino, Middle Eastern and more.
-UTKFACE_RACES = {
-    "White": ("White",), "Black": ("Black",), "Asian": ("East_Asian", "Southeast_Asian"), "Indian": ("Indian",),
-    "Others": ("Latino_Hispanic", "Middle_Eastern"),
-}  # fmt: skip
-
-
-def utkface_labels(rows: Sequence[dict[str, str]]) -> NDArray[np.float32]:
-    """The bin of the age in years, gender as CelebA's Male, and race: one of those that UTKFace's word may mean."""
-    labels = _blank(len(rows))
-    _one_of(labels, tuple(AGES), [age_bin(float(r["age"])) for r in rows])
-    labels[:, NAMES.index("Male")] = [r["gender"] == "Male" for r in rows]
-    labels[:, [NAMES.index(n) for n in RACES]] = [[n in UTKFACE_RACES[r["race"]] for n in RACES] for r in rows]
-    return labels
-
-
-#: Set -> how its CSV rows become labels. A set that is not in the data folder is left out.
-SETS: dict[str, Callable[[Sequence[dict[str, str]]], NDArray[np.float32]]] = {
-    "celebahq": celebahq_labels,
-    "fairface": fairface_labels,
-    "ferplus": ferplus_labels,
-    "utkface": utkface_labels,
-}
-
-
 #: Terms of the sets, for the licence ledger of what is trained on them.
 TERMS = {
     "celebahq": "CelebA-HQ and CelebAMask-HQ (non-commercial research)",
@@ -202,7 +137,9 @@ def set_rows(data: Path, name: str) -> list[dict[str, str]]:
 def require(data: Path, *, masks: bool = False) -> None:
     """What training needs is there, and in its form; said before hours of it. masks: CelebAMask-HQ's pairs too.
 
-    Raises FileNotFoundError or ValueError with what is missing.
+    Raises:
+        FileNotFoundError: a file is missing.
+        ValueError: a file is not in its form; the message says what is missing.
     """
     if not data.is_dir():
         raise FileNotFoundError(f"--data {data}: no such folder; expected one of labelled faces, {WHERE}")
@@ -250,7 +187,11 @@ def load_pictures(data: Path) -> Faces:
 
 
 def _labels(name: str, rows: Sequence[dict[str, str]]) -> NDArray[np.float32]:
-    """Raises ValueError for a value that the set does not use, with the row's file."""
+    """Labels of a set's rows.
+
+    Raises:
+        ValueError: a value is not in the set's words; the message has the row's file.
+    """
     try:
         return SETS[name](rows)
     except (KeyError, ValueError) as e:

@@ -26,7 +26,12 @@ COLUMNS: dict[str, tuple[str, ...]] = {
 
 
 def read_rows(path: Path, columns: Sequence[str] = ()) -> list[dict[str, str]]:
-    """A CSV with a header. Raises FileNotFoundError, and ValueError where it lacks one of `columns`."""
+    """A CSV with a header.
+
+    Raises:
+        FileNotFoundError: a file is missing.
+        ValueError: it lacks one of `columns`.
+    """
     if not path.is_file():
         raise FileNotFoundError(f"{path} is not there: {WHERE}")
     with open(path, newline="") as f:
@@ -40,7 +45,12 @@ def read_rows(path: Path, columns: Sequence[str] = ()) -> list[dict[str, str]]:
 
 
 def open_pictures(data: Path, name: str) -> zipfile.ZipFile:
-    """The archive beside a set's CSV. Raises FileNotFoundError, and ValueError for a file that is no zip."""
+    """The archive beside a set's CSV.
+
+    Raises:
+        FileNotFoundError: a file is missing.
+        ValueError: it is no zip.
+    """
     path = data / f"{name}.zip"
     if not path.is_file():
         raise FileNotFoundError(f"{path} is not there, {name}.csv is: its pictures go into a stored zip; {WHERE}")

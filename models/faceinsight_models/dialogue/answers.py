@@ -75,7 +75,7 @@ def _present(states: Mapping[str, int], names: Mapping[str, str]) -> list[str]:
 
 
 def hair_words(states: Mapping[str, int]) -> str | None:
-    """ "wavy brown hair with bangs", as far as it is known; None where nothing is."""
+    """Such as "wavy brown hair with bangs", as far as it is known; None where nothing is."""
     if states.get("Bald") == YES:
         return None
     style = _present(states, STYLES)[:1]

@@ -17,11 +17,16 @@ from ..toml_file import read_table
 
 @dataclass(frozen=True)
 class Concept:
-    """One thing to ask about: its characteristic, how it is said, and the two statements that answer it.
+    """One thing to ask about.
 
-    form: "wear" (is wearing X), "have" (has X), "be" (is X), "look" (looks X).
-    `words` are said in training, `heldout` only in tests.
-    `inverted`: the concept is present when the characteristic is absent (a beard, by CelebA's No_Beard).
+    Attributes:
+        name: its characteristic.
+        form: "wear" (is wearing X), "have" (has X), "be" (is X), "look" (looks X).
+        words: said in training.
+        heldout: said only in tests.
+        yes: completes "The person ..." where it holds.
+        no: completes "The person ..." where it does not.
+        inverted: it holds where the characteristic does not (a beard, by CelebA's No_Beard).
     """
 
     name: str

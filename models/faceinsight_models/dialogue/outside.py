@@ -43,7 +43,7 @@ class _Part:
 
 @cache
 def _kinds() -> dict[str, tuple[str, tuple[_Part, ...]]]:
-    """kind -> how it is declined, and its parts."""
+    """Kind -> how it is declined, and its parts."""
     table = read_table(Path(__file__).with_suffix(".toml"))
     return {
         kind: (own["decline"], tuple(_Part(tuple(x["templates"]), tuple(x.get("words", ()))) for x in own["ask"]))

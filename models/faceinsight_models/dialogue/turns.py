@@ -74,8 +74,15 @@ _GATED: tuple[Open, ...] = (
 
 
 class Turn(NamedTuple):
-    """A question, its answer, and the characteristics that it asks about; `after` is the question before it, if any;
-    `kind`: one of `outside.KINDS`."""
+    """A question and its answer.
+
+    Attributes:
+        question: text.
+        answer: text.
+        about: characteristics that it asks about.
+        after: the question before it, if any.
+        kind: one of `outside.KINDS`.
+    """
 
     question: str
     answer: str

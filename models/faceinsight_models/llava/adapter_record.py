@@ -1,4 +1,4 @@
-"""What training leaves behind of FaceInsight's parts for a LLaVA: an adapter, and for which LLM and encoder it is."""
+"""The adapter that was trained for a LLaVA, and the record of the LLM and encoder that it belongs to."""
 
 from __future__ import annotations
 
@@ -19,10 +19,16 @@ RECORD, WEIGHTS = "attached.json", "attach.pt"
 
 @dataclass(frozen=True)
 class AdapterRecord:
-    """Whom an adapter was trained for.
+    """What an adapter was trained for.
 
-    checkpoint: fingerprint of the LLaVA; encoder: sha256 of the face bundle's encoder, and `face` that bundle's name;
-    region_width, text_width, width: of region features, text features and the LLM; sets: training faces of each.
+    Attributes:
+        checkpoint: fingerprint of the LLaVA.
+        encoder: sha256 of the face bundle's encoder.
+        face: name of the face bundle.
+        region_width: of the region features.
+        text_width: of the text features.
+        width: of the LLM.
+        sets: training faces of each set.
     """
 
     checkpoint: str
@@ -35,14 +41,22 @@ class AdapterRecord:
 
     @classmethod
     def load(cls, run: Path) -> AdapterRecord:
-        """Raises FileNotFoundError for a folder that is no such run."""
+        """Read the record of a run folder.
+
+        Raises:
+            FileNotFoundError: it is no such folder.
+        """
         path = run / RECORD
         if not path.is_file():
             raise FileNotFoundError(f"{path} is missing: expected a folder made by faceinsight-train attach")
         return cls(**json.loads(path.read_text()))
 
     def begin(self, run: Path) -> None:
-        """Write it into a run folder. Raises ValueError where the folder belongs to another LLaVA or encoder."""
+        """Write it into a run folder.
+
+        Raises:
+            ValueError: the folder belongs to another LLaVA or encoder.
+        """
         if (run / RECORD).is_file() and (found := AdapterRecord.load(run)) != self:
             names = [f.name for f in dataclasses.fields(self) if getattr(found, f.name) != getattr(self, f.name)]
             raise ValueError(f"{run} was begun with another {' and '.join(names)}: choose another --out, or remove it")
@@ -62,7 +76,11 @@ class AdapterRecord:
 
 
 def load_adapter(run: Path) -> Adapter:
-    """The trained adapter of a run. Raises FileNotFoundError where the training has not finished."""
+    """The trained adapter of a run.
+
+    Raises:
+        FileNotFoundError: the training has not finished.
+    """
     adapter, path = AdapterRecord.load(run).adapter(), run / WEIGHTS
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing: the training has not finished; the same command goes on with it")

@@ -48,7 +48,13 @@ class CheckpointError(ValueError):
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object. Raises FileNotFoundError, PermissionError, or CheckpointError for anything else."""
+    """A JSON object.
+
+    Raises:
+        FileNotFoundError: a file is missing.
+        PermissionError: it may not be read.
+        CheckpointError: it is no JSON object.
+    """
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing: expected a folder as transformers' save_pretrained writes it")
     try:
@@ -65,7 +71,11 @@ def _no_number(text: str) -> NoReturn:
 
 
 def require_known(config: Mapping[str, Any], path: Path) -> None:
-    """Raises CheckpointError for a key of config.json (`path`) that nobody here knows, or a value of a wrong type."""
+    """Check every key of config.json.
+
+    Raises:
+        CheckpointError: a key is unknown, or a value has a wrong type.
+    """
     if any(key.startswith("mm_") for key in config):
         raise CheckpointError(
             f"{path} is of LLaVA's original layout (mm_...), which transformers does not read: take the folder "
@@ -102,7 +112,11 @@ def for_transformers(config: Mapping[str, Any]) -> Any:
 
 
 def configured(config: Mapping[str, Any]) -> Any:
-    """transformers' configuration object of these keys. Raises CheckpointError for what its class does not take."""
+    """Transformers' configuration object of these keys.
+
+    Raises:
+        CheckpointError: the class does not take them.
+    """
     import transformers
 
     kind = config.get("model_type")
@@ -116,7 +130,7 @@ def configured(config: Mapping[str, Any]) -> Any:
 
 
 def _to_older_terms(text: dict[str, Any]) -> None:
-    """transformers 5's rope_parameters as transformers 4 has them: rope_theta, rope_scaling and what stands beside."""
+    """Transformers 5's rope_parameters as transformers 4 has them: rope_theta, rope_scaling and what stands beside."""
     rope = dict(text.pop("rope_parameters"))
     for key in ("rope_theta", "partial_rotary_factor"):
         if key in rope:
@@ -174,7 +188,7 @@ def _require_type(where: str, value: object, default: object, key: str) -> None:
 
 
 def _require_tokens(where: str, keys: Mapping[str, Any], known: Mapping[str, Any]) -> None:
-    """transformers has a row of zeros for padding: its number must be a row's."""
+    """Transformers has a row of zeros for padding: its number must be a row's."""
     size, pad = keys.get("vocab_size", known.get("vocab_size")), keys.get("pad_token_id")
     if isinstance(size, int) and isinstance(pad, int) and not 0 <= pad < size:
         raise CheckpointError(

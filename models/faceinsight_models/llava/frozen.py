@@ -1,4 +1,4 @@
-"""A LLaVA checkpoint as transformers runs it, frozen: the LLM and the eyes beside which an adapter learns.
+"""A LLaVA checkpoint as transformers runs it, frozen: LLM and vision encoder beside an adapter that is trained.
 
 Nothing is downloaded and nothing of the folder is changed.
 """
@@ -30,7 +30,11 @@ _ANCHOR = "\n"
 
 
 def fingerprint(folder: Path) -> str:
-    """Of a checkpoint folder's configuration and all its weights. Raises FileNotFoundError where there are none."""
+    """Of a checkpoint folder's configuration and all its weights.
+
+    Raises:
+        FileNotFoundError: there are no weights.
+    """
     files = sorted(folder.glob("*.safetensors"))
     if not files:
         raise FileNotFoundError(
@@ -42,10 +46,16 @@ def fingerprint(folder: Path) -> str:
 
 @dataclass(frozen=True)
 class FrozenLlava:
-    """The parts of a LLaVA, none of which learns.
+    """The parts of a LLaVA, none of which is trained.
 
-    body, output: its LLM, from embeddings (B,L,width) to hidden states, and on to logits (`head`). tower, projector:
-    its eyes (`image_tokens`). spec: what these are shown, as in the manifest of a bundle.
+    Attributes:
+        body: its LLM, from embeddings (B,L,width) to hidden states.
+        output: from hidden states to logits (`head`).
+        tower: CLIP vision tower.
+        projector: from the tower's features to image tokens (`image_tokens`).
+        config: transformers' configuration.
+        tokenizer: transformers' tokenizer.
+        spec: the vision encoder as in the manifest of a bundle.
     """
 
     body: Any
@@ -58,7 +68,12 @@ class FrozenLlava:
 
     @classmethod
     def open(cls, folder: Path, *, margin: float, device: torch.device) -> FrozenLlava:
-        """Load a checkpoint: float32 on a CPU, bfloat16 on a GPU. Raises FileNotFoundError or ValueError."""
+        """Load a checkpoint: float32 on a CPU, bfloat16 on a GPU.
+
+        Raises:
+            FileNotFoundError: a file is missing.
+            ValueError: the checkpoint is quantized or is not LLaVA-1.5.
+        """
         if read_json(folder / CONFIG).get("quantization_config"):
             raise ValueError(
                 f"{folder / CONFIG}: a quantized checkpoint; no gradient goes through it. Use the 16-bit weights"
@@ -96,7 +111,7 @@ class FrozenLlava:
 
     @torch.no_grad()
     def image_tokens(self, pixels: Tensor) -> Tensor:
-        """pixels (F,3,size,size) -> (F,P,width)."""
+        """Pixels (F,3,size,size) -> (F,P,width)."""
         states = self.tower(pixels.to(self.body.embed_tokens.weight.dtype), output_hidden_states=True).hidden_states
         layers = self.config.vision_feature_layer
         chosen = [states[n] for n in (layers if isinstance(layers, (list, tuple)) else [layers])]

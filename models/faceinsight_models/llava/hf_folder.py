@@ -30,7 +30,10 @@ def load_model(folder: Path, dtype: torch.dtype | None = None, *, attention: str
 
     dtype: of the weights; without it, the folder's own where all have one, which are then read where they are used (the
     files are mapped, not copied), else float32. attention: transformers' implementation; without it, its choice.
-    Raises FileNotFoundError, or CheckpointError for what transformers would pass over or make up.
+
+    Raises:
+        FileNotFoundError: a file is missing.
+        CheckpointError: transformers would pass over or make up a tensor.
     """
     from transformers import LlavaForConditionalGeneration as Llava
 
@@ -64,7 +67,11 @@ def load_model(folder: Path, dtype: torch.dtype | None = None, *, attention: str
 
 
 def load_tokenizer(folder: Path) -> Any:
-    """The folder's tokenizer. Raises CheckpointError for one that this transformers cannot read, and says what for."""
+    """The folder's tokenizer.
+
+    Raises:
+        CheckpointError: this transformers cannot read it; the message says why.
+    """
     import transformers
 
     path = folder / "tokenizer_config.json"
@@ -92,7 +99,11 @@ def load_tokenizer(folder: Path) -> Any:
 
 
 def load_image_processor(folder: Path) -> Any:
-    """The folder's image processor in Pillow; None where it brings none. Raises CheckpointError."""
+    """The folder's image processor in Pillow; None where it brings none.
+
+    Raises:
+        CheckpointError: transformers does not read it.
+    """
     from transformers import AutoImageProcessor
 
     nested = (folder / PROCESSOR).is_file() and "image_processor" in read_json(folder / PROCESSOR)
@@ -151,7 +162,7 @@ def _require_sentencepiece(folder: Path) -> None:
 
 
 def _type_option() -> str:
-    """transformers renamed it in 4.56."""
+    """Transformers renamed it in 4.56."""
     import transformers
 
     return "dtype" if tuple(map(int, transformers.__version__.split(".")[:2])) >= (4, 56) else "torch_dtype"

@@ -25,8 +25,10 @@ Pixels = tuple[tuple[float, ...], tuple[float, ...]]
 def preprocessing(folder: Path, size: int) -> Pixels:
     """Mean and standard deviation (3,) of a checkpoint's pixels, whose tower sees `size` px.
 
-    From preprocessor_config.json, or from processor_config.json, where transformers 5 keeps it. Raises CheckpointError
-    for a preprocessing other than CLIP's.
+    From preprocessor_config.json, or from processor_config.json, where transformers 5 keeps it.
+
+    Raises:
+        CheckpointError: the preprocessing is not CLIP's.
     """
     found = {}
     if (folder / PREPROCESSOR).is_file():

@@ -1,6 +1,6 @@
-"""A bundle's encoder laid open: the features under each region, before its own adapter makes tokens for its own LLM.
+"""Exposes the pooled region features of a bundle's encoder as an extra output of its graph.
 
-What an adapter for another LLM is trained on are then the very features that it will be given in use.
+An adapter for another LLM is trained on them, so training and use have the same features.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor
 
-#: The output that is laid open: (B,R,D).
+#: The extra output: (B,R,D).
 FEATURES = "region_features"
 #: The encoder's own projector of region features, by the name of its first bias; and the head's way from them.
 _PROJECTOR, _VIEW = "adapter.region.into.0.bias", "encoder.head.view.region"
@@ -24,8 +24,15 @@ _PROJECTOR, _VIEW = "adapter.region.into.0.bias", "encoder.head.view.region"
 
 @dataclass(frozen=True)
 class RegionFeatureEncoder:
-    """An encoder graph with the output FEATURES (B,regions,width); the refined text features (N,dt), their numbers of
-    about unit size; weights of the head's own way from region features to text features."""
+    """An encoder graph with FEATURES as a further output.
+
+    Attributes:
+        model: the graph.
+        regions: how many.
+        width: of a region feature.
+        text: (N,dt) refined text features, values of about unit size.
+        view: weights of the head's projection from region features to text features.
+    """
 
     model: onnx.ModelProto
     regions: int
@@ -35,7 +42,11 @@ class RegionFeatureEncoder:
 
     @classmethod
     def open(cls, path: Path) -> RegionFeatureEncoder:
-        """Raises ValueError for an encoder that has no regions to lay open."""
+        """Read the encoder of a bundle.
+
+        Raises:
+            ValueError: the encoder has no region tokens.
+        """
         model = onnx.load(path)
         weights = {w.name.removesuffix(".half").removesuffix(".int8"): w for w in model.graph.initializer}
         wanted = [f"{_VIEW}.{layer}.{part}" for layer in (0, 2) for part in ("weight", "bias")]
@@ -82,7 +93,11 @@ def _expose_features(graph: onnx.GraphProto, width: int) -> int:
 
 
 def pruned(model: onnx.ModelProto, outputs: Sequence[str]) -> onnx.ModelProto:
-    """A copy with these outputs, in their order, and what they need. Raises ValueError for one that is not there."""
+    """A copy with these outputs, in their order, and what they need.
+
+    Raises:
+        ValueError: an output is not there.
+    """
     model = copy.deepcopy(model)
     graph = model.graph
     known = {o.name: o for o in graph.output}

@@ -58,5 +58,6 @@ class CorrelationModule(nn.Module):
         self.residual = nn.Linear(features.shape[1], out, bias=False)
 
     def forward(self) -> Tensor:
+        """T^L (N,out)."""
         x = F.leaky_relu(self.first(self.graph @ self.features), 0.2)
         return self.second(self.graph @ x) + self.residual(self.features)

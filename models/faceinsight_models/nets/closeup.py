@@ -1,5 +1,4 @@
-"""The close-up: a second trunk that looks at the middle of the canonical crop, where every set and every photo shows
-face.
+"""The close-up: a second network on the middle of the canonical crop, where every set and every photo shows face.
 
 It tells age (a distribution over years), gender, race and expression, and how far the picture can be read at all. In
 the whole canonical crop the sets that label these betray themselves: half of it lies outside their pictures. Of what
@@ -12,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..data.faces import AGE_YEARS
+from ..data.labels import AGE_YEARS
 from ..taxonomy import CELEBA, EXPRESSIONS, RACES
 from .mobilenet import CHANNELS, MobileNet
 
@@ -100,6 +99,7 @@ class CloseupGraph(nn.Module):
         self.register_buffer("bias", closeup.head.bias.detach().clone())
 
     def forward(self, pixels: Tensor, outputs: Tensor) -> Tensor:
+        """Pixels (B,3,S,S), outputs (M,) -> logits (B,M)."""
         # Indexing, not flip: a negative step is what few ONNX runtimes take.
         turned = pixels[..., torch.arange(pixels.shape[-1] - 1, -1, -1)]
         count = pixels.shape[0]

@@ -30,6 +30,7 @@ class SameConv2d(nn.Conv2d):
     """Convolution with TensorFlow's SAME padding for even inputs: at stride 2 the extra row goes right and below."""
 
     def forward(self, input: Tensor) -> Tensor:
+        """(B,C,H,W) -> (B,D,H/stride,W/stride)."""
         k, s = self.kernel_size[0], self.stride[0]
         total = k - s
         if total > 0 and total % 2:
@@ -43,6 +44,8 @@ def _norm(channels: int) -> nn.BatchNorm2d:
 
 
 class InvertedResidual(nn.Module):
+    """A mobile inverted bottleneck block (Sandler et al. 2018), with a residual where the shape stays."""
+
     def __init__(self, cin: int, cout: int, expand: int, stride: int, kernel: int) -> None:
         super().__init__()
         mid = cin * expand
@@ -57,6 +60,7 @@ class InvertedResidual(nn.Module):
         self._bn2 = _norm(cout)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B,cin,H,W) -> (B,cout,H/stride,W/stride)."""
         y = F.relu6(self._bn0(self._expand_conv(x))) if self.expand else x
         y = F.relu6(self._bn1(self._depthwise_conv(y)))
         y = self._bn2(self._project_conv(y))
@@ -86,7 +90,7 @@ class EfficientNetLite0(nn.Module):
             self._bn1 = _norm(1280)
 
     def forward(self, pixels: Tensor) -> dict[int, Tensor]:
-        """stride -> (B,C,H/stride,W/stride); at stride 32 the head's 1280 channels."""
+        """Stride -> (B,C,H/stride,W/stride); at stride 32 the head's 1280 channels."""
         x = F.relu6(self._bn0(self._conv_stem(pixels)))
         at = {index: stride for stride, (index, _) in PYRAMID.items()}
         out: dict[int, Tensor] = {}

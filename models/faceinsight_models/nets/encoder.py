@@ -20,10 +20,13 @@ IMAGE_CHANNELS = 1280
 
 @dataclass
 class Features:
-    """What the encoder sees in a batch of faces.
+    """Features of B faces.
 
-    image (B,P,1280) deep patch features; regions (B,R,D) features under each region; area (B,R) share of the crop;
-    celeba_image (B,P,1280) what the specialized characteristics' own last stage makes of it, if there is one.
+    Attributes:
+        image: (B,P,1280) deep patch features.
+        regions: (B,R,D) features under each region.
+        area: (B,R) share of the crop.
+        celeba_image: (B,P,1280) of the specialized characteristics' last stage, if there is one.
     """
 
     image: Tensor
@@ -43,14 +46,14 @@ def region_mlp(region_width: int, width: int) -> nn.Sequential:
 
 
 class View(nn.Module):
-    """P_image v + P_region r_{region(k)}: a face as one characteristic after the other looks at it."""
+    """P_image v + P_region r_{region(k)}: a face projected into the text features' space, for each characteristic."""
 
     def __init__(self, image: nn.Linear, region: nn.Sequential) -> None:
         super().__init__()
         self.image, self.region = image, region
 
     def forward(self, image: Tensor, regions: Tensor, region_of: Tensor) -> Tensor:
-        """image (B,P,1280), regions (B,R,D), region_of (K,) -> (B,K,d)."""
+        """Image (B,P,1280), regions (B,R,D), region_of (K,) -> (B,K,d)."""
         return self.region(regions)[:, region_of] + self.image(image.mean(1))[:, None]
 
 
@@ -118,7 +121,7 @@ class FaceEncoder(nn.Module):
         self.own, self.head.own = LastStage(self.trunk), copy.deepcopy(self.head.view)
 
     def features(self, pixels: Tensor, label_map: Tensor) -> Features:
-        """pixels (B,3,S,S) scaled RGB, label_map (B,64,64)."""
+        """Pixels (B,3,S,S) scaled RGB, label_map (B,64,64)."""
         pyramid = self.trunk(pixels)
         return self.fuse(pyramid[16], pyramid[32], label_map)
 
@@ -175,6 +178,7 @@ class Projector(nn.Module):
         self.register_buffer("length", torch.tensor(1.0))
 
     def forward(self, x: Tensor) -> Tensor:
+        """(...,D) -> (...,width)."""
         return self.out(F.normalize(self.into(x), dim=-1) * self.length)
 
 
@@ -198,7 +202,11 @@ class Adapter(nn.Module):
         self.state = nn.Embedding(states, width)
 
     def image_tokens(self, features: Features) -> Tensor:
-        """(B,P,d). Raises ValueError for an adapter that makes none."""
+        """(B,P,d).
+
+        Raises:
+            ValueError: the adapter makes none, for its LLM has a vision encoder.
+        """
         if self.image is None:
             raise ValueError("this adapter makes no image tokens: its LLM has a vision encoder")
         return self.image(features.image)
@@ -208,7 +216,7 @@ class Adapter(nn.Module):
         return self.region(features.regions) + self.region_name.weight
 
     def knowledge_tokens(self, text: Tensor, states: Tensor) -> Tensor:
-        """text (K,dt) refined features of the characteristics, states (...,K) integers -> (...,K,d)."""
+        """Text (K,dt) refined features of the characteristics, states (...,K) integers -> (...,K,d)."""
         return self.text(text) + self.state(states)
 
 
@@ -224,7 +232,7 @@ class EncoderGraph(nn.Module):
     def forward(
         self, pixels: Tensor, label_map: Tensor, characteristics: Tensor
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """pixels (B,3,S,S), label_map (B,M,M) uint8, characteristics (K,) int64.
+        """Pixels (B,3,S,S), label_map (B,M,M) uint8, characteristics (K,) int64.
 
         Returns logits (B,K), image_tokens (B,P,d), region_tokens (B,R,d), region_area (B,R).
         """
@@ -242,6 +250,7 @@ class RegionGraph(nn.Module):
         self.region, self.region_name = adapter.region, adapter.region_name
 
     def forward(self, region_features: Tensor) -> Tensor:
+        """(B,R,D) -> (B,R,d)."""
         return self.region(region_features) + self.region_name.weight
 
 
@@ -249,11 +258,12 @@ class KnowledgeGraph(nn.Module):
     """Export wrapper: characteristics (K,) and their states (K,) -> knowledge tokens (K,d); the GCN is baked in."""
 
     def __init__(self, text: Tensor, adapter: Adapter) -> None:
-        """text (N,dt): refined features of all characteristics."""
+        """Text (N,dt): refined features of all characteristics."""
         super().__init__()
         with torch.no_grad():
             self.register_buffer("names", adapter.text(text))
         self.register_buffer("states", adapter.state.weight.detach().clone())
 
     def forward(self, characteristics: Tensor, states: Tensor) -> Tensor:
+        """(K,), (K,) -> (K,d)."""
         return self.names[characteristics] + self.states[states]

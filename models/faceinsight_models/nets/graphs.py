@@ -17,7 +17,7 @@ from .question import QuestionNet
 
 
 def write_parser(parser: FaceParser, path: Path, *, size: int) -> nn.Module:
-    """pixels (B,3,size,size) -> label_map (B,size,size) uint8. Returns the torch module that the graph must equal."""
+    """Pixels (B,3,size,size) -> label_map (B,size,size) uint8. Returns the torch module that the graph must equal."""
     module = LabelMap(parser).eval()
     _write(module, {"pixels": torch.zeros(2, 3, size, size)}, ("label_map",), path, batch=("pixels",))
     return module
@@ -37,7 +37,7 @@ def write_encoder(encoder: FaceEncoder, adapter: Adapter, path: Path, *, size: i
 
 
 def write_closeup(closeup: CloseupNet, path: Path, *, size: int) -> nn.Module:
-    """pixels (B,3,size,size), outputs (M,) -> logits (B,M)."""
+    """Pixels (B,3,size,size), outputs (M,) -> logits (B,M)."""
     module = CloseupGraph(closeup).eval()
     inputs = {"pixels": torch.zeros(2, 3, size, size), "outputs": torch.arange(5)}
     _write(module, inputs, ("logits",), path, batch=("pixels",), count=("outputs",))
@@ -53,7 +53,7 @@ def write_regions(adapter: Adapter, path: Path, *, regions: int, region_width: i
 
 
 def write_knowledge(text: Tensor, adapter: Adapter, path: Path) -> nn.Module:
-    """characteristics (K,), states (K,) -> knowledge_tokens (K,width); text (N,dt): refined features of all."""
+    """Characteristics (K,), states (K,) -> knowledge_tokens (K,width); text (N,dt): refined features of all."""
     module = KnowledgeGraph(text, adapter).eval()
     inputs = {"characteristics": torch.arange(5), "states": torch.zeros(5, dtype=torch.int64)}
     _write(module, inputs, ("knowledge_tokens",), path, count=("characteristics", "states"))
@@ -61,7 +61,7 @@ def write_knowledge(text: Tensor, adapter: Adapter, path: Path) -> nn.Module:
 
 
 def write_question(question: QuestionNet, path: Path) -> nn.Module:
-    """tokens (B,L) -> relevance (B,N) and kinds (B,M), one question per row, without padding."""
+    """Tokens (B,L) -> relevance (B,N) and kinds (B,M), one question per row, without padding."""
     module = question.eval()
     _write(
         module,

@@ -26,6 +26,7 @@ class BpeVocabulary:
 
     @classmethod
     def from_gguf(cls, path: Path) -> BpeVocabulary:
+        """From the metadata of a GGUF."""
         import gguf
 
         fields = gguf.GGUFReader(path).fields
@@ -61,12 +62,14 @@ class BpeVocabulary:
         return tok
 
     def save(self, path: Path) -> None:
+        """Write it as JSON."""
         path.write_text(
             json.dumps({"tokens": self.tokens, "types": self.types, "merges": self.merges, "pre": self.pre})
         )
 
     @classmethod
     def load(cls, path: Path) -> BpeVocabulary:
+        """Read what `save` wrote."""
         return cls(**json.loads(path.read_text()))
 
 

@@ -42,13 +42,18 @@ class MobileNet(nn.Module):
         self.depthwise, self.pointwise = nn.ModuleList(depthwise), nn.ModuleList(pointwise)
 
     def forward(self, pixels: Tensor) -> Tensor:
+        """(B,3,H,W) -> (B,1024,H/32,W/32)."""
         x = F.relu6(self.stem(pixels))
         for depthwise, pointwise in zip(self.depthwise, self.pointwise, strict=True):
             x = F.relu6(pointwise(F.relu6(depthwise(x))))
         return x
 
     def load_faceres(self, folder: Path, *, mean: float, std: float) -> None:
-        """Load `faceres.json` and `faceres.bin`; pixels will be RGB, (x - mean) / std. Raises ValueError."""
+        """Load `faceres.json` and `faceres.bin`; pixels will be RGB, (x - mean) / std.
+
+        Raises:
+            ValueError: the files are not of this network.
+        """
         weights = tfjs_weights(folder / "faceres.json")
         with torch.no_grad():
             self._load(weights, mean, std)
@@ -77,7 +82,11 @@ class MobileNet(nn.Module):
 
 
 def tfjs_weights(path: Path) -> dict[str, NDArray[np.float32]]:
-    """Weights of a TensorFlow.js model (`model.json` and the files it names) by name, float32. Raises ValueError."""
+    """Weights of a TensorFlow.js model (`model.json` and the files it names) by name, float32.
+
+    Raises:
+        ValueError: the files are not of this network.
+    """
     out: dict[str, NDArray[np.float32]] = {}
     for group in json.loads(path.read_text(encoding="utf-8"))["weightsManifest"]:
         data = b"".join((path.parent / name).read_bytes() for name in group["paths"])

@@ -29,6 +29,7 @@ class Context(nn.Module):
         self.whole = nn.Linear(channels, channels)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B,C,H,W) -> (B,C,H,W)."""
         return x + self.near(x) + self.far(x) + self.whole(x.mean((2, 3)))[:, :, None, None]
 
 
@@ -55,6 +56,7 @@ class FaceParser(nn.Module):
         return model
 
     def forward(self, pixels: Tensor) -> Tensor:
+        """(B,3,S,S) -> logits (B,classes,S/2,S/2)."""
         features = self.trunk(pixels)
         x = self.context(self.laterals["16"](features[16]))
         for stride in (8, 4):
@@ -76,4 +78,5 @@ class LabelMap(nn.Module):
         self.parser = parser
 
     def forward(self, pixels: Tensor) -> Tensor:
+        """(B,3,S,S) -> (B,S,S) uint8."""
         return _double(self.parser(pixels)).argmax(1).to(torch.uint8)

@@ -34,7 +34,7 @@ class QuestionNet(nn.Module):
     """
 
     def __init__(self, table: Tensor, text: Tensor, *, width: int = 128) -> None:
-        """table (V,d): the LLM's token embeddings, whose leading directions it starts from; text (N,dt): T^L."""
+        """Table (V,d): the LLM's token embeddings, whose leading directions it starts from; text (N,dt): T^L."""
         super().__init__()
         centered = table - table.mean(0)
         directions = torch.linalg.svd(centered, full_matrices=False).Vh[:width]
@@ -53,7 +53,7 @@ class QuestionNet(nn.Module):
         nn.init.constant_(self.free.bias, -4.0)
 
     def forward(self, tokens: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """mask (B,L): True where there is a token; None: everywhere."""
+        """Mask (B,L): True where there is a token; None: everywhere."""
         x = self.embed(tokens).transpose(1, 2)
         if self.training:
             x = x + NOISE * torch.randn_like(x)

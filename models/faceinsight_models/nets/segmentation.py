@@ -29,6 +29,7 @@ class TransformerBlock(nn.Module):
         self.up, self.down = nn.Linear(width, mlp), nn.Linear(mlp, width)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B,N,D) -> (B,N,D)."""
         b, n, d = x.shape
         q, k, v = self.qkv(self.norm1(x)).reshape(b, n, 3, self.heads, d // self.heads).permute(2, 0, 3, 1, 4).unbind(0)
         attention = (q @ k.transpose(-1, -2) * (d // self.heads) ** -0.5).softmax(-1)
@@ -50,6 +51,7 @@ class SegmentationEncoder(nn.Module):
         nn.init.trunc_normal_(self.position, std=0.02)
 
     def forward(self, label_map: Tensor) -> Tensor:
+        """(B,64,64) -> (B,P,width)."""
         x = self.embed(one_hot(label_map, self.classes)).flatten(2).transpose(1, 2) + self.position
         for block in self.blocks:
             x = block(x)

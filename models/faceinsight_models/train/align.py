@@ -1,8 +1,8 @@
-"""Step 5: face tokens come near to words, before the LLM learns to use them.
+"""Step 7: initializes face tokens close to the LLM's word embeddings, before the LLM is trained on them.
 
-LLaVA's first stage trains the projector on captions through a frozen LLM. Here what a face token should say is known:
-a region's token learns to be the sum of the words for what holds there, an image token of all that holds. Labels say
-what holds, and where a set has no label, the head. Nothing of a switched group is said.
+LLaVA's first stage trains the projector on captions through a frozen LLM. Here the target of a face token is known: a
+region's token is fitted to the sum of the words for what holds there, an image token to those for all that holds.
+Labels say what holds, and the head where a set has no label. Characteristics of a switch are left out.
 """
 
 from __future__ import annotations

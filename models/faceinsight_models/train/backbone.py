@@ -1,4 +1,4 @@
-"""Step 1: the image encoder learns faces, with one plain linear classifier that is thrown away afterwards."""
+"""Step 1: fine-tunes the backbone on faces, with one linear classifier that is not used afterwards."""
 
 from __future__ import annotations
 
@@ -20,6 +20,8 @@ from .tasks import TaskLoss, prior_bias
 
 
 class BackboneClassifier(nn.Module):
+    """An EfficientNet-Lite0 with one linear classifier over all characteristics."""
+
     def __init__(self, classes: int) -> None:
         super().__init__()
         self.trunk = EfficientNetLite0()

@@ -1,10 +1,10 @@
-"""Probabilities that mean what they say, and when to say nothing.
+"""Probability calibration and abstention thresholds.
 
 Attributes: Platt scaling each (Platt 1999). Choices (one of several holds, or at most one): vector scaling with one
 slope and a shift per member (Guo et al. 2017). All are pulled towards the identity where examples are few.
 
-A claim that something is so and a claim that it is not are judged apart: of a rare attribute "no" is nearly always
-right, which says nothing about its "yes".
+Claims that something is so and claims that it is not have thresholds of their own: of a rare attribute "no" is nearly
+always right, which says nothing about its "yes".
 """
 
 from __future__ import annotations
@@ -45,7 +45,14 @@ _OPEN = {n for names in AT_MOST_ONE for n in names}
 
 @dataclass(frozen=True)
 class Readings:
-    """Of M views: row (M,) of the face, logits (M,N), quality (M,), covered (M,2) is the mouth, are the eyes hidden."""
+    """Outputs of the finished graphs for M views.
+
+    Attributes:
+        rows: (M,) of the faces.
+        logits: (M,N).
+        quality: (M,) 0..1.
+        covered: (M,2) is the mouth hidden, are the eyes?
+    """
 
     rows: NDArray[np.int64]
     logits: NDArray[np.float32]
@@ -53,7 +60,7 @@ class Readings:
     covered: NDArray[np.bool_]
 
     def joined(self, other: Readings) -> Readings:
-        """Both."""
+        """These views and others."""
         return Readings(*(np.concatenate([getattr(r, n) for r in (self, other)]) for n in self.__dataclass_fields__))
 
 

@@ -1,5 +1,5 @@
-"""Step 4: the close-up learns age, gender, race, expression and what else a face shows, each from the sets that label
-it, and from itself.
+"""Step 4: trains the close-up on age, gender, race, expression and facial attributes, each from the sets that label it,
+then on its own predictions (self-training).
 
 Two rounds. In the first, every face teaches only what its set says: a label, a range ("not young": 28 or older), or one
 of several ("Asian": East or Southeast). Nothing else acts on a choice without evidence about it. In the second, what a
@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -27,95 +26,24 @@ from ..nets.closeup import COVERS, FACIAL, FAULTS, SHARED, SHOWS, TELLS, WEIGHT,
 from ..recipe import Schedule
 from ..taxonomy import AGES, EXPRESSIONS, NAMES, RACES
 from .calibration import columns, hidden, of_children
+from .closeup_targets import (
+    Targets,
+    age_targets,
+    choice_loss,
+    completed,
+    expression_targets,
+    race_targets,
+)
 from .loop import decay_groups, train
 from .views import Views
 
 log = logging.getLogger(__name__)
 Floats = NDArray[np.float32]
 
-#: What CelebA's words say of the age in years: first and last.
-YOUNG, NOT_YOUNG, GRAY = (0, 49), (28, 100), (38, 100)
 #: How far expression's rare classes are brought up: this share of the log prior is taken out of the logits.
 BALANCE = 0.6
 #: Numbers of the characteristics that the close-up tells.
 CLOSEUP_IDS = np.array([NAMES.index(n) for n in (*AGES, *TELLS, *SHOWS)])
-#: Below this probability of what the set says, a guess is not used.
-TRUST = 0.02
-
-
-@dataclass
-class Targets:
-    """Of one choice: values (N,K), and kind (N,): 0 nothing known, 1 a distribution, 2 one of those that are 1; open
-    (N,): a guess may say more."""
-
-    values: Floats
-    kind: NDArray[np.int64]
-    open: NDArray[np.bool_]
-
-    def rows(self, chosen: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
-        return torch.from_numpy(self.values[chosen]), torch.from_numpy(self.kind[chosen])
-
-
-def age_targets(faces: Faces) -> Targets:
-    """Exact ages as a narrow normal distribution (label distribution learning, Gao et al. 2018), ranges as ranges."""
-    count, year = len(faces.files), np.arange(YEARS)
-    values, kind = np.zeros((count, YEARS), np.float32), np.zeros(count, np.int64)
-    bins, label = years_of_bins().numpy(), faces.labels[:, columns(tuple(AGES))]
-    ranged = ~np.isnan(label[:, 0])
-    values[ranged], kind[ranged] = label[ranged] @ bins, 2
-    exact = ~np.isnan(faces.years)
-    mean = np.minimum(faces.years[exact], YEARS - 1)[:, None]
-    spread = np.maximum(0.8, 0.06 * mean)
-    density = np.exp(-((year - mean) ** 2) / (2 * spread**2))
-    values[exact], kind[exact] = density / density.sum(1, keepdims=True), 1
-    young, gray = (faces.labels[:, NAMES.index(n)] for n in ("Young", "Gray_Hair"))
-    weak = (kind == 0) & ~np.isnan(young)
-    allowed = np.ones((count, YEARS), bool)
-    for says, (first, last) in ((young == 1, YOUNG), (young == 0, NOT_YOUNG), ((gray == 1) & (young == 0), GRAY)):
-        allowed[says] &= (year >= first) & (year <= last)
-    values[weak], kind[weak] = allowed[weak], 2
-    return Targets(values, kind, weak | (kind == 0))
-
-
-def race_targets(faces: Faces) -> Targets:
-    values = faces.labels[:, columns(tuple(RACES))]
-    kind = np.where(np.isnan(values[:, 0]), 0, 2)
-    values = np.nan_to_num(values)
-    return Targets(values, kind, values.sum(1) != 1)
-
-
-def expression_targets(faces: Faces) -> Targets:
-    """Shares of votes; where a set says who smiles: happy, or anything but happy.
-
-    These bounds alone must not teach: "not happy" is met by any certain other answer, whoever is pictured.
-    """
-    values = faces.labels[:, columns(tuple(EXPRESSIONS))]
-    kind = np.where(np.isnan(values[:, 0]), 0, 1)
-    values = np.nan_to_num(values)
-    smiling, order = faces.labels[:, NAMES.index("Smiling")], list(EXPRESSIONS)
-    weak = (kind == 0) & ~np.isnan(smiling)
-    happy = np.array([n == "Happiness" for n in order], np.float32)
-    values[weak] = np.where(smiling[weak, None] == 1, happy, 1 - happy)
-    return Targets(values, np.where(weak, 2, kind), kind != 1)
-
-
-def completed(said: Targets, guessed: Floats) -> Targets:
-    """What is not said, or said as one of several, becomes a distribution: the guess, within what is said."""
-    values, kind = said.values.copy(), said.kind.copy()
-    allowed = np.where((kind == 0)[:, None], 1.0, values) * guessed
-    mass = allowed.sum(1)
-    # Against a guess that leaves nothing of what is said, what is said stands; it teaches no more than its bounds.
-    usable = said.open & (mass > TRUST)
-    values[usable], kind[usable] = allowed[usable] / mass[usable, None], 1
-    return Targets(values, kind, said.open & ~usable)
-
-
-def choice_loss(z: Tensor, values: Tensor, kind: Tensor, shift: Tensor | None = None) -> Tensor:
-    """(B,): cross-entropy against a distribution (with the shift on the logits), or -log of the probability that it is
-    one of those allowed; 0 where nothing is known."""
-    soft = -(values * F.log_softmax(z if shift is None else z + shift, 1)).sum(1)
-    inside = z.masked_fill(values <= 0, -1e4).logsumexp(1)
-    return torch.where(kind == 1, soft, torch.where(kind == 2, z.logsumexp(1) - inside, 0.0))
 
 
 def train_closeup(
@@ -157,6 +85,72 @@ def train_closeup(
     return model
 
 
+class _CloseupTask:
+    """Batches and loss of one round."""
+
+    def __init__(
+        self, model: CloseupNet, faces: Faces, views: Views, targets: Mapping[str, Targets], men: Floats | None = None
+    ) -> None:
+        """Of one round; men (N,): a guess of gender where a set does not say."""
+        self._model, self._views, self._targets = model.to(memory_format=torch.channels_last), views, targets
+        votes = faces.labels[:, columns(tuple(EXPRESSIONS))]
+        self._prior = torch.from_numpy(np.nanmean(votes, 0)).clamp(min=1e-3).log() * BALANCE
+        self._by_votes = ~np.isnan(votes[:, 0])
+        self._attributes, self._facial = of_children(faces.labels), columns(FACIAL)
+        self._covering = [FAULTS.index(name) for name in COVERS]
+        self._gender = faces.labels[:, NAMES.index("Male")]
+        if men is not None:
+            self._gender = np.where(np.isnan(self._gender), men, self._gender)
+
+    def batch(self, rows: NDArray[np.int64], rng: np.random.Generator) -> tuple[Tensor, ...]:
+        """Views of these faces, and what is known of each; see `loss` for the order."""
+        drawn = [self._views(int(r), rng) for r in rows]
+        faults = np.stack([d.faults for d in drawn])
+        attributes = hidden(self._attributes[rows], faults[:, self._covering] == 1)[:, self._facial]
+        return (
+            _pixels(np.stack([d.image for d in drawn])),
+            torch.tensor([d.legible for d in drawn]),
+            torch.from_numpy(faults),
+            torch.tensor([d.turn for d in drawn]),
+            torch.from_numpy(self._gender[rows].astype(np.float32)),
+            torch.from_numpy(attributes),
+            torch.from_numpy(self._by_votes[rows]),
+            *self._targets["years"].rows(rows),
+            *self._targets["race"].rows(rows),
+            *self._targets["expression"].rows(rows),
+        )
+
+    def loss(self, batch: tuple[Tensor, ...]) -> tuple[Tensor, dict[str, float]]:
+        """The sum of the parts' losses, and each of them."""
+        pixels, legible, faults, turn, men, shown, voted, years, years_kind, race, race_kind, mood, mood_kind = batch
+        model = self._model
+        with torch.autocast(pixels.device.type, torch.bfloat16):
+            features = model.trunk(pixels)
+        z = model.split(model.head(F.dropout(features.float().mean((2, 3)), 0.2)))
+        shift = torch.where(voted[:, None], self._prior.to(pixels.device), 0.0)
+        each = {
+            "years": years_loss(z["years"], years, years_kind),
+            "race": choice_loss(z["race"], race, race_kind),
+            "expression": choice_loss(z["expression"], mood, mood_kind, shift),
+            # One bit beside seven races and a hundred years: it would drown.
+            "gender": 2 * _binary(z["gender"][:, 0] / WEIGHT["gender"], men),
+            "attributes": 0.15 * _binary(z["attributes"] / WEIGHT["attributes"], shown).sum(1),
+        }
+        count = len(pixels)
+        losses = {name: (value * legible).sum() / count for name, value in each.items()}
+        losses["faults"] = 0.15 * _binary(z["faults"], faults).sum() / count
+        turned = turn >= 0
+        losses["turn"] = 0.5 * F.cross_entropy(z["turn"][turned], turn[turned])
+        return torch.as_tensor(sum(losses.values())), {k: round(v.item(), 4) for k, v in losses.items()}
+
+
+def years_loss(z: Tensor, years: Tensor, kind: Tensor) -> Tensor:
+    """(B,): of the distribution over years; of the expected age too where it is known exactly (DLDL-v2)."""
+    year = torch.arange(YEARS, device=z.device, dtype=torch.float32)
+    off = ((z.softmax(1) @ year) - years @ year).abs() / 10
+    return choice_loss(z, years, kind) * 0.6 + torch.where(kind == 1, 0.4 * off, 0.0)
+
+
 def _fit(
     model: CloseupNet,
     name: str,
@@ -169,60 +163,8 @@ def _fit(
     schedule: Schedule,
     men: Floats | None = None,
 ) -> None:
-    """men (N,): a guess of gender where a set does not say."""
-    model.to(memory_format=torch.channels_last)
-    mixture = Mixture(faces, sampling_weights)
-    votes = faces.labels[:, columns(tuple(EXPRESSIONS))]
-    prior = torch.from_numpy(np.nanmean(votes, 0)).clamp(min=1e-3).log() * BALANCE
-    by_votes = ~np.isnan(votes[:, 0])
-    attributes, facial = of_children(faces.labels), columns(FACIAL)
-    covering = [FAULTS.index(name) for name in COVERS]
-    gender = faces.labels[:, NAMES.index("Male")]
-    if men is not None:
-        gender = np.where(np.isnan(gender), men, gender)
-
-    def load(indices: NDArray[np.int64], rng: np.random.Generator) -> tuple[Tensor, ...]:
-        rows = mixture.draw(len(indices), rng)
-        drawn = [views(int(r), rng) for r in rows]
-        faults = np.stack([d.faults for d in drawn])
-        return (
-            _pixels(np.stack([d.image for d in drawn])),
-            torch.tensor([d.legible for d in drawn]),
-            torch.from_numpy(faults),
-            torch.tensor([d.turn for d in drawn]),
-            torch.from_numpy(gender[rows].astype(np.float32)),
-            torch.from_numpy(hidden(attributes[rows], faults[:, covering] == 1)[:, facial]),
-            torch.from_numpy(by_votes[rows]),
-            *targets["years"].rows(rows),
-            *targets["race"].rows(rows),
-            *targets["expression"].rows(rows),
-        )
-
-    def loss(batch: tuple[Tensor, ...]) -> tuple[Tensor, dict[str, float]]:
-        pixels, legible, faults, turn, men, shown, voted, years, years_kind, race, race_kind, mood, mood_kind = batch
-        with torch.autocast(pixels.device.type, torch.bfloat16):
-            features = model.trunk(pixels)
-        z = model.split(model.head(F.dropout(features.float().mean((2, 3)), 0.2)))
-        count = len(pixels)
-        shift = torch.where(voted[:, None], prior.to(pixels.device), 0.0)
-        age = choice_loss(z["years"], years, years_kind)
-        # The expected age too, where it is known exactly (DLDL-v2).
-        year = torch.arange(YEARS, device=pixels.device, dtype=torch.float32)
-        off = ((z["years"].softmax(1) @ year) - years @ year).abs() / 10
-        each = {
-            "years": age * 0.6 + torch.where(years_kind == 1, 0.4 * off, 0.0),
-            "race": choice_loss(z["race"], race, race_kind),
-            "expression": choice_loss(z["expression"], mood, mood_kind, shift),
-            # One bit beside seven races and a hundred years: it would drown.
-            "gender": 2 * _binary(z["gender"][:, 0] / WEIGHT["gender"], men),
-            "attributes": 0.15 * _binary(z["attributes"] / WEIGHT["attributes"], shown).sum(1),
-        }
-        losses = {name: (value * legible).sum() / count for name, value in each.items()}
-        losses["faults"] = 0.15 * _binary(z["faults"], faults).sum() / count
-        turned = turn >= 0
-        losses["turn"] = 0.5 * F.cross_entropy(z["turn"][turned], turn[turned])
-        return sum(losses.values()), {k: round(v.item(), 4) for k, v in losses.items()}
-
+    """Train in place; men (N,): a guess of gender where a set does not say."""
+    mixture, task = Mixture(faces, sampling_weights), _CloseupTask(model, faces, views, targets, men)
     head = [g | {"lr": 4 * schedule.lr} for g in decay_groups(model.head, schedule.weight_decay)]
     train(
         model,
@@ -230,8 +172,8 @@ def _fit(
         out=out,
         schedule=schedule,
         count=mixture.epoch,
-        load=load,
-        loss=loss,
+        load=lambda indices, rng: task.batch(mixture.draw(len(indices), rng), rng),
+        loss=task.loss,
         param_groups=[*decay_groups(model.trunk, schedule.weight_decay), *head],
     )
 

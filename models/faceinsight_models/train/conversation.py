@@ -68,7 +68,7 @@ class StateLabeler:
     def states(
         self, logits: NDArray[np.float32], area: NDArray[np.float32], chosen: NDArray[np.int64]
     ) -> NDArray[np.int64]:
-        """logits (N,) of all characteristics, area (R,), numbers (K,) of the chosen ones -> states (K,)."""
+        """Logits (N,) of all characteristics, area (R,), numbers (K,) of the chosen ones -> states (K,)."""
         labels = self._labeler(tuple(chosen.tolist())).label(
             logits[chosen], dict(zip(REGIONS, area.tolist(), strict=True))
         )
@@ -113,8 +113,14 @@ class Conversation:
 
 
 class Findings(NamedTuple):
-    """What is known of one face: numbers (K,) of what is switched on, states (K,) as given to the LLM, truth (K,) as
-    answers have it, keep (K,) what the LLM is told."""
+    """What is known of one face.
+
+    Attributes:
+        chosen: (K,) numbers of the characteristics that are switched on.
+        states: (K,) as given to the LLM.
+        truth: (K,) as the answers have it.
+        keep: (K,) is the LLM given it?
+    """
 
     chosen: NDArray[np.int64]
     states: NDArray[np.int64]
@@ -122,10 +128,11 @@ class Findings(NamedTuple):
     keep: NDArray[np.bool_]
 
     def known(self) -> dict[str, int]:
+        """Name -> state, as the answers have it."""
         return {NAMES[i]: int(s) for i, s in zip(self.chosen, self.truth, strict=True)}
 
     def labelled(self) -> dict[str, int]:
-        """What only the face can tell."""
+        """Name -> state of what is withheld: only the face tokens can tell."""
         return {NAMES[i]: int(s) for i, s, k in zip(self.chosen, self.truth, self.keep, strict=True) if not k}
 
     def given(self, about: Sequence[str], stray: str | None) -> list[tuple[int, int]]:
@@ -145,7 +152,18 @@ TokenizePart = Callable[[str, bool], list[int]]
 
 @dataclass(frozen=True)
 class PromptTokens:
-    """A prompt's fixed parts as tokens, and how questions and answers become tokens, all as the runtime does it."""
+    """A prompt's fixed parts as token ids, laid out as the runtime does.
+
+    Attributes:
+        before: before the face tokens.
+        after: behind them.
+        between: between two faces.
+        follow: between two questions.
+        answer: before an answer.
+        stop: ends an answer.
+        encode: token ids of a question.
+        reply: token ids of an answer.
+    """
 
     before: list[int]
     after: list[int]
@@ -158,6 +176,7 @@ class PromptTokens:
 
     @classmethod
     def of(cls, prompt: PromptSpec | LlavaRecipe, tokens: TokenizePart) -> PromptTokens:
+        """Tokenize the parts of a prompt."""
         # A prompt that ends in a word is followed by a space and the answer.
         lead = "" if prompt.before_answer[-1:].isspace() else " "
         return cls(

@@ -1,10 +1,9 @@
-"""Step 3: image, segmentation map, CCM and LCM together. Label maps come from the trained parser."""
+"""Step 3: trains the encoder on image and label map, with CCM and LCM. Label maps come from the trained parser."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,17 +16,14 @@ from tqdm import tqdm
 
 from ..data.augment import FLIP, degrade, jitter_matrix, scaling, to_pixels
 from ..data.faces import Faces, Mixture
-from ..nets.ccm import CorrelationModule, complete, correlation_graph
-from ..nets.encoder import Adapter, FaceEncoder, KnowledgeHead, region_width
-from ..nets.graphs import write_parser
+from ..nets.ccm import complete, correlation_graph
+from ..nets.encoder import FaceEncoder
 from ..nets.lcm import LogicalConstraint
-from ..nets.parser import FaceParser
-from ..nets.segmentation import MAP_SIZE, RegionPool, SegmentationEncoder, coarse
+from ..nets.segmentation import MAP_SIZE
 from ..recipe import Schedule
-from ..specs import region_indices, specialized
-from ..storage import PARSER
-from ..taxonomy import EXCLUSIVE_GROUPS, HIDDEN_BY, MASK_CLASSES, NAMES, REGIONS, RULES
+from ..taxonomy import EXCLUSIVE_GROUPS, HIDDEN_BY, NAMES, RULES
 from .backbone import BackboneClassifier
+from .build import build_encoder
 from .hats import Hats
 from .loop import decay_groups, device, train
 from .tasks import TaskLoss, prior_bias
@@ -37,65 +33,6 @@ PORTRAITS = "celebahq"
 #: Share of the faces that a hat is put on, and what can no longer be seen of them.
 HATTED = 0.08
 UNDER_HATS = [NAMES.index(name) for name, (region, _) in HIDDEN_BY.items() if region == "hat"]
-
-
-def label_maps(
-    parser: FaceParser, faces: Faces, cache: Path, size: int, rows: NDArray[np.int64], *, batch: int = 16
-) -> NDArray[np.uint8]:
-    """(N,64,64) coarse label maps, of these rows at least; cached in `cache` for this parser and these faces.
-
-    Runs in ONNX Runtime, which is six times faster than eager torch on two cores.
-    """
-    target, made, sidecar = (cache / name for name in ("label_maps.npy", "label_maps_made.npy", "label_maps.json"))
-    count = len(faces.files)
-    key = {"parser": fingerprint(parser), "faces": count}
-    if target.exists() and made.exists() and sidecar.exists() and json.loads(sidecar.read_text()) == key:
-        out, there = np.load(target), np.load(made)
-    else:
-        out, there = np.zeros((count, MAP_SIZE, MAP_SIZE), np.uint8), np.zeros(count, bool)
-    missing = np.unique(rows[~there[rows]])
-    if not len(missing):
-        return np.asarray(out)
-    import onnxruntime
-
-    graph = cache / PARSER
-    write_parser(parser, graph, size=size)
-    session = onnxruntime.InferenceSession(str(graph), providers=["CPUExecutionProvider"])
-    for start in tqdm(range(0, len(missing), batch), desc="parsing", unit="batch", mininterval=5):
-        some = missing[start : start + batch]
-        (maps,) = session.run(None, {"pixels": to_pixels(np.stack([faces.crop(r, size) for r in some]))})
-        out[some] = coarse(torch.from_numpy(maps)).numpy()
-    there[missing] = True
-    np.save(target, out)
-    np.save(made, there)
-    sidecar.write_text(json.dumps(key))
-    return np.asarray(out)
-
-
-def fingerprint(module: torch.nn.Module) -> str:
-    """Of a module's weights."""
-    digest = hashlib.sha256()
-    for value in module.state_dict().values():
-        digest.update(value.contiguous().numpy().tobytes())
-    return digest.hexdigest()
-
-
-def build_encoder(text: Tensor, graph: Tensor, *, width: int = 256, segmentation: int = 96) -> FaceEncoder:
-    """The encoder, untrained. text (N,dt): T^0; graph (N,N): C_hat."""
-    ccm = CorrelationModule(text, graph, hidden=512, out=width)
-    head = KnowledgeHead(
-        ccm, region_indices(), region_width=region_width(segmentation), width=width, specialized=specialized()
-    )
-    return FaceEncoder(
-        SegmentationEncoder(len(MASK_CLASSES), width=segmentation), RegionPool(MASK_CLASSES, REGIONS), head
-    )
-
-
-def build_adapter(*, text_width: int = 256, segmentation: int = 96, states: int, width: int) -> Adapter:
-    """The adapter into an LLM of the given width, untrained."""
-    return Adapter(
-        region_width=region_width(segmentation), text_width=text_width, regions=len(REGIONS), states=states, width=width
-    )
 
 
 def view(
@@ -174,17 +111,8 @@ def train_base(
     model.trunk.load_state_dict(classifier.trunk.state_dict())
     with torch.no_grad():
         model.head.bias.copy_(prior_bias(torch.from_numpy(faces.labels[faces.rows("train")])))
-    _fit(
-        model,
-        "base",
-        faces,
-        maps,
-        sampling_weights=sampling_weights,
-        out=out,
-        size=size,
-        schedule=schedule,
-        degrade_prob=1.0,
-    )
+    mixture = Mixture(faces, sampling_weights)
+    _EncoderTask(model, faces, maps, mixture, size, degrade_prob=1.0).fit("base", out, schedule)
     return model
 
 
@@ -202,17 +130,8 @@ def train_shared(
     spared the degradations, so that the last steps see faces as most of them will come."""
     torch.manual_seed(schedule.seed)
     base.trunk.lower(8).requires_grad_(False)
-    _fit(
-        base,
-        "shared",
-        faces,
-        maps,
-        sampling_weights=sampling_weights,
-        out=out,
-        size=size,
-        schedule=schedule,
-        degrade_prob=0.5,
-    )
+    mixture = Mixture(faces, sampling_weights)
+    _EncoderTask(base, faces, maps, mixture, size, degrade_prob=0.5).fit("shared", out, schedule)
     return base.requires_grad_(True)
 
 
@@ -250,70 +169,57 @@ def specialize(
         {"params": [*projections.parameters()], "lr": 3 * schedule.lr, "weight_decay": schedule.weight_decay},
         {"params": [base.head.bias], "lr": 3 * schedule.lr, "weight_decay": 0.0},
     ]
-    _fit(
-        base,
-        "encoder",
-        faces,
-        maps,
-        sampling_weights=labelled,
-        out=out,
-        size=size,
-        schedule=schedule,
-        degrade_prob=0.5,
-        hats=hats,
-        set_train_modes=set_train_modes,
-        param_groups=param_groups,
-    )
+    task = _EncoderTask(base, faces, maps, Mixture(faces, labelled), size, 0.5, hats, set_train_modes)
+    task.fit("encoder", out, schedule, param_groups)
     return base.requires_grad_(True)
 
 
-def _fit(
-    model: FaceEncoder,
-    name: str,
-    faces: Faces,
-    maps: NDArray[np.uint8],
-    *,
-    sampling_weights: Mapping[str, float],
-    out: Path,
-    size: int,
-    schedule: Schedule,
-    degrade_prob: float,
-    hats: Hats | None = None,
-    logic: float = 0.1,
-    set_train_modes: Callable[[], None] = lambda: None,
-    param_groups: Sequence[dict[str, Any]] | None = None,
-) -> None:
-    """Train in place with the loss L = L_tasks + logic * L_c.
+@dataclass
+class _EncoderTask:
+    """Batches and loss of one round: L = L_tasks + logic * L_c.
 
-    Args:
+    Attributes:
         model: the encoder.
-        name: of the step.
         faces: faces of all sets.
         maps: (N,64,64) coarse label maps.
-        sampling_weights: set -> its share of a batch.
-        out: the run folder.
+        mixture: of the sets.
         size: of a crop, pixels.
-        schedule: of the training.
         degrade_prob: probability that a view is degraded.
         hats: one view in twelve gets one of these.
-        logic: weight of the rule loss.
         set_train_modes: puts what is frozen into eval mode before each step.
-        param_groups: by default all parameters, the backbone at a third of the others' learning rate.
+        logic: weight of the rule loss.
     """
-    model.to(memory_format=torch.channels_last)
-    mixture, tasks, constraint = (
-        Mixture(faces, sampling_weights),
-        TaskLoss(),
-        LogicalConstraint(NAMES, RULES).to(device()),
-    )
 
-    def load(indices: NDArray[np.int64], rng: np.random.Generator) -> tuple[Tensor, Tensor, Tensor]:
-        rows = mixture.draw(len(indices), rng)
-        labels, worn = faces.labels[rows], rng.random(len(rows)) < (0 if hats is None else HATTED)
+    model: FaceEncoder
+    faces: Faces
+    maps: NDArray[np.uint8]
+    mixture: Mixture
+    size: int
+    degrade_prob: float
+    hats: Hats | None = None
+    set_train_modes: Callable[[], None] = lambda: None
+    logic: float = 0.1
+
+    def __post_init__(self) -> None:
+        self.model.to(memory_format=torch.channels_last)
+        self._tasks, self._constraint = TaskLoss(), LogicalConstraint(NAMES, RULES).to(device())
+
+    def load(self, indices: NDArray[np.int64], rng: np.random.Generator) -> tuple[Tensor, Tensor, Tensor]:
+        """Pixels (B,3,size,size), label maps (B,64,64) and labels (B,N) of as many faces of the mixture."""
+        rows = self.mixture.draw(len(indices), rng)
+        labels, worn = self.faces.labels[rows], rng.random(len(rows)) < (0 if self.hats is None else HATTED)
         labels[worn, NAMES.index("Wearing_Hat")] = 1
         labels[np.outer(worn, np.isin(np.arange(len(NAMES)), UNDER_HATS))] = np.nan
         views = [
-            view(rng, faces, r, maps[r], size, degrade_prob=degrade_prob, hats=hats if on else None)
+            view(
+                rng,
+                self.faces,
+                r,
+                self.maps[r],
+                self.size,
+                degrade_prob=self.degrade_prob,
+                hats=self.hats if on else None,
+            )
             for r, on in zip(rows, worn, strict=True)
         ]
         pixels = torch.from_numpy(to_pixels(np.stack([x for x, _ in views])))
@@ -323,29 +229,35 @@ def _fit(
             torch.from_numpy(labels),
         )
 
-    def loss(batch: tuple[Tensor, Tensor, Tensor]) -> tuple[Tensor, dict[str, float]]:
-        set_train_modes()
-        logits = model(batch[0], batch[1])
-        value, figures = tasks(logits, batch[2])
-        rules = constraint(logits.sigmoid(), ~batch[2].isnan())
-        return value + logic * rules, figures | {"rules": round(rules.item(), 4)}
+    def loss(self, batch: tuple[Tensor, Tensor, Tensor]) -> tuple[Tensor, dict[str, float]]:
+        """The loss of a batch, and figures to log."""
+        pixels, maps, labels = batch
+        self.set_train_modes()
+        logits = self.model(pixels, maps)
+        value, figures = self._tasks(logits, labels)
+        rules = self._constraint(logits.sigmoid(), ~labels.isnan())
+        return value + self.logic * rules, figures | {"rules": round(rules.item(), 4)}
 
-    if param_groups is None:
-        rest = [p for n, p in model.named_parameters() if not n.startswith("trunk.")]
-        param_groups = [
-            *decay_groups(model.trunk, schedule.weight_decay),
-            {"params": rest, "lr": 3 * schedule.lr, "weight_decay": schedule.weight_decay},
-        ]
-    train(
-        model,
-        name=name,
-        out=out,
-        schedule=schedule,
-        count=mixture.epoch,
-        load=load,
-        loss=loss,
-        param_groups=param_groups,
-    )
+    def fit(
+        self, name: str, out: Path, schedule: Schedule, param_groups: Sequence[dict[str, Any]] | None = None
+    ) -> None:
+        """Train the model in place. param_groups: by default all, the backbone at a third of the others' rate."""
+        if param_groups is None:
+            rest = [p for n, p in self.model.named_parameters() if not n.startswith("trunk.")]
+            param_groups = [
+                *decay_groups(self.model.trunk, schedule.weight_decay),
+                {"params": rest, "lr": 3 * schedule.lr, "weight_decay": schedule.weight_decay},
+            ]
+        train(
+            self.model,
+            name=name,
+            out=out,
+            schedule=schedule,
+            count=self.mixture.epoch,
+            load=self.load,
+            loss=self.loss,
+            param_groups=param_groups,
+        )
 
 
 @torch.no_grad()

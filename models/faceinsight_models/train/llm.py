@@ -75,9 +75,14 @@ class Output(NamedTuple):
 def forward_answers(
     body: Any, head: Callable[[Tensor], Tensor], batch: Sequence[Conversation], face: Tensor, findings: Tensor
 ) -> Output:
-    """Embed conversations, run an LLM's `body` under the tree mask, read the answers out with its `head`.
+    """Embed conversations, run an LLM under the tree mask, and compute the logits of the answers.
 
-    face (S,d), findings (K,d): what stands in the places FACE_SLOT and KNOWLEDGE_SLOT, conversation after conversation.
+    Args:
+        body: the LLM without its head, with `embed_tokens`.
+        head: hidden states (M,d) -> logits (M,V).
+        batch: the conversations.
+        face: (S,d) image and region tokens, scattered into the slots FACE_SLOT, conversation after conversation.
+        findings: (K,d) knowledge tokens, scattered into the slots KNOWLEDGE_SLOT.
     """
     length = max(len(c.tokens) for c in batch)
     tokens, labels, positions, turns = (torch.full((len(batch), length), v) for v in (0, IGNORE, 0, -1))
@@ -103,7 +108,7 @@ def forward_answers(
 
 
 def face_tokens(image: Tensor, region: Tensor, batch: Sequence[Conversation]) -> Tensor:
-    """(S,d): what conversations show of their faces, of image (F,P,d) and region tokens (F,R,d) of all of them."""
+    """(S,d): the face tokens of conversations, from image (F,P,d) and region tokens (F,R,d) of all their faces."""
     visible = [torch.from_numpy(own) for c in batch for own in c.regions]
     return torch.cat([x for face, own in enumerate(visible) for x in (image[face], region[face, own])])
 

@@ -115,23 +115,7 @@ def train(
     trainer = _Trainer(model, name, schedule, param_groups, loss)
     trainer.resume(out / f"{name}.ckpt")
     model.train()
-    plan = batches(count, schedule, trainer.start)
-    with ThreadPoolExecutor(1) as pool, open(out / f"{name}.log.jsonl", "a") as journal:
-        ahead = _submit(pool, load, plan, accumulation_steps)
-        bar = tqdm(total=schedule.steps, initial=trainer.start, desc=name, unit="step", mininterval=5)
-        began = time.monotonic()
-        while ahead is not None:
-            step, pending = ahead
-            parts = pending.result()
-            ahead = _submit(pool, load, plan, accumulation_steps)
-            value, figures = trainer.step(step, parts)
-            bar.update()
-            bar.set_postfix(loss=f"{value:.3f}", refresh=False)
-            if step % LOG_EVERY == 0:
-                _write_line(journal, step, value, time.monotonic() - began, figures)
-            if (step + 1) % schedule.checkpoint_every == 0:
-                trainer.save(out / f"{name}.ckpt", step + 1)
-        bar.close()
+    _run(trainer, out, batches(count, schedule, trainer.start), load, accumulation_steps)
     trainer.finish(final)
     (out / f"{name}.ckpt").unlink(missing_ok=True)
     return model
@@ -198,6 +182,33 @@ class _Trainer(Generic[Batch]):
         self.model.load_state_dict(self.ema)
         self.model.cpu().eval()
         _save({k: v.cpu() for k, v in self.ema.items()}, final)
+
+
+def _run(
+    trainer: _Trainer[Batch],
+    out: Path,
+    plan: Iterator[Any],
+    load: Callable[[NDArray[np.int64], np.random.Generator], Batch],
+    accumulation_steps: int,
+) -> None:
+    """All steps that are left: a batch is loaded in a thread while the one before it is computed."""
+    name, schedule = trainer.name, trainer.schedule
+    with ThreadPoolExecutor(1) as pool, open(out / f"{name}.log.jsonl", "a") as journal:
+        ahead = _submit(pool, load, plan, accumulation_steps)
+        bar = tqdm(total=schedule.steps, initial=trainer.start, desc=name, unit="step", mininterval=5)
+        began = time.monotonic()
+        while ahead is not None:
+            step, pending = ahead
+            parts = pending.result()
+            ahead = _submit(pool, load, plan, accumulation_steps)
+            value, figures = trainer.step(step, parts)
+            bar.update()
+            bar.set_postfix(loss=f"{value:.3f}", refresh=False)
+            if step % LOG_EVERY == 0:
+                _write_line(journal, step, value, time.monotonic() - began, figures)
+            if (step + 1) % schedule.checkpoint_every == 0:
+                trainer.save(out / f"{name}.ckpt", step + 1)
+        bar.close()
 
 
 def _write_line(journal: TextIO, step: int, loss: float, seconds: float, figures: dict[str, float]) -> None:

@@ -1,4 +1,4 @@
-"""The parser learns from image-mask pairs, then from its own labels on faces without masks.
+"""Step 2: trains the parser on image-mask pairs, then on its own labels of faces without masks (self-training).
 
 Hats, glasses, earrings and necklaces stand in few pairs. These are drawn more often, what is worn in one is pasted onto
 another, and faces without masks are chosen by what their labels say is worn: where nothing is worn no pixel may show

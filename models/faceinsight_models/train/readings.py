@@ -1,7 +1,7 @@
-"""What the finished graphs make of faces kept out of training, seen in the ways that a user's photos come.
+"""Outputs of the finished graphs for faces kept out of training, in views like those of users' photos.
 
-Each face is seen as it is, with surroundings (its picture need not end at the face), and, where quality is at stake,
-out of focus, dark, noisy or in a mosaic. Bands fitted on all of it hold for more than the sets' own look.
+Each face is shown as it is, with surroundings (its picture need not end at the face), and, for poor quality, out of
+focus, dark, noisy or in a mosaic. Thresholds fitted on all of these hold for more than the sets' own look.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ from ..recipe import Recipe
 from ..specs import characteristic_specs, closeup_spec
 from ..storage import CLOSEUP, ENCODER, PARSER
 from ..taxonomy import NAMES
+from .build import build_adapter
 from .calibration import Readings
 from .closeup import merge_logits
-from .encoder import build_adapter
 
 Image = NDArray[np.uint8]
 Change = Callable[[np.random.Generator, Image], Image]
@@ -51,7 +51,7 @@ def canvas(faces: Faces, row: int, size: int) -> Image:
 
 
 def spoiled(rng: np.random.Generator, x: Image) -> Image:
-    """Hardly to be read: out of focus, few pixels, dark, noisy, or a mosaic."""
+    """A picture of poor quality: out of focus, few pixels, dark, noisy, or a mosaic."""
     size, kind = x.shape[0], rng.integers(5)
     if kind == 0:
         return np.asarray(cv2.GaussianBlur(x, (0, 0), rng.uniform(5, 16)), np.uint8)
@@ -136,7 +136,7 @@ class GraphReader:
 
 
 def calibration_readings(reader: GraphReader, faces: Faces, rows: NDArray[np.int64]) -> tuple[Readings, Readings]:
-    """Views of good and of poor quality, as the close-up tells them apart."""
+    """Readings of good and of poor quality, by the close-up's own estimate."""
     plain = reader.read(faces, rows, None, surroundings=False, seed=1)
     around = reader.read(faces, rows, degrade, surroundings=True, seed=2)
     bad = reader.read(faces, rows, spoiled, surroundings=True, seed=3)

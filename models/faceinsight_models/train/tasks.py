@@ -24,7 +24,7 @@ class TaskLoss(nn.Module):
         self.choices = {task: [NAMES.index(n) for n in names] for task, names in EXCLUSIVE_GROUPS.items()}
 
     def forward(self, logits: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, float]]:
-        """logits (B,N); labels (B,N) with NaN where unknown -> loss and figures to log."""
+        """Logits (B,N); labels (B,N) with NaN where unknown -> loss and figures to log."""
         z, y = logits[:, self.attributes], labels[:, self.attributes]
         known = ~y.isnan()
         alone = known.sum(1, keepdim=True) == 1
