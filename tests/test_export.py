@@ -57,10 +57,10 @@ def llm(vocabulary: BpeVocabulary):
     return LlamaForCausalLM(config).eval()
 
 
-def stages(llm, vocabulary, path, tolerance, *, mean=False):
+def stages(llm, vocabulary, path, tolerance, *, rms=False):
     rows = np.random.default_rng(0).normal(0, 1, (9, 64)).astype(np.float32)
     texts = ["Is she wearing glasses?", "Ünïcode 123, zwei\n\ndrei"]
-    return llm_stages(llm, vocabulary.tokenizer(), path, SPEC, rows, texts, tolerance, CPU, mean=mean)
+    return llm_stages(llm, vocabulary.tokenizer(), path, SPEC, rows, texts, tolerance, CPU, rms=rms)
 
 
 def test_gguf_reproduces_transformers(llm, vocabulary, tmp_path: Path):
@@ -78,7 +78,7 @@ def test_quantised_gguf_is_close(llm, vocabulary, tmp_path: Path, kind, toleranc
     gguf_file.write_llama(llm, vocabulary, tmp_path / "a.gguf", name="tiny")
     gguf_file.quantize(tmp_path / "a.gguf", tmp_path / "b.gguf", kind)
     assert (tmp_path / "b.gguf").stat().st_size < 0.7 * (tmp_path / "a.gguf").stat().st_size
-    for stage in stages(llm, vocabulary, tmp_path / "b.gguf", tolerance, mean=True):
+    for stage in stages(llm, vocabulary, tmp_path / "b.gguf", tolerance, rms=True):
         assert stage.passed, stage
     with pytest.raises(ValueError, match="expected one of"):
         gguf_file.quantize(tmp_path / "a.gguf", tmp_path / "c.gguf", "q3")

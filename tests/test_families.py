@@ -165,7 +165,7 @@ def test_rounding_stays_within_bounds(tmp_path: Path):
             quantize(tmp_path / "f16.gguf", path, kind)
         sizes[kind] = path.stat().st_size
         with opened(path, 256) as language:
-            stage = compare(kind, reference, language.logits(tokens, rows()[:0]), bound, mean=True)
+            stage = compare(kind, reference, language.logits(tokens, rows()[:0]), bound, rms=True)
         assert stage.passed, stage
     assert sorted(sizes.values(), reverse=True) == list(sizes.values())
     assert sizes.keys() <= LLM_PRECISIONS.keys()

@@ -20,7 +20,7 @@ from torch.nn import functional as F
 
 from faceinsight.language.claims import ClaimChecker, sentences
 from faceinsight.types import HIDDEN, NO, STATES, UNSURE, YES, Label
-from faceinsight_models.data import faces as data
+from faceinsight_models.data import labels as labels_of
 from faceinsight_models.data.augment import augment_pair
 from faceinsight_models.data.faces import Faces, Mixture
 from faceinsight_models.dialogue import answers as dialogue
@@ -211,10 +211,10 @@ def test_training_free_head_reads_sizes_and_passes_them_on():
     mean, std = torch.full((len(regions),), 0.1), torch.full((len(regions),), 0.1)
     head = EvidenceHead(torch.randn(count, 8), graph, torch.full((count,), -2.0), mean, std)
     area = torch.full((1, len(regions)), 0.01)
-    usual = head.score(Features(None, None, area), head.rows(), torch.arange(count))[0]
+    usual = head.score(Features(None, None, area), head.text_features(), torch.arange(count))[0]
     assert torch.allclose(usual, torch.full((count,), -2.0), atol=1e-5)
     area[0, regions.index("glasses")] = 0.09
-    seen = head.score(Features(None, None, area), head.rows(), torch.arange(count))[0]
+    seen = head.score(Features(None, None, area), head.text_features(), torch.arange(count))[0]
     assert seen[glasses] == pytest.approx(-2 + 2 * 2.0, abs=1e-4)
     assert seen[neighbour] == pytest.approx(-2 + 0.2 / 2 * 2 * 2.0, abs=1e-4)
     assert (seen - usual).abs().gt(1e-5).sum() == 2
@@ -283,16 +283,16 @@ def test_sets_are_drawn_by_their_shares_and_never_validation(tmp_path: Path):
 
 def test_labels_of_the_three_sets_say_only_what_they_know():
     row = {"age": "more than 70", "race": "East Asian", "gender": "Male"}
-    (labels,) = data.fairface_labels([row])
+    (labels,) = labels_of.fairface_labels([row])
     known = {n for n, v in zip(NAMES, labels, strict=True) if not np.isnan(v)}
     assert known == {"Male", *AGES, *RACES}
     assert {n for n, v in zip(NAMES, labels, strict=True) if v == 1} == {"Male", "Age_70", "East_Asian"}
     votes = {f"votes_{n.lower()}": "0" for n in EXPRESSIONS} | {"votes_happiness": "6", "votes_neutral": "2"}
-    (labels,) = data.ferplus_labels([votes])
+    (labels,) = labels_of.ferplus_labels([votes])
     assert labels[NAMES.index("Happiness")] == pytest.approx(0.75)
     assert labels[NAMES.index("Neutral")] == pytest.approx(0.25)
     assert np.isnan(labels[NAMES.index("Smiling")])
-    (labels,) = data.celebahq_labels([dict.fromkeys(CELEBA, "1")])
+    (labels,) = labels_of.celebahq_labels([dict.fromkeys(CELEBA, "1")])
     assert {n for n, v in zip(NAMES, labels, strict=True) if v == 1} == set(CELEBA)
 
 
@@ -332,7 +332,7 @@ def test_calibration_recovers_a_known_scaling():
     # Gumbel noise draws from the softmax.
     drawn = (0.5 * logits[:, ages] + shift + rng.gumbel(size=(20000, len(ages)))).argmax(1)
     labels[:, ages] = np.eye(len(ages))[drawn]
-    fitted = calibration.fit(logits, labels)
+    fitted = calibration.fit_scaling(logits, labels)
     assert np.allclose(fitted[k], [0.6, -1.0], atol=0.06)
     assert np.allclose(fitted[ages, 0], 0.5, atol=0.03)
     assert np.allclose(fitted[ages, 1] - fitted[ages, 1].mean(), shift, atol=0.1)
@@ -414,7 +414,7 @@ def test_hair_has_a_colour_where_it_can_be_seen():
     # A third is not named by anybody. That lowers how probable it is that a colour is named, and must not teach when to
     # say that hair has not this colour.
     table[:1300, hair] = 0
-    p = calibration.probabilities(logits, calibration.fit(logits, table))
+    p = calibration.probabilities(logits, calibration.fit_scaling(logits, table))
     assert p[:, hair].sum(1).mean() == pytest.approx(2700 / 4000, abs=0.03)
     assert (p[:, hair].argmax(1) == chosen).mean() > 0.85
     limits = [
@@ -614,8 +614,8 @@ def test_true_answers_are_grounded():
         for sentence in sentences(turn.answer):
             claims += len(list(check.claims(sentence, faces=len(faces))))
             assert not check.contradicts(sentence, [as_labels(f) for f in faces]), (turn, sentence)
-            assert not check.torn(sentence), sentence
-            assert not check.twice(sentence, len(faces)), sentence
+            assert not check.self_contradicts(sentence), sentence
+            assert not check.repeats(sentence, len(faces)), sentence
     assert claims > 3000
 
 
@@ -630,7 +630,9 @@ def test_false_answers_are_caught():
             wrong = states | {concept.name: 1 - states[concept.name]}
             text = dialogue.closed_answer(concept, concept.state(wrong))
             assert check.contradicts(text, [as_labels(states)]), text
-            assert check.torn(text.replace("Yes,", "No,") if "Yes," in text else text.replace("No,", "Yes,")), text
+            assert check.self_contradicts(
+                text.replace("Yes,", "No,") if "Yes," in text else text.replace("No,", "Yes,")
+            ), text
             text = dialogue.who_answer(concept, wrong, beside)
             assert check.contradicts(text, [as_labels(states), as_labels(beside)]), text
         for _ in range(100):

@@ -377,7 +377,7 @@ def test_smoothing_changes_nothing_but_ranges():
     factors, smoothed = smooth(layers)
     for before, after in zip(layers, smoothed, strict=True):
         assert np.allclose(x @ before.weight, (x / factors) @ after.weight, atol=1e-3)
-        assert np.allclose(after.peak, np.abs(x / factors).max(0))
+        assert np.allclose(after.act_absmax, np.abs(x / factors).max(0))
     peaks = np.abs(x / factors).max(0)
     assert peaks[0] < 20 * peaks[1]
     with pytest.raises(ValueError, match="no calibration"):

@@ -103,12 +103,12 @@ class Handler:
     def tokens(self, picture: Any, question: str) -> Iterable[float]:
         times: list[float] = []
 
-        def look(ids: Any, logits: Any) -> Any:
+        def note_time(ids: Any, logits: Any) -> Any:
             # Its stream holds back what is no text yet: this is called when a token's logits are there.
             times.append(time.perf_counter())
             return logits
 
-        self._ask(picture, question, max_tokens=TOKENS, logits_processor=[look])
+        self._ask(picture, question, max_tokens=TOKENS, logits_processor=[note_time])
         return times
 
     def choose(self, picture: Any, questions: list[str]) -> None:

@@ -140,9 +140,9 @@ class TransformersNano(Greedy):
         seen = ["logits", "image_tokens", "region_tokens", "region_area"]
         graph = TorchSession(EncoderGraph(encoder, adapter), ["pixels", "label_map", "characteristics"], seen, axes)
         knowledge = KnowledgeGraph(encoder.head.ccm(), adapter)
-        told = TorchSession(knowledge, ["characteristics", "states"], ["knowledge_tokens"], axes)
+        knowledge_session = TorchSession(knowledge, ["characteristics", "states"], ["knowledge_tokens"], axes)
         closer = TorchSession(CloseupGraph(load_closeup(folder)), ["pixels", "outputs"], ["logits"], axes)
-        self._perception = Perception(m, detector, FaceEncoders(m, parser, graph, told, closer))
+        self._perception = Perception(m, detector, FaceEncoders(m, parser, graph, knowledge_session, closer))
         self._tokens = NanoTokenizer(folder / "vocabulary.json")
         question = TorchSession(load_question(folder), ["tokens"], ["relevance", "kinds"], axes)
         tokens: Any = self._tokens

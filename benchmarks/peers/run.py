@@ -105,7 +105,7 @@ def _save(path: Path, image: NDArray[np.uint8]) -> None:
     cv2.imwrite(str(path), image[:, :, ::-1])
 
 
-def told(folder: Path, path: Path) -> dict[str, str]:
+def with_findings(folder: Path, path: Path) -> dict[str, str]:
     """Question -> the question with what our runtime tells its LLM of the face, for the others."""
     with FaceInsight.load(folder / "ours", device="cpu") as insight:
         (face,) = insight.perceive(path.with_name(path.name.replace("face", "photo")))
@@ -114,10 +114,10 @@ def told(folder: Path, path: Path) -> dict[str, str]:
 
 def run(folder: Path, server: str, arms: list[str], rounds: int, reports: int, *, nano: bool) -> dict[str, Any]:
     pictures = photos(folder, rounds + 2) if nano else views(folder, rounds + 2)
-    words = {} if nano else told(folder, pictures[0])
+    words = {} if nano else with_findings(folder, pictures[0])
     results: dict[str, dict[str, list[float]]] = {a: {} for a in arms}
     children: dict[str, Child] = {}
-    asked: dict[str, list[str]] = {}
+    questions_of: dict[str, list[str]] = {}
 
     def note(arm: str, what: str, value: float) -> None:
         results[arm].setdefault(what, []).append(value)
@@ -128,10 +128,10 @@ def run(folder: Path, server: str, arms: list[str], rounds: int, reports: int, *
         children[arm] = Child(arm, folder, server)
         children[arm](do="new", picture=str(pictures[0]), question=questions[0])
         note(arm, "spawn to first answer", time.perf_counter() - began)
-        asked[arm] = questions
+        questions_of[arm] = questions
     for turn in tqdm(range(rounds), desc="rounds"):
         for arm in arms[turn % len(arms) :] + arms[: turn % len(arms)]:
-            child, questions = children[arm], asked[arm]
+            child, questions = children[arm], questions_of[arm]
             for i, (step, back) in enumerate(STEPS):
                 picture = str(pictures[turn + 1 - back])
                 found = child(do=step, picture=picture, question=questions[(turn + i) % len(questions)])
@@ -143,7 +143,7 @@ def run(folder: Path, server: str, arms: list[str], rounds: int, reports: int, *
     for arm, child in children.items():
         note(arm, "peak RSS MB", child(do="memory")["MB"])
         child.close()
-    return {arm: {what: spread(values) for what, values in own.items()} for arm, own in results.items()} | {
+    return {arm: {what: spread(values) for what, values in figures.items()} for arm, figures in results.items()} | {
         "ratios": {arm: ratios(results[arms[0]], results[arm]) for arm in arms[1:]}
     }
 

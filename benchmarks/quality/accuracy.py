@@ -136,13 +136,13 @@ class Run:
             self.ledger.figure(partial(self._labelled, name), "sets", name)
 
     def _labelled(self, name: str) -> Figures:
-        seen = self.tables[name]
-        own: Figures = {"images": len(seen.found), "no face found": int((~seen.found).sum())}
-        if not np.isnan(seen.label("Male")).all():
-            own["attributes"] = figures.attributes(seen)
-        own |= {task: found for task in EXCLUSIVE_GROUPS if (found := figures.choice(seen, task))}
-        rules = figures.consistency(seen, self.harness.bundle.manifest.rules)
-        return own | {"rules": rules, "fairness": figures.fairness(seen)}
+        readings = self.tables[name]
+        set_figures: Figures = {"images": len(readings.found), "no face found": int((~readings.found).sum())}
+        if not np.isnan(readings.label("Male")).all():
+            set_figures["attributes"] = figures.attributes(readings)
+        set_figures |= {task: found for task in EXCLUSIVE_GROUPS if (found := figures.choice(readings, task))}
+        rules = figures.consistency(readings, self.harness.bundle.manifest.rules)
+        return set_figures | {"rules": rules, "fairness": figures.fairness(readings)}
 
     def cross(self) -> None:
         self.ledger.figure(lambda: crossset.cross_set(self.tables) if self.sets else None, "cross-set")

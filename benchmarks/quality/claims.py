@@ -20,7 +20,7 @@ RISK, CHOICE_RISK = 0.10, 0.25
 #: Never answered, so never claimed.
 SKIPPED = ("Attractive",)
 #: Claims from which on a characteristic's errors are counted, and its promise judged.
-SHOWN, JUDGED = 30, 50
+SHARES, JUDGED = 30, 50
 
 Counts = NDArray[np.int64]
 
@@ -56,20 +56,20 @@ class Tally:
         return np.where([n in EXCLUSIVE_GROUPS for n in self.names], CHOICE_RISK, RISK)
 
 
-def tally(seen: SetReadings, choices: Sequence[str] = tuple(EXCLUSIVE_GROUPS)) -> Tally:
+def tally(readings: SetReadings, choices: Sequence[str] = tuple(EXCLUSIVE_GROUPS)) -> Tally:
     """Count claims against labels. Of a choice only the member that is claimed is a claim."""
     rows: dict[str, tuple[int, ...]] = {}
-    for name in (n for n in seen.names if n not in EXCLUSIVE_MEMBERS and n not in SKIPPED):
-        label, state = seen.label(name), seen.state(name)
+    for name in (n for n in readings.names if n not in EXCLUSIVE_MEMBERS and n not in SKIPPED):
+        label, state = readings.label(name), readings.state(name)
         known = ~np.isnan(label)
-        yes, no = (known & seen.found & (state == s) for s in (YES, NO))
+        yes, no = (known & readings.found & (state == s) for s in (YES, NO))
         hits = known, yes, yes & (label <= 0.5), no, no & (label > 0.5)
         rows[name] = tuple(int(h.sum()) for h in hits)
     for task in choices:
-        columns = seen.columns(EXCLUSIVE_GROUPS[task])
-        labels, states = seen.labels[:, columns], seen.states[:, columns]
+        columns = readings.columns(EXCLUSIVE_GROUPS[task])
+        labels, states = readings.labels[:, columns], readings.states[:, columns]
         known = ~np.isnan(labels[:, 0])
-        yes = known & seen.found & (states == YES).any(1)
+        yes = known & readings.found & (states == YES).any(1)
         wrong = yes & ~metrics.among((states == YES).argmax(1), labels)
         rows[task] = int(known.sum()), int(yes.sum()), int(wrong.sum()), 0, 0
     return Tally(tuple(rows), *np.array(list(rows.values()), np.int64).T)
@@ -90,7 +90,7 @@ def errors(t: Tally) -> Figures:
     out: Figures = {}
     for kind in ("yes", "no"):
         made, wrong = t.of(kind)
-        order = sorted(np.flatnonzero(made >= SHOWN), key=lambda k: -wrong[k] / made[k])
+        order = sorted(np.flatnonzero(made >= SHARES), key=lambda k: -wrong[k] / made[k])
         per: dict[str, Any] = {t.names[k]: {"claims": int(made[k]), "wrong": wrong[k] / made[k]} for k in order}
         plain = [v["wrong"] for n, v in per.items() if n not in EXCLUSIVE_GROUPS]
         summary = {"mean": metrics.mean(plain), "worst": max(plain, default=None), "characteristics": len(plain)}
@@ -119,7 +119,7 @@ def kept(t: Tally) -> Figures:
     return out
 
 
-def claims(seen: SetReadings) -> Figures:
+def claims(readings: SetReadings) -> Figures:
     """A set's claims: together, per characteristic, and against the promise."""
-    counted = tally(seen)
+    counted = tally(readings)
     return {"together": shares(counted)} | errors(counted) | {"promised risk kept": kept(counted)}

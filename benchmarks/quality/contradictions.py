@@ -19,19 +19,19 @@ COLORS = ("Black_Hair", "Blond_Hair", "Brown_Hair", "Gray_Hair")
 HAIR = 0.05
 
 
-def _is(seen: SetReadings, name: str, state: int = YES) -> Bits:
-    return np.asarray(seen.state(name) == state)
+def _is(readings: SetReadings, name: str, state: int = YES) -> Bits:
+    return np.asarray(readings.state(name) == state)
 
 
-def _any(seen: SetReadings, names: tuple[str, ...]) -> Bits:
-    return np.asarray((seen.states[:, seen.columns(names)] == YES).any(1))
+def _any(readings: SetReadings, names: tuple[str, ...]) -> Bits:
+    return np.asarray((readings.states[:, readings.columns(names)] == YES).any(1))
 
 
-def _colorless(seen: SetReadings) -> Bits:
+def _colorless(readings: SetReadings) -> Bits:
     """Four times "no", on a head with hair that no hat covers."""
-    none = (seen.states[:, seen.columns(COLORS)] == NO).all(1)
-    hair = seen.areas[:, seen.regions.index("hair")] >= HAIR
-    return np.asarray(none & hair & ~_is(seen, "Bald") & ~_is(seen, "Wearing_Hat"))
+    none = (readings.states[:, readings.columns(COLORS)] == NO).all(1)
+    hair = readings.areas[:, readings.regions.index("hair")] >= HAIR
+    return np.asarray(none & hair & ~_is(readings, "Bald") & ~_is(readings, "Wearing_Hat"))
 
 
 KINDS: dict[str, Callable[[SetReadings], Bits]] = {
@@ -49,8 +49,8 @@ KINDS: dict[str, Callable[[SetReadings], Bits]] = {
 def contradictions(tables: Mapping[str, SetReadings]) -> Figures:
     """Reports per set that hold each kind, and the sum of all kinds over all sets."""
     rows: Figures = {}
-    for name, seen in tables.items():
-        counts = {kind: int((held(seen) & seen.found).sum()) for kind, held in KINDS.items()}
-        rows[name] = {"reports": int(seen.found.sum()), "contradictions": sum(counts.values())} | counts
+    for name, readings in tables.items():
+        counts = {kind: int((held(readings) & readings.found).sum()) for kind, held in KINDS.items()}
+        rows[name] = {"reports": int(readings.found.sum()), "contradictions": sum(counts.values())} | counts
     total = {k: sum(r[k] for r in rows.values()) for k in ("reports", "contradictions", *KINDS)}
     return {"sets": rows, "total": total}

@@ -29,7 +29,7 @@ def cross_set(tables: Mapping[str, SetReadings]) -> Figures:
     """Choices and gender on every set, labelled or not, and whether they agree with labels that bear on them."""
     out: Figures = {}
     for task in ("gender", *EXCLUSIVE_GROUPS):
-        rows = {name: _certainty(seen, task) for name, seen in tables.items() if seen.found.any()}
+        rows = {name: _certainty(readings, task) for name, readings in tables.items() if readings.found.any()}
         labelled = [r["above 0.95"] for r in rows.values() if r["labelled"]]
         others = [r["above 0.95"] for r in rows.values() if not r["labelled"]]
         gaps = np.abs(np.array(others) - metrics.mean(labelled)) if labelled and others else np.full(1, np.nan)
@@ -38,7 +38,7 @@ def cross_set(tables: Mapping[str, SetReadings]) -> Figures:
             "widest gap to the labelled sets": float(gaps.max()),
             "widest gap, same mix of answers": _standardised(list(rows.values())),
         }
-    bearing = {name: found for name, seen in tables.items() if (found := _bearing(seen))}
+    bearing = {name: found for name, readings in tables.items() if (found := _bearing(readings))}
     return out | {"agreement with labels that bear on it": bearing}
 
 
@@ -54,19 +54,19 @@ def _standardised(rows: Sequence[Figures]) -> float:
     return float(np.abs((count[~labelled] @ rate - sure[~labelled].sum(1)) / total).max())
 
 
-def _certainty(seen: SetReadings, task: str) -> Figures:
+def _certainty(readings: SetReadings, task: str) -> Figures:
     """Of the faces found: how sure, how often claimed, which classes."""
-    here = seen.found
+    here = readings.found
     if task == "gender":
-        male = seen.p[here, seen.names.index("Male")]
+        male = readings.p[here, readings.names.index("Male")]
         p = np.stack([male, 1 - male], 1)
         members: tuple[str, ...] = ("Male", "not Male")
-        claimed = np.isin(seen.state("Male")[here], (YES, NO))
-        labelled = bool((~np.isnan(seen.label("Male"))).any())
+        claimed = np.isin(readings.state("Male")[here], (YES, NO))
+        labelled = bool((~np.isnan(readings.label("Male"))).any())
     else:
-        members, columns = EXCLUSIVE_GROUPS[task], seen.columns(EXCLUSIVE_GROUPS[task])
-        p, claimed = seen.p[here][:, columns], (seen.states[here][:, columns] == YES).any(1)
-        labelled = bool((~np.isnan(seen.labels[:, columns])).any())
+        members, columns = EXCLUSIVE_GROUPS[task], readings.columns(EXCLUSIVE_GROUPS[task])
+        p, claimed = readings.p[here][:, columns], (readings.states[here][:, columns] == YES).any(1)
+        labelled = bool((~np.isnan(readings.labels[:, columns])).any())
     likeliest, sure = p.argmax(1), p.max(1) > SURE
     counts, certain = (np.bincount(x, minlength=len(members)) for x in (likeliest, likeliest[sure]))
     return {
@@ -81,22 +81,22 @@ def _certainty(seen: SetReadings, task: str) -> Figures:
     }
 
 
-def _bearing(seen: SetReadings) -> Figures:
+def _bearing(readings: SetReadings) -> Figures:
     """Shares among the faces to which a label, or a claim where the set has no such label, applies."""
-    young, gray = seen.label("Young"), seen.label("Gray_Hair")
-    smiling, stated = seen.label("Smiling"), ~np.isnan(seen.label("Smiling"))
-    age, expression = seen.likeliest(EXCLUSIVE_GROUPS["age"]), seen.likeliest(EXCLUSIVE_GROUPS["expression"])
+    young, gray = readings.label("Young"), readings.label("Gray_Hair")
+    smiling, stated = readings.label("Smiling"), ~np.isnan(readings.label("Smiling"))
+    age, expression = readings.likeliest(EXCLUSIVE_GROUPS["age"]), readings.likeliest(EXCLUSIVE_GROUPS["expression"])
     neutral, happy = (EXCLUSIVE_GROUPS["expression"].index(n) for n in ("Neutral", "Happiness"))
     who = "labelled Smiling" if stated.any() else "Smiling claimed"
-    smiles = smiling > 0.5 if stated.any() else seen.state("Smiling") == YES
-    asked: dict[str, tuple[NDArray[Any], NDArray[Any]]] = {
+    smiles = smiling > 0.5 if stated.any() else readings.state("Smiling") == YES
+    relevant: dict[str, tuple[NDArray[Any], NDArray[Any]]] = {
         "labelled Young: age under 50": (young > 0.5, _inside(age, YOUNG)),
         "labelled not Young: age 30 or more": (young <= 0.5, _inside(age, GROWN)),
         "labelled Gray_Hair: age 40 or more": (gray > 0.5, _inside(age, GRAY)),
         f"{who}: Neutral likeliest": (smiles, expression == neutral),
         f"{who}: Happiness likeliest": (smiles, expression == happy),
     }
-    rows = {what: hits[members & seen.found] for what, (members, hits) in asked.items()}
+    rows = {what: hits[members & readings.found] for what, (members, hits) in relevant.items()}
     return {what: {"n": len(hits), "share": metrics.share(hits)} for what, hits in rows.items() if len(hits) >= FEW}
 
 

@@ -94,7 +94,7 @@ def spread(samples: Sequence[Sample], count: int) -> list[Sample]:
 
 def sound(samples: Sequence[Sample], name: str) -> tuple[list[Sample], list[str]]:
     """The samples whose pictures can be read, and the names of the others."""
-    kept: list[Sample] = []
+    usable: list[Sample] = []
     damaged: list[str] = []
     for sample in tqdm(samples, desc=f"reading {name}", mininterval=5):
         try:
@@ -102,8 +102,8 @@ def sound(samples: Sequence[Sample], name: str) -> tuple[list[Sample], list[str]
         except UNREADABLE:
             damaged.append(sample.name)
         else:
-            kept.append(sample)
-    return kept, damaged
+            usable.append(sample)
+    return usable, damaged
 
 
 def _zipped(folder: Path, name: str, split: str) -> list[Sample]:
@@ -233,7 +233,7 @@ def _ferplus(folder: Path, split: str) -> list[Sample]:
         "val": ("PublicTest", "FER2013Valid"),
         "test": ("PrivateTest", "FER2013Test"),
     }[split]
-    kept: Rows = []
+    usable: Rows = []
     files: dict[int, str] = {}
     for number, row in enumerate(read_rows(table)):
         votes = {f"votes_{n.lower()}": row[n.lower()] for n in EXPRESSIONS}
@@ -241,11 +241,11 @@ def _ferplus(folder: Path, split: str) -> list[Sample]:
         others = int(row["unknown"]) + int(row["NF"])
         # A strict majority of all votes for one expression, as the FER+ paper's "majority" mode keeps.
         if row["Usage"] == usage and row["Image name"] and 2 * counts[0] > sum(counts) + others:
-            kept.append(votes)
+            usable.append(votes)
             files[number] = row["Image name"]
-    if not kept:
+    if not usable:
         return []
-    labels = labels_of.ferplus_labels(kept)
+    labels = labels_of.ferplus_labels(usable)
     if (folder / place).is_dir() or not (folder / "fer2013.csv").is_file():
         return _files(folder / place, list(files.values()), labels)
     pixels = _fer_pixels(folder / "fer2013.csv", set(files))

@@ -33,10 +33,10 @@ def surroundings(reader: Reader, samples: Sequence[Sample], plain: SetReadings, 
     out: Figures = {"plain": _accuracy(plain)}
     for kind, make in SURROUNDINGS.items():
         # The picture before it stands in for a user's background; one set has one look, which is what is asked.
-        seen = read_set(reader, samples, f"{name}: {kind}", _inside(make, samples))
-        own = _accuracy(seen)
-        lost = {k: out["plain"][k] - v for k, v in own.items() if k not in ("n", "found")}
-        out[kind] = own | {"lost against plain": lost}
+        readings = read_set(reader, samples, f"{name}: {kind}", _inside(make, samples))
+        accuracy = _accuracy(readings)
+        lost = {k: out["plain"][k] - v for k, v in accuracy.items() if k not in ("n", "found")}
+        out[kind] = accuracy | {"lost against plain": lost}
     return out
 
 
@@ -44,23 +44,23 @@ def _inside(make: Callable[[Picture, Picture], Picture], samples: Sequence[Sampl
     return lambda i, image: make(image, samples[i - 1].read())
 
 
-def _accuracy(seen: SetReadings) -> Figures:
+def _accuracy(readings: SetReadings) -> Figures:
     """Accuracy of gender, choices and the mean of the attributes, as far as they are labelled."""
-    out: Figures = {"n": len(seen.found), "found": metrics.share(seen.found)}
-    plain = [k for k, n in enumerate(seen.names) if n not in EXCLUSIVE_MEMBERS and n not in claims.SKIPPED]
-    y = seen.labels[:, plain]
-    right = ((seen.p[:, plain] > 0.5) == (y > 0.5)) & seen.found[:, None]
+    out: Figures = {"n": len(readings.found), "found": metrics.share(readings.found)}
+    plain = [k for k, n in enumerate(readings.names) if n not in EXCLUSIVE_MEMBERS and n not in claims.SKIPPED]
+    y = readings.labels[:, plain]
+    right = ((readings.p[:, plain] > 0.5) == (y > 0.5)) & readings.found[:, None]
     known = ~np.isnan(y)
     if known.sum(1).max(initial=0) > 1:
         out["attributes"] = metrics.mean([right[known[:, j], j].mean() for j in range(len(plain)) if known[:, j].any()])
-    male = plain.index(seen.names.index("Male"))
+    male = plain.index(readings.names.index("Male"))
     if known[:, male].any():
         out["gender"] = float(right[known[:, male], male].mean())
     for task, members in EXCLUSIVE_GROUPS.items():
-        labels = seen.labels[:, seen.columns(members)]
+        labels = readings.labels[:, readings.columns(members)]
         stated = ~np.isnan(labels[:, 0])
         if stated.any():
-            same = metrics.among(seen.likeliest(members), labels) & seen.found
+            same = metrics.among(readings.likeliest(members), labels) & readings.found
             out[task] = float(same[stated].mean())
     return out
 
@@ -69,20 +69,20 @@ def degraded(reader: Reader, samples: Sequence[Sample], name: str) -> Figures:
     """Every view of the pictures in which a face is found as they are: found, claimed, wrong of claimed.
 
     Attributes and gender; of FairFace gender alone. "promised risk kept" is over all views but the plain one."""
-    subjects, kept = _subjects(reader, samples, name)
+    subjects, used = _subjects(reader, samples, name)
     if not subjects:
         return {"n": 0}
     out: Figures = {"n": len(subjects), "views": {}}
     tallies: list[claims.Tally] = []
     for view, make in VIEWS.items():
-        seen = _viewed(reader, subjects, kept, f"{name}: {view}", make)
-        counted = claims.tally(_of_the_face(seen), ())
-        row: Figures = {"found": metrics.share(seen.found)} | claims.shares(counted)
-        row["Blurry claimed"] = _share(seen, ("Blurry",), YES)
-        if np.isfinite(seen.quality).any():
-            row["quality, mean"] = metrics.mean(seen.quality)
+        readings = _viewed(reader, subjects, used, f"{name}: {view}", make)
+        counted = claims.tally(_of_the_face(readings), ())
+        row: Figures = {"found": metrics.share(readings.found)} | claims.shares(counted)
+        row["Blurry claimed"] = _share(readings, ("Blurry",), YES)
+        if np.isfinite(readings.quality).any():
+            row["quality, mean"] = metrics.mean(readings.quality)
         if hidden := HIDES.get(view):
-            row["what is hidden"] = _hidden(seen, hidden)
+            row["what is hidden"] = _hidden(readings, hidden)
         out["views"][view] = row
         if view != "plain":
             tallies.append(counted)
@@ -92,22 +92,22 @@ def degraded(reader: Reader, samples: Sequence[Sample], name: str) -> Figures:
     return out | {"all views": claims.shares(total) | worst | {"promised risk kept": claims.kept(total)}}
 
 
-def _of_the_face(seen: SetReadings) -> SetReadings:
+def _of_the_face(readings: SetReadings) -> SetReadings:
     """Labels of the face alone: the view decides whether it is blurry, not the set."""
-    labels = seen.labels.copy()
-    labels[:, seen.columns(("Blurry",))] = np.nan
-    return dataclasses.replace(seen, labels=labels)
+    labels = readings.labels.copy()
+    labels[:, readings.columns(("Blurry",))] = np.nan
+    return dataclasses.replace(readings, labels=labels)
 
 
 def _subjects(reader: Reader, samples: Sequence[Sample], name: str) -> tuple[list[Subject], list[Sample]]:
-    subjects, kept = [], []
+    subjects, used = [], []
     for sample in tqdm(samples, desc=f"{name}: faces", mininterval=5):
         image = sample.read()
         face = reader.photo(image)
         if face is not None:
             subjects.append(subject(image, face))
-            kept.append(sample)
-    return subjects, kept
+            used.append(sample)
+    return subjects, used
 
 
 def _viewed(
@@ -124,17 +124,17 @@ def _viewed(
     return table(reader, [reader.photo(picture(i)) for i in progress], samples)
 
 
-def _share(seen: SetReadings, names: Sequence[str], *states: int) -> float:
+def _share(readings: SetReadings, names: Sequence[str], *states: int) -> float:
     """Among the faces found."""
-    return metrics.share(np.isin(seen.states[seen.found][:, seen.columns(names)], states))
+    return metrics.share(np.isin(readings.states[readings.found][:, readings.columns(names)], states))
 
 
-def _hidden(seen: SetReadings, names: Sequence[str]) -> Figures:
+def _hidden(readings: SetReadings, names: Sequence[str]) -> Figures:
     """States of what cannot be seen; each characteristic's share of "not visible"."""
     hidden, unsure = STATES.index("not visible"), STATES.index("unsure")
     return {
-        "not visible": _share(seen, names, hidden),
-        "unsure": _share(seen, names, unsure),
-        "claimed": _share(seen, names, YES, NO),
-        "not visible, each": {n: _share(seen, (n,), hidden) for n in names},
+        "not visible": _share(readings, names, hidden),
+        "unsure": _share(readings, names, unsure),
+        "claimed": _share(readings, names, YES, NO),
+        "not visible, each": {n: _share(readings, (n,), hidden) for n in names},
     }

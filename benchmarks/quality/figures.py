@@ -21,19 +21,19 @@ from readings import Picture, Reader, Reading, SetReadings
 Figures = dict[str, Any]
 
 
-def attributes(seen: SetReadings) -> Figures:
+def attributes(readings: SetReadings) -> Figures:
     """Yes/no characteristics that the set labels: accuracy, balanced accuracy, F1, AUC, mAP, ECE, abstention."""
     per: Figures = {}
     curves: list[dict[str, float]] = []
-    for k, name in enumerate(seen.names):
-        y = seen.labels[:, k]
+    for k, name in enumerate(readings.names):
+        y = readings.labels[:, k]
         if name in EXCLUSIVE_MEMBERS or np.isnan(y).all():
             continue
         known = ~np.isnan(y)
-        truth, p = y[known] > 0.5, seen.p[known, k]
-        right = ((p > 0.5) == truth) & seen.found[known]
-        claimed = np.isin(seen.states[known, k], (YES, NO)) & seen.found[known]
-        wrong = claimed & ((seen.states[known, k] == YES) != truth)
+        truth, p = y[known] > 0.5, readings.p[known, k]
+        right = ((p > 0.5) == truth) & readings.found[known]
+        claimed = np.isin(readings.states[known, k], (YES, NO)) & readings.found[known]
+        wrong = claimed & ((readings.states[known, k] == YES) != truth)
         curves.append(metrics.abstention(np.maximum(p, 1 - p), right))
         per[name] = {
             "n": int(known.sum()),
@@ -60,20 +60,20 @@ def attributes(seen: SetReadings) -> Figures:
     }
 
 
-def choice(seen: SetReadings, task: str) -> Figures | None:
+def choice(readings: SetReadings, task: str) -> Figures | None:
     """Age, race or expression: accuracy, macro-F1, ECE of the likeliest, per class; age also in years.
 
     Where a set says only "one of these" (UTKFace's Asian), these together are one class."""
-    columns = seen.columns(EXCLUSIVE_GROUPS[task])
-    y = seen.labels[:, columns]
+    columns = readings.columns(EXCLUSIVE_GROUPS[task])
+    y = readings.labels[:, columns]
     known = ~np.isnan(y[:, 0])
     if not known.any():
         return None
-    p, found = seen.p[known][:, columns], seen.found[known]
+    p, found = readings.p[known][:, columns], readings.found[known]
     classes, truth, class_of = metrics.classes(y[known])
     predicted = class_of[p.argmax(1)]
     right, top = (predicted == truth) & found, p.max(1)
-    claimed = (seen.states[known][:, columns] == YES).any(1) & found
+    claimed = (readings.states[known][:, columns] == YES).any(1) & found
     words = [
         " or ".join(n for n, inside in zip(EXCLUSIVE_GROUPS[task], members, strict=True) if inside)
         for members in classes
@@ -93,54 +93,54 @@ def choice(seen: SetReadings, task: str) -> Figures | None:
     }
     if task == "age":
         out["accuracy within one bin"] = (np.abs(predicted - truth) <= 1)[found].sum() / len(truth)
-        goal, exact = target_years(seen)
-        out["mean absolute error in years"] = metrics.mean(np.abs(seen.guess - goal)[known & seen.found])
+        goal, exact = target_years(readings)
+        out["mean absolute error in years"] = metrics.mean(np.abs(readings.guess - goal)[known & readings.found])
         out["years are"] = "exact" if exact[known].all() else "middles of bins"
     return out
 
 
-def target_years(seen: SetReadings) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+def target_years(readings: SetReadings) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
     """(M,) age in years, the bin's middle where the set gives bins only, NaN where it says nothing; which are exact."""
     middles = np.array([(low + high) / 2 for low, high in datasets.YEARS])
-    y = seen.labels[:, seen.columns(EXCLUSIVE_GROUPS["age"])]
+    y = readings.labels[:, readings.columns(EXCLUSIVE_GROUPS["age"])]
     bins = np.where(np.isnan(y[:, 0]), np.nan, middles[np.nan_to_num(y).argmax(1)])
-    exact = ~np.isnan(seen.years)
-    return np.where(exact, seen.years, bins), exact
+    exact = ~np.isnan(readings.years)
+    return np.where(exact, readings.years, bins), exact
 
 
-def fairness(seen: SetReadings) -> Figures:
+def fairness(readings: SetReadings) -> Figures:
     """Accuracy by gender, age and race of those pictured, each with a 95 % interval; groups of at least 20."""
     groups: dict[str, NDArray[np.bool_]] = {}
-    male, young = seen.label("Male"), seen.label("Young")
+    male, young = readings.label("Male"), readings.label("Young")
     groups |= {"gender: male": male > 0.5, "gender: female": male <= 0.5}
     for task in ("age", "race"):
-        y = seen.labels[:, seen.columns(EXCLUSIVE_GROUPS[task])]
+        y = readings.labels[:, readings.columns(EXCLUSIVE_GROUPS[task])]
         # Whoever is "one of these" belongs to no group for certain.
         certain = (y > 0.5) & ((y > 0.5).sum(1, keepdims=True) == 1)
         groups |= {f"{task}: {name}": certain[:, k] for k, name in enumerate(EXCLUSIVE_GROUPS[task])}
     groups |= {"young": young > 0.5, "not young": young <= 0.5}
     tasks: dict[str, tuple[NDArray[np.bool_], NDArray[np.bool_]]] = {}
-    binary = [k for k, n in enumerate(seen.names) if n not in EXCLUSIVE_MEMBERS]
-    y = seen.labels[:, binary]
+    binary = [k for k, n in enumerate(readings.names) if n not in EXCLUSIVE_MEMBERS]
+    y = readings.labels[:, binary]
     attributes_known = ~np.isnan(y)
     if attributes_known.any():
-        right = ((seen.p[:, binary] > 0.5) == (y > 0.5)) & seen.found[:, None]
+        right = ((readings.p[:, binary] > 0.5) == (y > 0.5)) & readings.found[:, None]
         tasks["attributes" if attributes_known.sum(1).max() > 1 else "gender"] = right, attributes_known
     for task, names in EXCLUSIVE_GROUPS.items():
-        own = seen.labels[:, seen.columns(names)]
-        known = ~np.isnan(own[:, 0])
+        member_labels = readings.labels[:, readings.columns(names)]
+        known = ~np.isnan(member_labels[:, 0])
         if known.any():
-            same = metrics.among(seen.likeliest(names), own) & seen.found
+            same = metrics.among(readings.likeliest(names), member_labels) & readings.found
             tasks[task] = same[:, None], known[:, None]
     out: Figures = {}
     for task, (right, known) in tasks.items():
         rows: Figures = {}
         for group, members in groups.items():
-            kept = known[members]
-            if members.sum() < 20 or not kept.any():
+            known_members = known[members]
+            if members.sum() < 20 or not known_members.any():
                 continue
-            n = int(kept.sum())
-            share = int(right[members][kept].sum())
+            n = int(known_members.sum())
+            share = int(right[members][known_members].sum())
             rows[group] = {"people": int(members.sum()), "accuracy": share / n, "interval": metrics.wilson(share, n)}
         if rows:
             values = [v["accuracy"] for v in rows.values()]
@@ -148,21 +148,21 @@ def fairness(seen: SetReadings) -> Figures:
     return out
 
 
-def consistency(seen: SetReadings, rules: Sequence[RuleSpec]) -> Figures:
+def consistency(readings: SetReadings, rules: Sequence[RuleSpec]) -> Figures:
     """Hard rules broken by the outputs taken one by one, and by the reports."""
-    ruled = RuleSet(seen.names, rules)
-    rows = np.flatnonzero(seen.found)
-    raw = [ruled.violations(_named(seen.names, seen.raw[i])) for i in rows]
+    ruled = RuleSet(readings.names, rules)
+    rows = np.flatnonzero(readings.found)
+    raw = [ruled.violations(_named(readings.names, readings.raw[i])) for i in rows]
     # A choice in doubt is still one choice.
-    doubt = np.isin(np.arange(len(seen.names)), seen.columns(EXCLUSIVE_MEMBERS))
-    said = (seen.states == YES) | ((seen.states == STATES.index("unsure")) & doubt)
-    repaired = [ruled.violations(_named(seen.names, said[i])) for i in rows]
+    doubt = np.isin(np.arange(len(readings.names)), readings.columns(EXCLUSIVE_MEMBERS))
+    claimed_or_doubted = (readings.states == YES) | ((readings.states == STATES.index("unsure")) & doubt)
+    repaired = [ruled.violations(_named(readings.names, claimed_or_doubted[i])) for i in rows]
     return {
         "faces": len(rows),
         "faces whose raw outputs break a rule": sum(bool(v) for v in raw),
         "raw violations": sum(map(len, raw)),
         "violations in reports": sum(map(len, repaired)),
-        "states": {s: int((seen.states[rows] == i).sum()) for i, s in enumerate(STATES)},
+        "states": {s: int((readings.states[rows] == i).sum()) for i, s in enumerate(STATES)},
     }
 
 
@@ -197,14 +197,14 @@ def summary(result: Figures) -> str:
     def line(what: str, count: int, *values: float | None) -> None:
         lines.append(f"| {what} | {count} | {' / '.join('-' if x is None else f'{x:.3f}' for x in values)} |")
 
-    for name, own in result.get("sets", {}).items():
-        if a := own.get("attributes"):
+    for name, set_figures in result.get("sets", {}).items():
+        if a := set_figures.get("attributes"):
             per = a["per characteristic"]
             what = "attributes" if len(per) > 1 else "gender"
             count = next(iter(per.values()))["n"]
             line(f"{name}: {what}, accuracy / AUC / ECE", count, a["mean accuracy"], a["mean AUC"], a["mean ECE"])
         for task in EXCLUSIVE_GROUPS:
-            if c := own.get(task):
+            if c := set_figures.get(task):
                 line(f"{name}: {task}, accuracy / macro F1 / ECE", c["n"], c["accuracy"], c["macro F1"], c["ECE"])
                 if task == "age":
                     what = f"{name}: age, mean absolute error in years ({c['years are']})"

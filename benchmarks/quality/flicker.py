@@ -53,16 +53,16 @@ def flicker(clips: Mapping[str, Picture], start: Callable[[], Read], names: Sequ
 
     start: begins a clip. Frames without a face are counted, and left out of the comparison of neighbours."""
     out: Figures = {"clips": {}}
-    kept = [k for k, n in enumerate(names) if n not in SKIPPED]
+    columns = [k for k, n in enumerate(names) if n not in SKIPPED]
     for clip, image in clips.items():
-        read, seen = start(), []
+        read, clip_states = start(), []
         for frame in tqdm(frames(image), total=FRAMES, desc=f"flicker: {clip}", mininterval=5):
             states = read(frame)
             if states is not None:
-                seen.append(states[kept])
-        out["clips"][clip] = {"frames": FRAMES, "without a face": FRAMES - len(seen)}
-        if len(seen) > 1:
-            out["clips"][clip] |= _figures(np.array(seen), [names[k] for k in kept])
+                clip_states.append(states[columns])
+        out["clips"][clip] = {"frames": FRAMES, "without a face": FRAMES - len(clip_states)}
+        if len(clip_states) > 1:
+            out["clips"][clip] |= _figures(np.array(clip_states), [names[k] for k in columns])
     rows = [r for r in out["clips"].values() if "any state" in r]
     for kind in ("any state", "between yes and no"):
         if rows:

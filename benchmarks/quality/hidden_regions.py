@@ -27,10 +27,10 @@ from faceinsight_models.taxonomy import COVERED_BY, NAMES
 Floats = NDArray[np.floating]
 
 
-def regression(x: Floats, y: Floats, asked: Floats, *, decay: float = 1e-4) -> NDArray[np.float64]:
+def regression(x: Floats, y: Floats, characteristics: Floats, *, decay: float = 1e-4) -> NDArray[np.float64]:
     """Logistic regressions of all columns of y (M,H) on x (M,K) at once -> probabilities (A,H) of asked (A,K)."""
     weight = torch.zeros(x.shape[1] + 1, y.shape[1], dtype=torch.float64, requires_grad=True)
-    known, target, wanted = (torch.from_numpy(np.asarray(a, np.float64)) for a in (x, y, asked))
+    known, target, wanted = (torch.from_numpy(np.asarray(a, np.float64)) for a in (x, y, characteristics))
     optimizer = torch.optim.LBFGS([weight], max_iter=300, line_search_fn="strong_wolfe")
 
     def closure() -> torch.Tensor:

@@ -127,12 +127,12 @@ class Tables(Mapping[str, SetReadings]):
 
     def __init__(self, reader: Reader, sets: Mapping[str, Sequence[Sample]]) -> None:
         self._reader, self._sets = reader, sets
-        self._seen: dict[str, SetReadings] = {}
+        self._read: dict[str, SetReadings] = {}
 
     def __getitem__(self, name: str) -> SetReadings:
-        if name not in self._seen:
-            self._seen[name] = read_set(self._reader, self._sets[name], name)
-        return self._seen[name]
+        if name not in self._read:
+            self._read[name] = read_set(self._reader, self._sets[name], name)
+        return self._read[name]
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._sets)

@@ -25,11 +25,11 @@ def declined(insight: FaceInsight, count: int) -> Figures:
     reasons = Counter[bool]()
     for _ in range(count):
         kind, question = outside_question(rng, heldout=True)
-        asked = read(question)
-        if asked.declined is None:
-            answered.append({"question": question, "kind": kind, "as": asked.kind})
+        batch = read(question)
+        if batch.declined is None:
+            answered.append({"question": question, "kind": kind, "as": batch.kind})
         else:
-            reasons[asked.declined == kind] += 1
+            reasons[batch.declined == kind] += 1
     return {
         "questions": count,
         "answerable and declined": refused.total() / count,

@@ -67,9 +67,9 @@ def strangers(reader: Reader, folder: Path) -> tuple[Figures, list[Reading]] | N
             except datasets.UNREADABLE:
                 damaged.append(file)
                 continue
-            own = [r for r in rows if r["file"] == file]
-            met = match([(float(r["x"]), float(r["y"])) for r in own], found)
-            pairs += [(r, found[k]) for r, k in zip(own, met, strict=True) if k is not None]
+            picture_rows = [r for r in rows if r["file"] == file]
+            met = match([(float(r["x"]), float(r["y"])) for r in picture_rows], found)
+            pairs += [(r, found[k]) for r, k in zip(picture_rows, met, strict=True) if k is not None]
             missed += met.count(None)
             faces += found
     out: Figures = {"photos": len(files) - len(damaged), "faces": len(pairs) + missed, "missed": missed}

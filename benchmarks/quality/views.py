@@ -49,8 +49,8 @@ def resized(image: Picture, factor: float) -> Picture:
 def smeared(image: Picture, share: float = 0.12) -> Picture:
     """So blurred that no face is left for the detector (at 0.04 it finds most): sigma is a share of the longer side."""
     # At a quarter of the size the same blur is sixteen times as fast.
-    small = resized(image, 0.25)
-    soft = cv2.GaussianBlur(small, (0, 0), share * max(small.shape[:2]))
+    resized_image = resized(image, 0.25)
+    soft = cv2.GaussianBlur(resized_image, (0, 0), share * max(resized_image.shape[:2]))
     return np.asarray(cv2.resize(soft, image.shape[1::-1], interpolation=cv2.INTER_LINEAR), np.uint8)
 
 
@@ -118,8 +118,8 @@ def dark(s: Subject, factor: float) -> Picture:
 
 def mosaic(s: Subject, cells: float) -> Picture:
     """As if anonymised: so many cells across the face."""
-    small = resized(s.image, cells / s.box[2])
-    return np.asarray(cv2.resize(small, s.image.shape[1::-1], interpolation=cv2.INTER_NEAREST), np.uint8)
+    resized_image = resized(s.image, cells / s.box[2])
+    return np.asarray(cv2.resize(resized_image, s.image.shape[1::-1], interpolation=cv2.INTER_NEAREST), np.uint8)
 
 
 def _frame(s: Subject) -> tuple[NDArray[np.float64], NDArray[np.float64], float]:
@@ -185,7 +185,7 @@ def eyes_hidden(s: Subject) -> Picture:
 
 def far(s: Subject, width: float, background: Picture | None) -> Picture:
     """The picture small, in the middle of a photo: its face `width` px wide, neutral around it or a blurred picture."""
-    small = resized(s.image, width / s.box[2])
+    resized_image = resized(s.image, width / s.box[2])
     if background is None:
         around = np.full((FRAME[1], FRAME[0], 3), NEUTRAL, np.uint8)
     else:
@@ -193,7 +193,7 @@ def far(s: Subject, width: float, background: Picture | None) -> Picture:
     # The face's middle lies in the photo's: a picture larger than the photo loses its rim.
     scale = width / s.box[2]
     x, y = (s.box[0] + s.box[2] / 2) * scale, (s.box[1] + s.box[3] / 2) * scale
-    return _pasted(around, small, round(FRAME[0] / 2 - x), round(FRAME[1] / 2 - y))
+    return _pasted(around, resized_image, round(FRAME[0] / 2 - x), round(FRAME[1] / 2 - y))
 
 
 def _alone(make: Callable[..., Picture], *options: float) -> Callable[[Subject, Picture], Picture]:

@@ -183,7 +183,7 @@ def main() -> None:
             "share of the roof": round(total / seconds / peak, 3),
         }
     memory = bandwidth()
-    spoken = language(bundle, device, peak, memory)
+    llm_figures = language(bundle, device, peak, memory)
     seconds = sum(g["ms"] for g in graphs.values()) / 1e3
     flop = sum(sum(g["GFLOP"].values()) for g in graphs.values()) * 1e9
     result = {
@@ -196,7 +196,7 @@ def main() -> None:
         "graphs": graphs,
         "together": {"ms": round(seconds * 1e3, 3), "share of the roof": round(flop / seconds / peak, 3)},
         "memory GB/s": round(memory / 1e9, 1),
-        "language": spoken,
+        "language": llm_figures,
     }
     args.out.write_text(json.dumps(result, indent=1) + "\n")
     print(json.dumps(result, indent=1))

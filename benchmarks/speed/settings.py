@@ -137,7 +137,7 @@ def llm_speed(files: Mapping[str, Path], spec: LlmSpec, rounds: int) -> dict[str
     return out
 
 
-def said(insight: FaceInsight, faces: list[Face]) -> list[tuple[str, float]]:
+def answers(insight: FaceInsight, faces: list[Face]) -> list[tuple[str, float]]:
     """Own words and the first word's probability, of each face and question."""
     out = []
     for face in faces:
@@ -157,7 +157,7 @@ def llm_words(files: Mapping[str, Path], bundle: Bundle, faces: list[Face]) -> d
             insight.language = AnswerGenerator(arm.open(path, spec), spec)
             # The question encoder reads by the LLM's tokenizer, which went with the LLM.
             insight.questions.tokenizer = insight.questions._llm_tokenizer = insight.language.tokenizer
-            return said(insight, faces)
+            return answers(insight, faces)
 
     reference = words(files["f32"], LlmArm("f32", parameters=EXACT))
     out = {}
@@ -175,11 +175,11 @@ def graph_inputs(insight: FaceInsight, faces: int) -> tuple[NDArray[np.float32],
     crops: list[NDArray[np.uint8]] = []
     views: list[NDArray[np.uint8]] = []
     while len(crops) < faces:
-        seen = view(photo, rng)
-        found = insight.perception.detector.detect(seen)
+        picture = view(photo, rng)
+        found = insight.perception.detector.detect(picture)
         if found:
-            crops.append(insight.perception.crops(seen, found[:1])[1][0])
-            views.append(seen)
+            crops.append(insight.perception.crops(picture, found[:1])[1][0])
+            views.append(picture)
     spec = insight.manifest.parser
     return normalize(np.stack(crops), spec.mean, spec.std), views
 
@@ -212,11 +212,11 @@ def parser_arms(bundle: Bundle, folder: Path, pixels: NDArray[np.float32]) -> di
             setattr(options, name, value)
         return onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
 
-    prepared, small = folder / "prepared.onnx", folder / "int8.onnx"
+    prepared, quantized = folder / "prepared.onnx", folder / "int8.onnx"
     quant_pre_process(str(path), str(prepared), skip_symbolic_shape=True)
     quantization.quantize_static(
         str(prepared),
-        str(small),
+        str(quantized),
         CalibrationImages(pixels[: len(pixels) // 2]),
         quant_format=quantization.QuantFormat.QDQ,
         per_channel=True,
@@ -232,7 +232,7 @@ def parser_arms(bundle: Bundle, folder: Path, pixels: NDArray[np.float32]) -> di
         "with plans for memory": session(enable_mem_pattern=True),
         "batch fixed to 1": session(sizes={"batch": 1}),
         "without prepacking": session(entries={"session.disable_prepacking": "1"}),
-        "8-bit convolutions": session(small),
+        "8-bit convolutions": session(quantized),
     }
 
 
@@ -241,9 +241,9 @@ def together(count: int, rounds: int) -> dict[str, float]:
     running takes."""
     bundle, device = Bundle.open("nano"), Device("cpu", False, cores())
     perception = Perception.load(bundle, device)
-    (crops, small), before = (np.zeros((count, s, s, 3), np.uint8) for s in (256, 128)), state()["RSS MB"]
+    (crops, quantized), before = (np.zeros((count, s, s, 3), np.uint8) for s in (256, 128)), state()["RSS MB"]
     ids = perception.characteristic_ids
-    ms = interleaved({"run": lambda: perception.encoders.encode(crops, small, ids)}, rounds)["run"]
+    ms = interleaved({"run": lambda: perception.encoders.encode(crops, quantized, ids)}, rounds)["run"]
     return {"ms a face": round(ms / count, 2), "MB": round(state()["RSS MB"] - before, 1)}
 
 

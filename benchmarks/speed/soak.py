@@ -63,12 +63,12 @@ def run(insight: FaceInsight, photos: list[NDArray[np.uint8]], faces: int, quest
     rng = np.random.default_rng(0)
     crowd: list[Face] = []
     seconds, states = [], []
-    seen = missed = 0
+    visits = missed = 0
     for i in tqdm(range(questions), mininterval=5):
         # A new face every so many questions, so that all have come by the end.
-        while seen * questions <= i * faces and seen < faces:
+        while visits * questions <= i * faces and visits < faces:
             found = insight.perceive(view(photos[rng.integers(len(photos))], rng))
-            seen, missed = seen + 1, missed + (not found)
+            visits, missed = visits + 1, missed + (not found)
             crowd = [*crowd, *found[:1]][-CROWD:]
         face, question = crowd[rng.integers(len(crowd))], QUESTIONS[rng.integers(len(QUESTIONS))]
         began = time.perf_counter()
@@ -81,7 +81,7 @@ def run(insight: FaceInsight, photos: list[NDArray[np.uint8]], faces: int, quest
     first, last = np.array_split(ms, TENTHS)[:: TENTHS - 1]
     p99 = [float(np.percentile(part, 99)) for part in (first, last)]
     return {
-        "faces": seen,
+        "faces": visits,
         "views without a face": missed,
         "questions": questions,
         "answer ms": {f"p{p}": round(float(np.percentile(ms, p)), 2) for p in (50, 90, 99)},

@@ -72,7 +72,7 @@ class Steps:
         Args:
             out: the finished output's folder.
             settings: what the output depends on; what was made with other settings is made again.
-            progress: is told each step.
+            progress: called with the name of each step.
 
         Raises:
             FileExistsError: `out` exists already.

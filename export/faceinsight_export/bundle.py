@@ -79,7 +79,7 @@ def export_bundle(trained: Trained, out: Path, *, progress: Callable[[str], None
     Args:
         trained: the finished parts of a training run.
         out: the bundle's folder; it must not exist.
-        progress: is told each part before it is written.
+        progress: called with the name of each part before it is written.
 
     Returns:
         The parity of each stage.

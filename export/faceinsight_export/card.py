@@ -1,4 +1,4 @@
-"""The model card and the licence ledger that go into a bundle: whoever is handed the folder is told what it is."""
+"""The model card and the licence ledger that go into a bundle."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ Training data: {training_data(trained.sets)}.
 Never answered: {never}. What is switched off is neither computed nor answered.
 
 Figures are lower on people, light and poses unlike the training data, and differ between groups: measure on your own
-with benchmarks/accuracy.py.
+with benchmarks/quality/accuracy.py.
 
 ## Licences
 

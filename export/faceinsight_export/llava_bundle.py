@@ -91,7 +91,7 @@ def export_llava(
         options: precisions, image tokens, LoRA.
         face: name or folder of the bundle that lends detector, parser, encoder and question encoder.
         attach: run folder of `faceinsight-train attach`; without it the LLM is given findings in words.
-        progress: is told each step.
+        progress: called with the name of each step.
 
     Returns:
         The parity of each stage.
@@ -123,7 +123,7 @@ def export_llava(
     stages = compare(reference, work, vision, llm, attached=attached)
     origin = checkpoint.folder.name, _provenance(recipe, options)
     manifest = llava_manifest(parts.manifest, work, out.name, vision, llm, *origin, stages)
-    _finish(steps, with_adapter_tokens(manifest, attached) if attached else manifest)
+    _complete(steps, with_adapter_tokens(manifest, attached) if attached else manifest)
     return stages
 
 
@@ -147,7 +147,7 @@ def _settings(
     return settings | ({"attached": attached.sha256} if attached else {})
 
 
-def _finish(steps: Steps, manifest: Manifest) -> None:
+def _complete(steps: Steps, manifest: Manifest) -> None:
     """Write the manifest, check the bundle, and give it its name."""
     (steps.folder / MANIFEST).write_text(manifest.to_json())
     Bundle.open(steps.folder)
@@ -256,7 +256,7 @@ def verify_bundle(
         lora: the adapter that was merged in, if any.
         face: the bundle that lent the encoder; with `attach`.
         attach: the run that its region and knowledge tokens were made of, if any.
-        progress: is told each step.
+        progress: called with the name of each step.
 
     Raises:
         ParityError: a stage is beyond its tolerance.

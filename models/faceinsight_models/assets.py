@@ -1,4 +1,4 @@
-"""The published weights that training starts from, taken out of registry packages on explicit request only."""
+"""The published weights that training starts from, fetched from registry packages on explicit request only."""
 
 from __future__ import annotations
 

@@ -85,8 +85,18 @@ def _run(args: argparse.Namespace) -> int:
 
     _threads(args.threads)
     pipeline = Pipeline(recipe, data=args.data, run=args.out, asset_folder=args.assets)
+    run = {
+        "trunk": pipeline.trunk,
+        "parser": pipeline.parser,
+        "encoder": pipeline.encoder,
+        "closeup": pipeline.closeup,
+        "calibration": pipeline.calibration,
+        "question": pipeline.question,
+        "align": pipeline.align,
+        "llm": pipeline.llm,
+    }
     for step in ALL if args.command == "all" else (args.command,):
-        getattr(pipeline, step)()
+        run[step]()
     return 0
 
 

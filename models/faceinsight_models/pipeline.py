@@ -1,4 +1,4 @@
-"""From a recipe, data and assets to trained parts: the steps in order, each resumable, all in one run folder."""
+"""The training steps of a recipe in order, each resumable, all in one run folder."""
 
 from __future__ import annotations
 
@@ -185,7 +185,7 @@ class Pipeline:
 
     @cached_property
     def views(self) -> Views:
-        """How the close-up is shown the faces."""
+        """Training views for the close-up."""
         crop, faces = self.recipe.crop, self.faces
         return Views.of(faces, self.recipe.closeup.template(crop), self.recipe.closeup.size)
 
@@ -220,7 +220,7 @@ class Pipeline:
             BpeVocabulary.from_gguf(self.assets[LLM]).prune(self.recipe.llm.vocabulary).save(path)
         return BpeVocabulary.load(path)
 
-    def small(self) -> LlamaForCausalLM:
+    def initial_llm(self) -> LlamaForCausalLM:
         """The cut LLM, not yet trained; in an unpacked run, as it was trained."""
         settings = self.recipe.llm
         model = prune(load_gguf(self.assets[LLM]), layers=settings.layers, vocabulary=settings.vocabulary)
@@ -238,7 +238,7 @@ class Pipeline:
         """Step 6: which characteristics a question asks about."""
         if (self.run / "question.pt").exists():
             return load_question(self.run)
-        table = self.small().model.embed_tokens.weight.detach()
+        table = self.initial_llm().model.embed_tokens.weight.detach()
         tokenizer, schedule = self.vocabulary().tokenizer(), self.recipe.train["question"]
         return train_question(table, self.refined(), tokenizer, out=self.run, schedule=schedule)
 
@@ -260,12 +260,12 @@ class Pipeline:
 
     def align(self) -> Adapter:
         """Step 7: face tokens near words."""
-        small, sizes = self.small(), self.recipe.encoder
+        llm, sizes = self.initial_llm(), self.recipe.encoder
         adapter = build_adapter(
             text_width=sizes.text_width,
             segmentation=sizes.segmentation_width,
             states=len(STATES),
-            width=small.config.hidden_size,
+            width=llm.config.hidden_size,
         )
         if (self.run / "align.pt").exists():
             adapter.load_state_dict(state_dict(self.run / "align.pt"))
@@ -275,7 +275,7 @@ class Pipeline:
             adapter,
             self.encoded,
             self.faces.labels[self.encoded.rows],
-            table=small.model.embed_tokens.weight.detach(),
+            table=llm.model.embed_tokens.weight.detach(),
             encode=lambda text: tokenizer.encode(text).ids,
             views={name: getattr(view, name).state_dict() for name in ("image", "region")},
             text=self.refined(),
@@ -290,7 +290,7 @@ class Pipeline:
             self.encoded,
             self.faces,
             labeler,
-            llm=self.small(),
+            llm=self.initial_llm(),
             adapter=self.align(),
             text=self.refined(),
             tokenizer=self.vocabulary().tokenizer(),

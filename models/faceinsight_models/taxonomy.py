@@ -116,13 +116,13 @@ EXPRESSIONS = {
 }  # fmt: skip
 #: At most one holds: of a head of hair the annotators name one, or none that they agree on.
 HAIR_COLORS = ("Black_Hair", "Blond_Hair", "Brown_Hair", "Gray_Hair")
-#: Exactly one of each holds.
+#: Groups of which exactly one member holds: multiclass tasks.
 EXCLUSIVE_GROUPS: dict[str, tuple[str, ...]] = {
     "age": tuple(AGES),
     "race": tuple(RACES),
     "expression": tuple(EXPRESSIONS),
 }
-#: All that stand in a choice.
+#: Members of all exclusive groups.
 EXCLUSIVE_MEMBERS = tuple(n for names in EXCLUSIVE_GROUPS.values() for n in names)
 CHARACTERISTICS = (
     *_ATTRIBUTES,

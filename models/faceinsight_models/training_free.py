@@ -1,9 +1,9 @@
-"""Training-free, as the paper has it: graph, rules and segmentation prompts, and nothing that saw a face label.
+"""The training-free variant of the paper: graph, rules and segmentation prompts, with nothing fitted to a face label.
 
-Nothing here is fitted to a face label. The head reads the parser's map alone: how large a region is, against what is
-usual, speaks for or against what is seen there, and the co-occurrence graph passes that on to its neighbours. The uncut
-LLM is prompted in its own words: each visible region is a token that names it, each finding one that names the
-characteristic and the state. Base rates and graph are counts of labels, as in the paper.
+The head reads the parser's label map alone: the size of a region, compared with its mean, is evidence for or against
+what it shows, and the co-occurrence graph passes that on to neighbours. The uncut LLM is prompted in words: each
+visible region is a token of its name, each finding one of the characteristic's name and the state. Base rates and graph
+are counts of labels, as in the paper.
 """
 
 from __future__ import annotations

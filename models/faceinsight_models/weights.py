@@ -1,4 +1,4 @@
-"""The trained parts of a run in one small file, and back into a run folder: to go on from a model that is finished.
+"""Packs the trained parts of a run into one small file, and unpacks it into a run folder to train on from.
 
     faceinsight-train pack work/run --out nano.pt
     faceinsight-train unpack nano.pt --bundle nano --out work/again
@@ -39,7 +39,7 @@ def pack(run: Path, path: Path) -> None:
     parts = {name: _load(run / f"{name}.pt") for name in ("parser", "encoder", "closeup", "question")} | {
         "adapter": adapter
     }
-    torch.save({name: {k: _small(v) for k, v in part.items()} for name, part in parts.items()}, path)
+    torch.save({name: {k: _halved(v) for k, v in part.items()} for name, part in parts.items()}, path)
 
 
 def unpack(path: Path, bundle: str, run: Path) -> None:
@@ -64,7 +64,7 @@ def unpack(path: Path, bundle: str, run: Path) -> None:
     BpeVocabulary.from_gguf(source).save(run / "vocabulary.json")
 
 
-def _small(value: Tensor) -> Tensor:
+def _halved(value: Tensor) -> Tensor:
     return value.half() if value.is_floating_point() and value.numel() >= MIN_ELEMENTS else value
 
 

@@ -90,8 +90,8 @@ def family_of(config: Any) -> Family:
         _expect(name, "partial_rotary_factor", rope.share, (1.0,))
     if family.arch == _ARCH.GEMMA2:
         # llama.cpp tells the 27B by its layers, and scales its scores by another width.
-        wide = config.num_hidden_layers == 46
-        width = config.hidden_size // config.num_attention_heads if wide else head_width(config)
+        is_27b = config.num_hidden_layers == 46
+        width = config.hidden_size // config.num_attention_heads if is_27b else head_width(config)
         _expect(name, "query_pre_attn_scalar", config.query_pre_attn_scalar, (width,))
     return family
 

@@ -136,9 +136,9 @@ def _require_plain(folder: Path, config: dict[str, Any]) -> None:
 def _scale(config: dict[str, Any], module: str, rank: int) -> float:
     """Alpha / r, or alpha / sqrt(r) for rank-stabilized LoRA (Kalajdzievski 2023); a module may have its own alpha."""
     alpha = float(config["lora_alpha"])
-    for pattern, own in (config.get("alpha_pattern") or {}).items():
+    for pattern, module_alpha in (config.get("alpha_pattern") or {}).items():
         if re.match(rf"(.*\.)?({pattern})$", module):
-            alpha = float(own)
+            alpha = float(module_alpha)
             break
     return alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
 

@@ -55,17 +55,17 @@ class Rope:
             CheckpointError: the base is no number.
         """
         newer = getattr(config, "rope_parameters", None)
-        said = dict(newer or getattr(config, "rope_scaling", None) or {})
+        settings = dict(newer or getattr(config, "rope_scaling", None) or {})
 
         def beside(key: str) -> Any:
-            inside = said.pop(key, None)
+            inside = settings.pop(key, None)
             return getattr(config, key, None) if inside is None else inside
 
         base, share = beside("rope_theta"), beside("partial_rotary_factor")
         if isinstance(base, bool) or not isinstance(base, (int, float)):
             raise CheckpointError(f"rope_theta is {base!r}; expected a number")
-        kind = [said.pop(key, None) for key in ("rope_type", "type")]
-        options = {k: v for k, v in said.items() if v is not None}
+        kind = [settings.pop(key, None) for key in ("rope_type", "type")]
+        options = {k: v for k, v in settings.items() if v is not None}
         original = options.get("original_max_position_embeddings")
         original = getattr(config, "original_max_position_embeddings", None) if original is None else original
         return cls(
@@ -135,8 +135,8 @@ class Rope:
         o = self.options
         turns = self.base ** -(np.arange(0, width, 2, dtype=np.float64) / width) / (2 * math.pi)
         low, high = o["low_freq_factor"], o["high_freq_factor"]
-        kept = np.clip((o["original_max_position_embeddings"] * turns - low) / (high - low), 0, 1)
-        return np.asarray(1 / ((1 - kept) / o["factor"] + kept))
+        blend = np.clip((o["original_max_position_embeddings"] * turns - low) / (high - low), 0, 1)
+        return np.asarray(1 / ((1 - blend) / o["factor"] + blend))
 
     def _attention(self) -> float:
         """Longrope's factor of the scores: 1 where the context was not extended."""

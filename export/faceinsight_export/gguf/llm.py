@@ -40,7 +40,7 @@ class GgufTensor:
     shape: tuple[int, ...]
 
     def dtype(self, precision: str) -> np.dtype[Any]:
-        """Matrices are stored in the precision asked for; biases and norms, which are small, in float32."""
+        """Of the stored values: matrices have the given precision; biases and norms, which are small, float32."""
         return np.dtype(np.float16 if precision == "f16" and len(self.shape) > 1 else np.float32)
 
     def bytes(self, precision: str) -> int:

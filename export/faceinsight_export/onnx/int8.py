@@ -143,10 +143,15 @@ def gate(
 ) -> Agreement:
     """Run the model on each image alone, as the runtime does: dynamic scales depend on what is in the batch.
 
-    batch: how many copies of an image a graph of fixed batch must be given.
+    Args:
+        path: the ONNX file.
+        pixels: (B,3,size,size).
+        reference: (B,N,width) tokens in float32.
+        min_cosine: lowest mean cosine that is accepted.
+        batch: how many copies of an image a graph of fixed batch must be given.
 
     Raises:
-        AccuracyError: the mean cosine to `reference` (B,N,width) is below `min_cosine`; the message has the figures.
+        AccuracyError: the mean cosine is below `min_cosine`; the message has the figures.
     """
     session = Device("cpu", False, cores()).session(path)
     found = np.concatenate([session.run(None, {"pixels": np.repeat(image[None], batch, 0)})[0][:1] for image in pixels])

@@ -143,10 +143,10 @@ def _steps(reduction: TokenReduction) -> Iterator[tuple[NDArray[np.int64], NDArr
 def _pooling(reduction: TokenReduction) -> NDArray[np.float32]:
     """(tokens,side*side): means over blocks of the grid; an odd number of halvings has them twice as wide as high."""
     area = reduction.side**2 // reduction.tokens
-    high = 2 ** ((area.bit_length() - 1) // 2)
-    wide = area // high
+    block_height = 2 ** ((area.bit_length() - 1) // 2)
+    block_width = area // block_height
     row, column = np.divmod(np.arange(reduction.side**2), reduction.side)
-    block = row // high * (reduction.side // wide) + column // wide
+    block = row // block_height * (reduction.side // block_width) + column // block_width
     pooling: Any = (np.arange(reduction.tokens)[:, None] == block) / area
     return pooling.astype(np.float32)  # type: ignore[no-any-return]
 

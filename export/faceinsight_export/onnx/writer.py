@@ -24,7 +24,7 @@ from ..atomic import new_file
 #: protobuf reads no message beyond this many bytes.
 MAX_BYTES = 2**31 - 1
 #: Elements of a weight whose value is looked at when shapes are inferred.
-SMALL = 16
+MAX_INFERRED_ELEMENTS = 16
 FLOAT, HALF = TensorProto.FLOAT, TensorProto.FLOAT16
 
 
@@ -50,7 +50,7 @@ class OnnxWriter:
         self._graph = onnx.GraphProto(name=name)
         self._nodes: dict[str, onnx.NodeProto] = {}
         self._weights: dict[str, onnx.ValueInfoProto] = {}
-        self._small: list[onnx.TensorProto] = []
+        self._inferred: list[onnx.TensorProto] = []
         self._constants: dict[tuple[str, tuple[int, ...], bytes], str] = {}
 
     def input(self, name: str, elem_type: int, shape: Sequence[int | str]) -> str:
@@ -94,13 +94,13 @@ class OnnxWriter:
             raise ValueError(f"{name} holds numbers that are not finite in {value.dtype}: choose a wider precision")
         tensor = numpy_helper.from_array(np.ascontiguousarray(value).reshape(value.shape), name)
         self._weights[name] = helper.make_tensor_value_info(name, tensor.data_type, value.shape)
-        if value.size <= SMALL:
-            self._small.append(tensor)
+        if value.size <= MAX_INFERRED_ELEMENTS:
+            self._inferred.append(tensor)
         self._write(onnx.ModelProto(graph=onnx.GraphProto(initializer=[tensor])))
         return name
 
     def constant(self, value: NDArray[Any]) -> str:
-        """A small constant, kept once however often it is asked for."""
+        """A small constant; equal ones are stored once."""
         key = (value.dtype.str, value.shape, value.tobytes())
         if key not in self._constants:
             self._constants[key] = self.weight(f"constant.{len(self._constants)}", value)
@@ -118,9 +118,9 @@ class OnnxWriter:
         without the weights, of which only the small ones, such as shapes to reshape to, matter by value."""
         graph = onnx.GraphProto(name="outline")
         graph.CopyFrom(self._graph)
-        small = {tensor.name for tensor in self._small}
-        graph.initializer.extend(self._small)
-        graph.input.extend(info for name, info in self._weights.items() if name not in small)
+        small_names = {tensor.name for tensor in self._inferred}
+        graph.initializer.extend(self._inferred)
+        graph.input.extend(info for name, info in self._weights.items() if name not in small_names)
         model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION)
         return list(onnx.shape_inference.infer_shapes(model, data_prop=True).graph.value_info)
 

@@ -71,7 +71,19 @@ def verify_llava(
 ) -> list[Stage]:
     """Compare the files in `folder` with transformers' own model of the checkpoint.
 
-    precisions: the vision encoder's and the LLM's. attached: what FaceInsight's own tokens were made of, if it has any.
+    Args:
+        reference: the model.
+        folder: of the bundle.
+        vision: its vision encoder, as in the manifest.
+        llm: its LLM, as in the manifest.
+        precisions: of the vision encoder and of the LLM.
+        method: by which image tokens were reduced.
+        attached: what its region and knowledge tokens were made of, if it has any.
+        images: RGB pictures (H,W,3); by default `pictures`.
+        progress: called with the name of each stage.
+
+    Returns:
+        The parity of each stage.
 
     Raises:
         ParityError: a stage is beyond its tolerance; the message has the whole table.

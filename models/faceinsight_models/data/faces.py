@@ -10,7 +10,7 @@ import json
 import logging
 import threading
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -33,12 +33,16 @@ log = logging.getLogger(__name__)
 class Faces:
     """Faces of all sets.
 
-    archives: one per set; source (N,): which set; files (N,); landmarks (N,5,2) in picture pixels.
-    labels (N,K) float32: 0 or 1, a share of votes (expression), or NaN where the set does not say. Several ones among
-        the
-    members of a choice: it is one of these, the set does not say which.
-    years (N,): age in years, NaN where the set does not say or gives a range only.
-    part (N,): "train", "calibration" (one training picture in twenty) or "val".
+    Attributes:
+        archives: one per set.
+        source: (N,) which set.
+        files: (N,) names in the archive.
+        landmarks: (N,5,2) in picture pixels.
+        labels: (N,K) float32: 0 or 1, a share of votes (expression), or NaN where the set does not say. Several ones
+            among the members of an exclusive group: it is one of these, the set does not say which.
+        years: (N,) age in years, NaN where the set does not say or gives a range only.
+        part: (N,) "train", "calibration" (one training picture in twenty) or "val".
+        template: (5,2) of the canonical crop.
     """
 
     archives: tuple[Path, ...]
@@ -173,14 +177,14 @@ def load_pictures(data: Path) -> Faces:
     rows = [set_rows(data, n) for n in found]
     for n in found:
         open_pictures(data, n).close()
-    part = [_parts([r["split"] for r in own]) for own in rows]
+    part = [_parts([r["split"] for r in rows_of_set]) for rows_of_set in rows]
     return Faces(
         tuple(data / f"{n}.zip" for n in found),
         np.repeat(np.arange(len(found)), [len(r) for r in rows]),
-        tuple(r["file"] for own in rows for r in own),
+        tuple(r["file"] for rows_of_set in rows for r in rows_of_set),
         np.empty((0, 5, 2), np.float32),
-        np.concatenate([_labels(n, own) for n, own in zip(found, rows, strict=True)]),
-        np.array([_years(r) for own in rows for r in own], np.float32),
+        np.concatenate([_labels(n, rows_of_set) for n, rows_of_set in zip(found, rows, strict=True)]),
+        np.array([_years(r) for rows_of_set in rows for r in rows_of_set], np.float32),
         np.concatenate(part),
         np.empty((0, 2), np.float32),
     )
@@ -260,14 +264,13 @@ def load_masks(data: Path, cache: Path, detector: FaceDetector, template: NDArra
     )
 
 
-def _build(target: Path, sidecar: Path, template: NDArray[np.float32], write: object) -> None:
+def _build(target: Path, sidecar: Path, template: NDArray[np.float32], write: Callable[[Path], None]) -> None:
     """Run `write(temporary path)` unless the cache exists for this template."""
     key = {"template": np.asarray(template).round(6).tolist()}
     if target.exists() and sidecar.exists() and json.loads(sidecar.read_text()) == key:
         return
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.with_suffix(".part.npy")
-    assert callable(write)
     write(temporary)
     temporary.replace(target)
     sidecar.write_text(json.dumps(key))

@@ -21,7 +21,7 @@ HIDDEN_ANSWER = "I cannot tell, that part of the face is not visible."
 COUNTED = ("I see one face in the picture.", "I see {count} faces in the picture.")
 #: Behind what is known of a thing that is asked about in detail.
 MORE = " More than that I cannot tell."
-#: How a region is spoken of.
+#: Words for a region.
 LOOKED = "I looked at {place}."
 REGION_WORDS = {
     "face": "the whole face", "skin": "the skin", "nose": "the nose", "glasses": "the eyes", "eyes": "the eyes",
@@ -58,12 +58,13 @@ def detail_answer(concept: Concept, state: int) -> str:
 def compound_answer(concepts: Sequence[Concept], states: Sequence[int | None]) -> str:
     """What answers several yes/no questions in one: what holds and what does not, then what is in doubt."""
     held = {
-        s: [c for c, own in zip(concepts, states, strict=True) if own == s] for s in (YES, NO, UNSURE, HIDDEN, None)
+        s: [c for c, concept_state in zip(concepts, states, strict=True) if concept_state == s]
+        for s in (YES, NO, UNSURE, HIDDEN, None)
     }
     holds, lacks = w.listed([c.yes for c in held[YES]] or [""]), w.listed([c.no for c in held[NO]] or [""])
-    told = ", but ".join(x for x in (holds, lacks) if x)
-    opening = {len(held[YES]): "Yes, the", len(held[NO]): "No, the"}.get(len(concepts), "The")
-    sentences = [f"{opening} person {told}."] if told else []
+    facts = ", but ".join(x for x in (holds, lacks) if x)
+    start = {len(held[YES]): "Yes, the", len(held[NO]): "No, the"}.get(len(concepts), "The")
+    sentences = [f"{start} person {facts}."] if facts else []
     for state, doubt in ((UNSURE, "am not sure"), (HIDDEN, "cannot tell")):
         if held[state]:
             sentences.append(f"I {doubt} whether the person {w.listed([c.yes for c in held[state]], 'or')}.")
@@ -230,7 +231,7 @@ def count_answer(states: Mapping[str, int], concepts: Sequence[Concept]) -> str:
 
 HAIR = ("Bald", "Bangs", *STYLES, *COLORS)
 FACIAL = ("No_Beard", *FACIAL_NAMES)
-#: What a description speaks of.
+#: Characteristics that a description mentions.
 DESCRIBED = (*HAIR, "Smiling", "Mouth_Slightly_Open", *FACIAL, *WORN_NAMES, *EXPRESSIONS)
 
 

@@ -1,4 +1,4 @@
-"""What can be asked about: the concepts, the words for them, and by which words an answer speaks of them.
+"""Concepts that can be asked about, the words for them, and the words by which an answer mentions them.
 
 The concepts are in concepts.toml. Words marked as held out never appear in training; the benchmark asks with them.
 """
@@ -74,7 +74,7 @@ def _concept(
     return Concept(name, form, tuple(words), tuple(heldout), yes or there, no or absent, inverted)
 
 
-CONCEPTS = tuple(_concept(name, **own) for name, own in read_table(Path(__file__).with_suffix(".toml")).items())
+CONCEPTS = tuple(_concept(name, **fields) for name, fields in read_table(Path(__file__).with_suffix(".toml")).items())
 BY_NAME = {c.name: c for c in CONCEPTS}
 #: The opposites of some characteristics, by form.
 OPPOSITES: dict[str, tuple[str, tuple[str, ...]]] = {
@@ -139,13 +139,13 @@ def absent(name: str) -> str:
 
 
 def mentions(name: str) -> tuple[str, ...]:
-    """Words of an answer that speak of a characteristic."""
+    """Words by which an answer mentions a characteristic."""
     if name in _MENTIONS:
         return _MENTIONS[name]
     if name in AGES:
         return (f"{AGES[name]} years old",)
     if name in RACES:
-        # Hair is black and teeth are white: these two count only where they speak of the person.
+        # Hair is black and teeth are white: these two count only as words for the person.
         alone = () if name in ("White", "Black") else (RACES[name],)
         return (f"looks {RACES[name]}", f"look {RACES[name]}", f"person is {RACES[name]}", *alone)
     if name in EXPRESSIONS:

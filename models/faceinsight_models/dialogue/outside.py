@@ -35,10 +35,10 @@ class _Part:
     def cut(self, *, heldout: bool) -> _Part:
         """What training asks, or the rest."""
 
-        def own(items: tuple[str, ...]) -> tuple[str, ...]:
+        def entry(items: tuple[str, ...]) -> tuple[str, ...]:
             return tuple(x for i, x in enumerate(items) if (i % _HELD_OUT == _HELD_OUT - 1) == heldout)
 
-        return _Part(self.templates, own(self.words)) if self.words else _Part(own(self.templates), ("",))
+        return _Part(self.templates, entry(self.words)) if self.words else _Part(entry(self.templates), ("",))
 
 
 @cache
@@ -46,12 +46,12 @@ def _kinds() -> dict[str, tuple[str, tuple[_Part, ...]]]:
     """Kind -> how it is declined, and its parts."""
     table = read_table(Path(__file__).with_suffix(".toml"))
     return {
-        kind: (own["decline"], tuple(_Part(tuple(x["templates"]), tuple(x.get("words", ()))) for x in own["ask"]))
-        for kind, own in table.items()
+        kind: (entry["decline"], tuple(_Part(tuple(x["templates"]), tuple(x.get("words", ()))) for x in entry["ask"]))
+        for kind, entry in table.items()
     }
 
 
-#: Reason -> what is said.
+#: Reason -> the sentence that declines.
 DECLINES = {kind: decline for kind, (decline, _) in _kinds().items()}
 #: All kinds of questions, in the order of the question encoder's outputs.
 KINDS = (*ANSWERED, *DECLINES)
@@ -68,7 +68,7 @@ def words_of_questions(tokens: Iterable[str]) -> str:
         inside |= dict.fromkeys(_words(vars(w)[name])) if name.isupper() and not name.startswith("_") else {}
     inside |= dict.fromkeys(_words([*w._TEMPLATES.values(), w._SUBJECTS]))
     others = _words([c.heldout for c in CONCEPTS])
-    others += _words([(p.templates, p.words) for _, own in _kinds().values() for p in own])
+    others += _words([(p.templates, p.words) for _, entry in _kinds().values() for p in entry])
     others += [t[1:] for t in tokens if re.fullmatch("\u0120[a-z]{4,}", t)]
     return "\n".join(inside) + "\n\n" + "\n".join(x for x in dict.fromkeys(others) if x not in inside) + "\n"
 

@@ -117,12 +117,12 @@ def look_turn(rng: np.random.Generator, states: Mapping[str, int], rates: Mappin
     """A yes/no question that only the face can answer. rates: how often each characteristic holds.
 
     What is rare is asked the more where it holds: over many faces, each characteristic is answered with yes as often as
-    with no, and whoever knows how common it is knows nothing.
+    with no, so knowing how common it is helps nothing.
     """
     known = [c for c in CONCEPTS if c.name in states and c.name in rates and c.state(states) in (YES, NO)]
-    usual = np.array([rates[c.name] for c in known])
+    prior = np.array([rates[c.name] for c in known])
     holds = np.array([states[c.name] == YES for c in known])
-    weights = 1 / np.where(holds, usual, 1 - usual).clip(0.005)
+    weights = 1 / np.where(holds, prior, 1 - prior).clip(0.005)
     concept = known[rng.choice(len(known), p=weights / weights.sum())]
     while True:
         found = _answered(rng, concept, states)
@@ -155,9 +155,9 @@ def _answered(rng: np.random.Generator, concept: Concept, states: Mapping[str, i
 
 
 def _stated(question: str, concept: Concept, states: Mapping[str, int]) -> Turn:
-    own = BY_NAME[concept.name]
-    state = own.state(states)
-    return Turn(question, DECLINE_OFF if state is None else statement(own, state), (own.name,))
+    plain_concept = BY_NAME[concept.name]
+    state = plain_concept.state(states)
+    return Turn(question, DECLINE_OFF if state is None else statement(plain_concept, state), (plain_concept.name,))
 
 
 def _detail(rng: np.random.Generator, states: Mapping[str, int]) -> Turn:

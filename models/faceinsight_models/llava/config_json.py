@@ -102,13 +102,13 @@ def for_transformers(config: Mapping[str, Any]) -> Any:
 
     For a folder that this version knows whole, that is its own reading of the file as it is.
     """
-    own = copy.deepcopy(dict(config))
-    for text in (own, own.get("text_config")):
+    translated = copy.deepcopy(dict(config))
+    for text in (translated, translated.get("text_config")):
         if isinstance(text, dict) and text.get("rope_parameters"):
             kind = text.get("model_type", "llama")
             if kind in CHECKED and "rope_parameters" not in _defaults(kind):
                 _to_older_terms(text)
-    return configured(own)
+    return configured(translated)
 
 
 def configured(config: Mapping[str, Any]) -> Any:
@@ -160,10 +160,10 @@ def _defaults(kind: str) -> dict[str, Any]:
     """Keys that a configuration class of the installed transformers declares, with their defaults."""
     import transformers
 
-    own = transformers.CONFIG_MAPPING[kind]
-    signature = {p.name: p.default for p in inspect.signature(own.__init__).parameters.values()}
+    translated = transformers.CONFIG_MAPPING[kind]
+    signature = {p.name: p.default for p in inspect.signature(translated.__init__).parameters.values()}
     generic = vars(transformers.PretrainedConfig())
-    return {k: v for k, v in {**generic, **vars(own()), **signature}.items() if k not in ("self", "kwargs")}
+    return {k: v for k, v in {**generic, **vars(translated()), **signature}.items() if k not in ("self", "kwargs")}
 
 
 def _require_type(where: str, value: object, default: object, key: str) -> None:
@@ -197,16 +197,18 @@ def _require_tokens(where: str, keys: Mapping[str, Any], known: Mapping[str, Any
 
 
 def _require_rope(text: Mapping[str, Any], path: Path) -> None:
-    said = text.get("rope_parameters")
-    if said is None:
+    rope_parameters = text.get("rope_parameters")
+    if rope_parameters is None:
         return
-    if not isinstance(said, Mapping) or any(isinstance(v, Mapping) for v in said.values()):
-        raise CheckpointError(f"{path}: rope_parameters is {_short(said)}; expected one object for all layers")
-    theta = text.get("rope_theta")
-    if theta is not None and theta != said.get("rope_theta", theta):
+    if not isinstance(rope_parameters, Mapping) or any(isinstance(v, Mapping) for v in rope_parameters.values()):
         raise CheckpointError(
-            f"{path} says rope_theta {theta!r} and, in rope_parameters, {said['rope_theta']!r}: which of them the "
-            "model was trained with cannot be seen; remove the other"
+            f"{path}: rope_parameters is {_short(rope_parameters)}; expected one object for all layers"
+        )
+    theta = text.get("rope_theta")
+    if theta is not None and theta != rope_parameters.get("rope_theta", theta):
+        raise CheckpointError(
+            f"{path} says rope_theta {theta!r} and, in rope_parameters, {rope_parameters['rope_theta']!r}: which of "
+            "them the model was trained with cannot be seen; remove the other"
         )
 
 

@@ -28,8 +28,11 @@ _TYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 def load_model(folder: Path, dtype: torch.dtype | None = None, *, attention: str | None = None) -> Any:
     """LlavaForConditionalGeneration with a folder's weights, in eval mode.
 
-    dtype: of the weights; without it, the folder's own where all have one, which are then read where they are used (the
-    files are mapped, not copied), else float32. attention: transformers' implementation; without it, its choice.
+    Args:
+        folder: the checkpoint.
+        dtype: of the weights; None: the folder's own where all tensors have one, which are then read where they are
+            used (the files are mapped, not copied), else float32.
+        attention: transformers' implementation; None: its choice.
 
     Raises:
         FileNotFoundError: a file is missing.
@@ -45,14 +48,19 @@ def load_model(folder: Path, dtype: torch.dtype | None = None, *, attention: str
         )
     types, names = _header(folder)
     dtype = dtype or (_TYPES.get(next(iter(types)), torch.float32) if len(types) == 1 else torch.float32)
-    own = for_transformers(config)
+    settings = for_transformers(config)
     options: dict[str, Any] = {_type_option(): dtype}
     options |= {"attn_implementation": attention} if attention else {}
-    options |= {"key_mapping": renamed} if (renamed := _renamed(Llava, own, names)) else {}
-    with _quiet():
+    options |= {"key_mapping": renamed} if (renamed := _renamed(Llava, settings, names)) else {}
+    with _silenced():
         try:
             model, report = Llava.from_pretrained(
-                folder, config=own, local_files_only=True, use_safetensors=True, output_loading_info=True, **options
+                folder,
+                config=settings,
+                local_files_only=True,
+                use_safetensors=True,
+                output_loading_info=True,
+                **options,
             )
         except (RuntimeError, AssertionError, KeyError, TypeError) as e:
             raise CheckpointError(f"transformers does not load {folder}: {str(e).strip().splitlines()[0]}") from e
@@ -86,15 +94,15 @@ def load_tokenizer(folder: Path) -> Any:
             options["extra_special_tokens"] = {}
     if not (folder / "tokenizer.json").is_file() and (folder / "tokenizer.model").is_file():
         _require_sentencepiece(folder)
-    with _quiet():
+    with _silenced():
         try:
             return cls.from_pretrained(folder, trust_remote_code=False, local_files_only=True, **options)
         except Exception as e:
-            said = " ".join(str(e).split())[:300]
+            message = " ".join(str(e).split())[:300]
             named = config.get("tokenizer_class")
             raise CheckpointError(
                 f"transformers {transformers.__version__} does not read the tokenizer in {folder}"
-                f"{f' (tokenizer_class {named})' if named else ''}: {type(e).__name__}: {said}"
+                f"{f' (tokenizer_class {named})' if named else ''}: {type(e).__name__}: {message}"
             ) from e
 
 
@@ -109,7 +117,7 @@ def load_image_processor(folder: Path) -> Any:
     nested = (folder / PROCESSOR).is_file() and "image_processor" in read_json(folder / PROCESSOR)
     if not nested and not (folder / PREPROCESSOR).is_file():
         return None
-    with _quiet():
+    with _silenced():
         try:
             return AutoImageProcessor.from_pretrained(
                 folder, use_fast=False, trust_remote_code=False, local_files_only=True
@@ -169,7 +177,7 @@ def _type_option() -> str:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def _silenced() -> Iterator[None]:
     """Without transformers' progress bars and advice."""
     from transformers.utils import logging
 

@@ -103,7 +103,7 @@ def pruned(model: onnx.ModelProto, outputs: Sequence[str]) -> onnx.ModelProto:
     known = {o.name: o for o in graph.output}
     if not set(outputs) <= known.keys():
         raise ValueError(f"a graph with outputs {', '.join(known)}; expected {', '.join(outputs)} among them")
-    kept = [known[name] for name in outputs]
+    chosen = [known[name] for name in outputs]
     needed, nodes = set(outputs), []
     for node in reversed(graph.node):
         if needed & set(node.output):
@@ -114,7 +114,7 @@ def pruned(model: onnx.ModelProto, outputs: Sequence[str]) -> onnx.ModelProto:
     inputs = [i for i in graph.input if i.name in needed]
     for field, items in (
         (graph.input, inputs),
-        (graph.output, kept),
+        (graph.output, chosen),
         (graph.node, nodes),
         (graph.initializer, weights),
     ):

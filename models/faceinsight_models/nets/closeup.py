@@ -15,7 +15,7 @@ from ..data.labels import AGE_YEARS
 from ..taxonomy import CELEBA, EXPRESSIONS, RACES
 from .mobilenet import CHANNELS, MobileNet
 
-#: Age is a distribution over 0 to 100 years; the last one holds whoever is older.
+#: Age is a distribution over 0 to 100 years; the last one holds everybody older.
 YEARS = 101
 #: Attributes of which the middle of the crop shows enough for a second opinion, measured on held-out portraits: not the
 #: head's hair, nor what is worn beside the face; of the skin's color the encoder knows more.

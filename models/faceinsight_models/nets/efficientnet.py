@@ -109,11 +109,11 @@ class EfficientNetLite0(nn.Module):
     def load_imagenet(self, path: Path) -> None:
         """Load the published ImageNet weights; layers beyond `last_stride` and the classifier are left out."""
         state = torch.load(path, weights_only=True, map_location="cpu")
-        own = self.state_dict()
-        missing = [k for k in own if k not in state]
+        expected = self.state_dict()
+        missing = [k for k in expected if k not in state]
         if missing:
             raise ValueError(f"{path} is not an EfficientNet-Lite0 state dict: it lacks {missing[:3]} (and more)")
-        self.load_state_dict({k: state[k] for k in own})
+        self.load_state_dict({k: state[k] for k in expected})
 
 
 class LastStage(nn.Module):

@@ -66,10 +66,10 @@ class LogicalConstraint(nn.Module):
         self.register_buffer("weight", torch.tensor(weights), persistent=False)
 
     def forward(self, p: Tensor, known: Tensor) -> Tensor:
-        """Probabilities (B,N), and which of them a label speaks of (B,N) -> scalar.
+        """Probabilities (B,N), and which of them are labelled (B,N) -> scalar.
 
-        What no label speaks of gets no gradient. A rule that acts there alone has its optimum where one member of a
-        choice is certain, whoever is pictured: without evidence it teaches the most common answer at probability 1.
+        What is not labelled gets no gradient. A rule that acts there alone has its optimum where one member of a
+        choice is certain, whatever the picture: without evidence it teaches the most common answer at probability 1.
         """
         p = torch.where(known, p, p.detach())
         q = (self.negated - p[:, self.right]).abs()

@@ -42,8 +42,8 @@ class BpeVocabulary:
         Ids follow merge ranks in this family, so cutting the tail leaves a complete BPE: every text still
         tokenizes, rare words into more pieces.
         """
-        kept = set(self.tokens[:size])
-        merges = [m for m in self.merges if m.replace(" ", "") in kept]
+        known = set(self.tokens[:size])
+        merges = [m for m in self.merges if m.replace(" ", "") in known]
         if merges != self.merges[: len(merges)]:
             raise ValueError("token ids do not follow merge ranks: this vocabulary cannot be cut by id")
         return BpeVocabulary(self.tokens[:size], self.types[:size], merges, self.pre)
@@ -144,7 +144,7 @@ def prune(model: LlamaForCausalLM, *, layers: Sequence[int], vocabulary: int) ->
     from transformers import LlamaConfig, LlamaForCausalLM
 
     settings = model.config.to_dict() | {"num_hidden_layers": len(layers), "vocab_size": vocabulary}
-    small = LlamaForCausalLM(LlamaConfig(**settings))
+    pruned = LlamaForCausalLM(LlamaConfig(**settings))
     state = {}
     for key, value in model.state_dict().items():
         if key.startswith("model.layers."):
@@ -155,8 +155,8 @@ def prune(model: LlamaForCausalLM, *, layers: Sequence[int], vocabulary: int) ->
             state[key] = value[:vocabulary]
         else:
             state[key] = value
-    small.load_state_dict({k: v.clone() for k, v in state.items()})
-    return small
+    pruned.load_state_dict({k: v.clone() for k, v in state.items()})
+    return pruned
 
 
 @torch.no_grad()

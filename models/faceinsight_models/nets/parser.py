@@ -51,8 +51,8 @@ class FaceParser(nn.Module):
     def on(cls, trunk: EfficientNetLite0, classes: int) -> FaceParser:
         """One that begins with the weights of a trunk that has seen faces."""
         model = cls(classes)
-        own = model.trunk.state_dict()
-        model.trunk.load_state_dict({k: v for k, v in trunk.state_dict().items() if k in own})
+        expected = model.trunk.state_dict()
+        model.trunk.load_state_dict({k: v for k, v in trunk.state_dict().items() if k in expected})
         return model
 
     def forward(self, pixels: Tensor) -> Tensor:

@@ -62,12 +62,12 @@ def align(
 
     names = words([" " + c.phrase.split(" ", 1)[1] for c in CHARACTERISTICS])
     start(adapter, views, text, words)
-    said, member = torch.from_numpy(holding(labels, encoded.logits)), membership()
+    targets, member = torch.from_numpy(holding(labels, encoded.logits)), membership()
     names, text, member, scale = (x.to(device()) for x in (names, text, member, scale))
 
     def load(indices: NDArray[np.int64], rng: np.random.Generator) -> tuple[Tensor, ...]:
         rows = torch.from_numpy(indices)
-        return encoded.image[rows].float(), encoded.regions[rows].float(), encoded.area[rows], said[rows]
+        return encoded.image[rows].float(), encoded.regions[rows].float(), encoded.area[rows], targets[rows]
 
     def loss(batch: tuple[Tensor, ...]) -> tuple[Tensor, dict[str, float]]:
         features, holds = Features(*batch[:3]), batch[3]
@@ -109,5 +109,5 @@ def holding(labels: NDArray[np.float32], logits: NDArray[np.float32]) -> NDArray
 
 
 def membership() -> Tensor:
-    """(R,K): which characteristics a region's token speaks of; the first region speaks of all."""
+    """(R,K): which characteristics a region's token stands for; the first region's stands for all."""
     return torch.tensor([[float(r in (WHOLE, c.region)) for c in CHARACTERISTICS] for r in REGIONS])

@@ -28,7 +28,7 @@ Array = NDArray[np.floating]
 #: oftener than promised its claims may be wrong.
 FEW, GROUP, GROUP_RISK = 50, 60, 1.5
 MARGIN = 1.3
-#: How much seldomer somebody may be told that their hair does not have its color: all four are read as one answer.
+#: Factor on `miss` for hair colors: a wrong "no" to one's hair color must be rarer, as all four read as one answer.
 HAIR_MISS = 0.4
 #: What children are not, and what they are.
 NOT_OF_CHILDREN = {
@@ -59,7 +59,7 @@ class Readings:
     quality: NDArray[np.float32]
     covered: NDArray[np.bool_]
 
-    def joined(self, other: Readings) -> Readings:
+    def concatenated(self, other: Readings) -> Readings:
         """These views and others."""
         return Readings(*(np.concatenate([getattr(r, n) for r in (self, other)]) for n in self.__dataclass_fields__))
 
@@ -149,10 +149,17 @@ def probabilities(logits: Array, scaling: NDArray[np.float64]) -> NDArray[np.flo
 def surest(
     confidence: Array, wrong: NDArray[np.bool_], risk: float, *, lowest: float, spare: int | None = None
 ) -> float:
-    """The smallest confidence, `lowest` at least, from which on at most `risk` of the claims are wrong, with some
-    certainty (MARGIN standard errors); infinity where there is none.
+    """The smallest confidence from which on at most `risk` of the claims are wrong, by MARGIN standard errors.
 
-    spare: how many claims may be wrong at all.
+    Args:
+        confidence: (claims,) of each claim.
+        wrong: (claims,) is it wrong?
+        risk: share of wrong claims that is allowed.
+        lowest: the result is at least this.
+        spare: how many claims may be wrong in all.
+
+    Returns:
+        The confidence; infinity where there is none.
     """
     order = np.argsort(-confidence, kind="stable")
     confidence, errors = confidence[order], np.cumsum(wrong[order])
@@ -183,7 +190,7 @@ def abstention_thresholds(
     """(N,2) bounds between which nothing is claimed; 0 and 1 where nothing can be promised.
 
     Of what is claimed to be so at most `risk` is not, of what is claimed not to be so at most `risk` is, and at most
-    `miss` of those who have it are told that they have not; in each group of people (images,) at most GROUP_RISK
+    `miss` of those who have it get a "no"; in each group of people (images,) at most GROUP_RISK
     times as many, where a bound can see to that. Of a choice's members the upper bound counts: of those of whom it is
     the likeliest at most `choice_risk` of the task are something else.
     """
@@ -199,7 +206,7 @@ def abstention_thresholds(
         lower = surest(1 - p[sure, k], has[sure], risk, lowest=0.5, spare=spare)
         for group in groups:
             yes, no = known & group, sure & group
-            # Men, asked about being men, are no group to judge by; nor is one of whom hardly anything is claimed.
+            # A group of which all or none have it says nothing; nor does one with hardly any claims.
             if yes.any() and not has[yes].all() and has[yes].any():
                 upper = _wider(upper, p[yes, k], ~has[yes], GROUP_RISK * risk)
                 lower = _wider(lower, 1 - p[no, k], has[no], GROUP_RISK * risk)
@@ -217,9 +224,13 @@ def abstention_thresholds(
         allowed = choice_risk[task]
         together = surest(q.max(1), wrong, allowed, lowest=least)
         for column, number in zip(members, range(len(members)), strict=True):
-            own = likeliest == number
-            few = own.sum() < FEW
-            alone = max(together, 0.7) if few else surest(q[own].max(1), wrong[own], allowed, lowest=least)
+            is_likeliest = likeliest == number
+            few = is_likeliest.sum() < FEW
+            alone = (
+                max(together, 0.7)
+                if few
+                else surest(q[is_likeliest].max(1), wrong[is_likeliest], allowed, lowest=least)
+            )
             out[column] = 0.0, min(1.0, alone)
     return out
 
@@ -229,7 +240,7 @@ def _wider(bound: float, confidence: Array, wrong: NDArray[np.bool_], risk: floa
     if (confidence >= max(0.5, bound)).sum() < GROUP:
         return bound
     needed = surest(confidence, wrong, risk, lowest=0.5)
-    # Where no bound keeps the promise for them, that for everyone stays: without it nobody would be told anything.
+    # Where no bound keeps the promise for them, that for everyone stays: else nothing would be claimed of anybody.
     return max(bound, needed) if np.isfinite(needed) else bound
 
 
@@ -261,11 +272,11 @@ def of_children(labels: Array) -> Array:
     Posed portraits show hardly any: bounds fitted on these alone would take a child's lips for painted.
     """
     out = labels.copy()
-    small, child = (labels[:, NAMES.index(n)] == 1 for n in ("Age_0_2", "Age_3_9"))
+    toddler, child = (labels[:, NAMES.index(n)] == 1 for n in ("Age_0_2", "Age_3_9"))
     for name, value in NOT_OF_CHILDREN.items():
         k = NAMES.index(name)
         # A baby may be bald.
-        who = child if name == "Bald" else small | child
+        who = child if name == "Bald" else toddler | child
         out[who & np.isnan(out[:, k]), k] = value
     return out
 

@@ -59,9 +59,9 @@ def train_closeup(
     schedule = schedules["closeup_labels"]
     torch.manual_seed(schedule.seed)
     model = CloseupNet()
-    said = {"years": age_targets(faces), "race": race_targets(faces), "expression": expression_targets(faces)}
-    moods = said["expression"]
-    voted = said | {"expression": Targets(moods.values, np.where(moods.open, 0, 1), moods.open)}
+    from_labels = {"years": age_targets(faces), "race": race_targets(faces), "expression": expression_targets(faces)}
+    moods = from_labels["expression"]
+    voted = from_labels | {"expression": Targets(moods.values, np.where(moods.open, 0, 1), moods.open)}
     if (out / "closeup_labels.pt").exists():
         model.load_state_dict(torch.load(out / "closeup_labels.pt", weights_only=True))
     else:
@@ -69,8 +69,8 @@ def train_closeup(
         _fit(
             model, "closeup_labels", faces, views, voted, sampling_weights=sampling_weights, out=out, schedule=schedule
         )
-    guesses = guess(model, faces, views, said, out / "closeup_guesses.npz")
-    full = {name: completed(t, guesses[name]) for name, t in said.items()}
+    guesses = guess(model, faces, views, from_labels, out / "closeup_guesses.npz")
+    full = {name: completed(t, guesses[name]) for name, t in from_labels.items()}
     _fit(
         model,
         "closeup",
@@ -122,7 +122,21 @@ class _CloseupTask:
 
     def loss(self, batch: tuple[Tensor, ...]) -> tuple[Tensor, dict[str, float]]:
         """The sum of the parts' losses, and each of them."""
-        pixels, legible, faults, turn, men, shown, voted, years, years_kind, race, race_kind, mood, mood_kind = batch
+        (
+            pixels,
+            legible,
+            faults,
+            turn,
+            men,
+            attribute_labels,
+            voted,
+            years,
+            years_kind,
+            race,
+            race_kind,
+            mood,
+            mood_kind,
+        ) = batch
         model = self._model
         with torch.autocast(pixels.device.type, torch.bfloat16):
             features = model.trunk(pixels)
@@ -134,7 +148,7 @@ class _CloseupTask:
             "expression": choice_loss(z["expression"], mood, mood_kind, shift),
             # One bit beside seven races and a hundred years: it would drown.
             "gender": 2 * _binary(z["gender"][:, 0] / WEIGHT["gender"], men),
-            "attributes": 0.15 * _binary(z["attributes"] / WEIGHT["attributes"], shown).sum(1),
+            "attributes": 0.15 * _binary(z["attributes"] / WEIGHT["attributes"], attribute_labels).sum(1),
         }
         count = len(pixels)
         losses = {name: (value * legible).sum() / count for name, value in each.items()}
@@ -195,8 +209,8 @@ def characteristic_logits(model: CloseupNet, images: NDArray[np.uint8]) -> Float
     """Logits (B,T) of the characteristics in `CLOSEUP_IDS`; of an age bin, the log of its probability."""
     z = predict(model, images)
     ages = (z["years"].softmax(1) @ years_of_bins().T).clamp(min=1e-8).log()
-    shown = z["faults"][:, [FAULTS.index(fault) for fault in SHOWS.values()]]
-    return torch.cat([ages, z["race"], z["expression"], z["gender"], z["attributes"], shown], 1).numpy()
+    fault_logits = z["faults"][:, [FAULTS.index(fault) for fault in SHOWS.values()]]
+    return torch.cat([ages, z["race"], z["expression"], z["gender"], z["attributes"], fault_logits], 1).numpy()
 
 
 def merge_logits(logits: Floats, closeup: Floats, columns: NDArray[np.int64] = CLOSEUP_IDS) -> Floats:
@@ -215,7 +229,7 @@ def _pixels(images: NDArray[np.uint8]) -> Tensor:
 
 @torch.no_grad()
 def guess(
-    model: CloseupNet, faces: Faces, views: Views, said: Mapping[str, Targets], cache: Path, *, batch: int = 64
+    model: CloseupNet, faces: Faces, views: Views, from_labels: Mapping[str, Targets], cache: Path, *, batch: int = 64
 ) -> dict[str, Floats]:
     """Probabilities of what training faces' sets do not say: years, race and gender from the clean view, expression
     from a gray, small one. 0 where nothing is to be guessed."""
@@ -225,16 +239,16 @@ def guess(
     out = {name: np.zeros((len(faces.files), size), np.float32) for name, size in sizes.items()}
     rows, model = faces.rows("train"), model.eval()
     gender = np.isnan(faces.labels[:, NAMES.index("Male")])
-    wanted = gender | said["years"].open | said["race"].open
-    looks = (
+    wanted = gender | from_labels["years"].open | from_labels["race"].open
+    sources = (
         (views.clean, rows[wanted[rows]], ("years", "race", "gender")),
-        (views.gray_small, rows[said["expression"].open[rows]], ("expression",)),
+        (views.gray_small, rows[from_labels["expression"].open[rows]], ("expression",)),
     )
-    for look, chosen, parts in looks:
+    for draw_view, chosen, parts in sources:
         for start in tqdm(range(0, len(chosen), batch), desc="guessing", unit="batch", mininterval=5):
             some = chosen[start : start + batch]
             with torch.autocast("cpu", torch.bfloat16):
-                z = model(_pixels(np.stack([look(r) for r in some])))
+                z = model(_pixels(np.stack([draw_view(r) for r in some])))
             for name in parts:
                 logits = z[name].float()
                 out[name][some] = (logits / WEIGHT[name]).sigmoid() if name == "gender" else logits.softmax(1)

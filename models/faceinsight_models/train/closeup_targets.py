@@ -74,7 +74,7 @@ def race_targets(faces: Faces) -> Targets:
 def expression_targets(faces: Faces) -> Targets:
     """Shares of votes; where a set says who smiles: happy, or anything but happy.
 
-    These bounds alone must not teach: "not happy" is met by any certain other answer, whoever is pictured.
+    These bounds alone must not teach: "not happy" is met by any certain other answer, whatever the picture.
     """
     values = faces.labels[:, columns(tuple(EXPRESSIONS))]
     kind = np.where(np.isnan(values[:, 0]), 0, 1)
@@ -86,15 +86,15 @@ def expression_targets(faces: Faces) -> Targets:
     return Targets(values, np.where(weak, 2, kind), kind != 1)
 
 
-def completed(said: Targets, guessed: Floats) -> Targets:
-    """What is not said, or said as one of several, becomes a distribution: the guess, within what is said."""
-    values, kind = said.values.copy(), said.kind.copy()
+def completed(from_labels: Targets, guessed: Floats) -> Targets:
+    """Targets in which a guess replaces what labels leave open: its distribution, restricted to what they allow."""
+    values, kind = from_labels.values.copy(), from_labels.kind.copy()
     allowed = np.where((kind == 0)[:, None], 1.0, values) * guessed
     mass = allowed.sum(1)
-    # Against a guess that leaves nothing of what is said, what is said stands; it teaches no more than its bounds.
-    usable = said.open & (mass > TRUST)
+    # Where the guess contradicts the labels they stay as they are: alternatives, not a distribution.
+    usable = from_labels.open & (mass > TRUST)
     values[usable], kind[usable] = allowed[usable] / mass[usable, None], 1
-    return Targets(values, kind, said.open & ~usable)
+    return Targets(values, kind, from_labels.open & ~usable)
 
 
 def choice_loss(z: Tensor, values: Tensor, kind: Tensor, shift: Tensor | None = None) -> Tensor:

@@ -1,4 +1,4 @@
-"""Conversations that an LLM learns from: what is shown, what is asked, what is told and what is answered.
+"""Training conversations: face tokens, questions, the findings given with each of them, and answers.
 
 Several questions about one face share its prefix and do not see each other (one attention mask per batch), just as
 the runtime asks them; behind each question stand the findings that it asks about. Conversations come in three kinds
@@ -137,13 +137,13 @@ class Findings(NamedTuple):
 
     def given(self, about: Sequence[str], stray: str | None) -> list[tuple[int, int]]:
         """(characteristic, state) of what a question is given, as the runtime does it."""
-        place = {NAMES[i]: n for n, i in enumerate(self.chosen)}
-        asked = {place[n] for n in about if n in place}
-        if len(asked) >= LIST_FROM:
-            asked = {n for n in asked if self.states[n] != NO}
-        if stray in place:
-            asked.add(place[stray])
-        return [(int(self.chosen[n]), int(self.states[n])) for n in sorted(asked) if self.keep[n]]
+        index = {NAMES[i]: n for n, i in enumerate(self.chosen)}
+        places = {index[n] for n in about if n in index}
+        if len(places) >= LIST_FROM:
+            places = {n for n in places if self.states[n] != NO}
+        if stray in index:
+            places.add(index[stray])
+        return [(int(self.chosen[n]), int(self.states[n])) for n in sorted(places) if self.keep[n]]
 
 
 #: A part of a prompt and whether no text stands before it -> its tokens.
@@ -222,33 +222,33 @@ class Dialogues:
             kind = "found"
         faces = [self._findings(r, chosen, kind, rng) for r in rows]
         regions = [np.flatnonzero(self.encoded.area[r].numpy() > 0) for r in rows]
-        seen = [[FACE_SLOT] * (self.images + len(own)) for own in regions]
+        face_slots = [[FACE_SLOT] * (self.images + len(visible)) for visible in regions]
         prompt = self.prompt
-        prefix = [*prompt.before, *self._join(seen), *prompt.after]
+        prefix = [*prompt.before, *self._join(face_slots), *prompt.after]
         tokens, labels = list(prefix), [IGNORE] * len(prefix)
         positions, numbers = list(range(len(prefix))), [0] * len(prefix)
         given: list[tuple[int, int]] = []
         for number in range(1, self.turns + 1):
             if kind == "hidden":
-                asked = look_turn(rng, faces[0].labelled(), self._rates)
+                query = look_turn(rng, faces[0].labelled(), self._rates)
             elif len(faces) == 1:
-                asked = turn(rng, faces[0].known())
+                query = turn(rng, faces[0].known())
             else:
-                asked = pair_turn(rng, *(f.known() for f in faces))
+                query = pair_turn(rng, *(f.known() for f in faces))
             stray = str(rng.choice(NAMES)) if rng.random() < STRAY else None
-            told = [f.given(asked.about, stray) for f in faces]
-            given += [x for own in told for x in own]
-            before = [*prompt.encode(asked.after), *prompt.follow] if asked.after else []
-            known = self._join([[KNOWLEDGE_SLOT] * len(own) for own in told])
-            ask = [*before, *prompt.encode(asked.question), *known, *prompt.answer]
-            reply = [*prompt.reply(asked.answer), *prompt.stop]
+            findings = [f.given(query.about, stray) for f in faces]
+            given += [x for of_face in findings for x in of_face]
+            before = [*prompt.encode(query.after), *prompt.follow] if query.after else []
+            known = self._join([[KNOWLEDGE_SLOT] * len(of_face) for of_face in findings])
+            ask = [*before, *prompt.encode(query.question), *known, *prompt.answer]
+            reply = [*prompt.reply(query.answer), *prompt.stop]
             tokens += ask + reply
             labels += [IGNORE] * len(ask) + reply
             positions += range(len(prefix), len(prefix) + len(ask) + len(reply))
             numbers += [number] * (len(ask) + len(reply))
-        said = np.array(given, np.int64).reshape(-1, 2)
+        knowledge = np.array(given, np.int64).reshape(-1, 2)
         arrays = (np.array(x, np.int64) for x in (tokens, labels, positions, numbers))
-        return Conversation(rows, kind == "hidden", regions, said[:, 0], said[:, 1], *arrays)
+        return Conversation(rows, kind == "hidden", regions, knowledge[:, 0], knowledge[:, 1], *arrays)
 
     def _join(self, parts: Sequence[list[int]]) -> list[int]:
         return [*parts[0], *(t for p in parts[1:] for t in (*self.prompt.between, *p))]

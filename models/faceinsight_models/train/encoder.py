@@ -47,7 +47,14 @@ def view(
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     """One training view: the same motion for the crop (size,size,3) and its coarse label map (64,64).
 
-    degrade_prob: how often it is degraded; hats: one of these is put on.
+    Args:
+        rng: draws the view.
+        faces: faces of all sets.
+        row: of the face.
+        label_map: (64,64) of the face.
+        size: of the crop, pixels.
+        degrade_prob: probability that the crop is degraded.
+        hats: one of these is put on.
     """
     motion = jitter_matrix(rng, size, size)
     x = faces.crop(row, size, motion)

@@ -50,21 +50,21 @@ class Hats:
         hat, inside, size = self.crops[which], self.inside[which].astype(np.float32), face.shape[0]
         if rng.random() < DYED:
             hat = dyed(rng, hat, self.inside[which])
-        own = np.vstack([_sways(rng, size), [0, 0, 1]]) @ scaling(hat.shape[0], size)
-        matrix = (motion @ own).astype(np.float32)
+        placed = np.vstack([_sways(rng, size), [0, 0, 1]]) @ scaling(hat.shape[0], size)
+        matrix = (motion @ placed).astype(np.float32)
         cover = cv2.warpAffine(inside, matrix, (size, size))[..., None]
         worn = cv2.warpAffine(hat, matrix, (size, size), borderMode=cv2.BORDER_REPLICATE)
         mixed = np.rint(face * (1 - cover) + worn * cover).astype(np.uint8)
         if rng.random() < 0.5:
             cells = label_map.shape[0]
-            small = (scaling(size, cells) @ np.vstack([matrix, [0, 0, 1]]))[:2].astype(np.float32)
-            over = cv2.warpAffine(inside, small, (cells, cells)) > 0.5
+            map_matrix = (scaling(size, cells) @ np.vstack([matrix, [0, 0, 1]]))[:2].astype(np.float32)
+            over = cv2.warpAffine(inside, map_matrix, (cells, cells)) > 0.5
             label_map = np.where(over, HAT, label_map).astype(np.uint8)
         return mixed, label_map
 
 
 def dyed(rng: np.random.Generator, hat: NDArray[np.uint8], inside: NDArray[np.bool_]) -> NDArray[np.uint8]:
-    """The same cloth in another colour, black and white as often as any."""
+    """The same hat in another color; half of the time gray, from black to white."""
     light = cv2.cvtColor(hat, cv2.COLOR_RGB2GRAY).astype(np.float32)[..., None]
     folds = (light - light[inside].mean()) * rng.uniform(0.5, 1.0)
     gray = rng.random() < 0.5

@@ -89,8 +89,8 @@ def forward_answers(
     places = torch.zeros(len(batch), length, dtype=torch.int64)
     for b, c in enumerate(batch):
         n = len(c.tokens)
-        own = torch.from_numpy(c.tokens)
-        tokens[b, :n], labels[b, :n], places[b, :n] = own.clamp(min=0), torch.from_numpy(c.labels), own.clamp(max=0)
+        slots = torch.from_numpy(c.tokens)
+        tokens[b, :n], labels[b, :n], places[b, :n] = slots.clamp(min=0), torch.from_numpy(c.labels), slots.clamp(max=0)
         positions[b, :n], turns[b, :n] = torch.from_numpy(c.positions), torch.from_numpy(c.turn)
     tokens, labels, positions, turns, places = (x.to(face.device) for x in (tokens, labels, positions, turns, places))
     embeddings = body.embed_tokens(tokens)
@@ -109,8 +109,8 @@ def forward_answers(
 
 def face_tokens(image: Tensor, region: Tensor, batch: Sequence[Conversation]) -> Tensor:
     """(S,d): the face tokens of conversations, from image (F,P,d) and region tokens (F,R,d) of all their faces."""
-    visible = [torch.from_numpy(own) for c in batch for own in c.regions]
-    return torch.cat([x for face, own in enumerate(visible) for x in (image[face], region[face, own])])
+    visible = [torch.from_numpy(slots) for c in batch for slots in c.regions]
+    return torch.cat([x for face, slots in enumerate(visible) for x in (image[face], region[face, slots])])
 
 
 def knowledge_tokens(adapter: Adapter, text: Tensor, batch: Sequence[Conversation]) -> Tensor:
@@ -173,9 +173,23 @@ def train_llm(
     turns: int = 8,
     quantization: str = "",
 ) -> FaceLlm:
-    """Train the LLM and the aligned adapter on drawn conversations; returns them with averaged weights.
+    """Train the LLM and the aligned adapter on drawn conversations.
 
-    quantization: "q4_0" trains on weights rounded as they will be shipped; finer ones need no such thing.
+    Args:
+        encoded: faces that the conversations are about.
+        faces: faces of all sets.
+        labeler: states of the characteristics.
+        llm: the cut LLM.
+        adapter: the aligned adapter.
+        text: (N,dt) refined text features.
+        tokenizer: of the tokenizers library.
+        out: the run folder.
+        schedule: of the training.
+        turns: questions per conversation.
+        quantization: "q4_0" trains on weights rounded as they will be shipped; finer ones need no such thing.
+
+    Returns:
+        Both with averaged weights.
     """
     model = FaceLlm(llm, adapter, text)
     prompt = PromptTokens.of(PROMPT, lambda text, first: tokenizer.encode(text).ids)

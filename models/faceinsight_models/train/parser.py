@@ -1,6 +1,6 @@
 """Step 2: trains the parser on image-mask pairs, then on its own labels of faces without masks (self-training).
 
-Hats, glasses, earrings and necklaces stand in few pairs. These are drawn more often, what is worn in one is pasted onto
+Few pairs have hats, glasses, earrings or necklaces. These are drawn more often, what is worn in one is pasted onto
 another, and faces without masks are chosen by what their labels say is worn: where nothing is worn no pixel may show
 it, and where something is the teacher need not be so sure.
 """
@@ -70,16 +70,20 @@ def edges(share: Tensor) -> Tensor:
 def parser_loss(
     logits: Tensor, share: Tensor, pairs: int, weight: Tensor | None = None
 ) -> tuple[Tensor, dict[str, float]]:
-    """Cross-entropy plus 1 - soft Dice, and their figures. logits, share (B,classes,H,W).
+    """Cross-entropy plus 1 - soft Dice, and both to log.
 
-    Shares may sum to less than 1 where pixels teach nothing. Boundaries weigh more: there parsers err, and a thin part
-    is all boundary. pairs: of so many, the first ones, the overlap is judged: a teacher that misses a class must not
-    teach that it is not there. weight (classes,): of the classes in the cross-entropy.
+    Boundaries weigh more: there parsers err, and a thin part is all boundary.
+
+    Args:
+        logits: (B,classes,H,W).
+        share: (B,classes,H,W) of each cell; they may sum to less than 1 where pixels teach nothing.
+        pairs: the Dice loss is of the first so many: a teacher that misses a class must not teach that it is absent.
+        weight: (classes,) in the cross-entropy.
     """
-    own = share * (1 + EDGE * edges(share))
+    weighted = share * (1 + EDGE * edges(share))
     if weight is not None:
-        own = own * weight[:, None, None]
-    entropy = -(own * logits.log_softmax(1)).sum() / own.sum().clamp(min=1)
+        weighted = weighted * weight[:, None, None]
+    entropy = -(weighted * logits.log_softmax(1)).sum() / weighted.sum().clamp(min=1)
     dice = dice_loss(logits[:pairs], share[:pairs])
     return entropy + dice, {"entropy": round(entropy.item(), 4), "dice": round(dice.item(), 4)}
 
@@ -94,9 +98,13 @@ def dice_loss(logits: Tensor, share: Tensor) -> Tensor:
 
 @dataclass
 class Pairs:
-    """Crops (N,S,S,3) uint8 with label maps (N,S,S) uint8 to draw from, and `chosen`: rows, the wanted ones oftener.
+    """Image-mask pairs to draw from.
 
-    donors: (row, class) of what is worn in a pair.
+    Attributes:
+        crops: (N,S,S,3) uint8.
+        maps: (N,S,S) uint8 label maps.
+        chosen: rows to draw; the wanted ones several times.
+        donors: (row, class) of what is worn in a pair.
     """
 
     crops: NDArray[np.uint8]
@@ -190,25 +198,27 @@ def pseudo_labels(teacher: FaceParser, faces: Faces, rows: NDArray[np.int64], si
     flip = torch.tensor(FLIP_CLASSES)
     crops, maps = np.zeros((len(rows), size, size, 3), np.uint8), np.zeros((len(rows), size, size), np.uint8)
     numbers = [MASK_CLASSES.index(n) for n in WORN]
-    said = torch.from_numpy(faces.labels[rows][:, [NAMES.index(a) for a, _, _ in WORN.values()]])
+    worn_labels = torch.from_numpy(faces.labels[rows][:, [NAMES.index(a) for a, _, _ in WORN.values()]])
     for start in tqdm(range(0, len(rows), batch), desc="pseudo-labels", unit="batch", mininterval=5):
-        own = slice(start, start + batch)
-        crops[own] = np.stack([faces.crop(r, size) for r in rows[own]])
-        pixels = torch.from_numpy(to_pixels(crops[own])).contiguous(memory_format=torch.channels_last)
+        part = slice(start, start + batch)
+        crops[part] = np.stack([faces.crop(r, size) for r in rows[part]])
+        pixels = torch.from_numpy(to_pixels(crops[part])).contiguous(memory_format=torch.channels_last)
         p = (teacher(pixels).softmax(1) + teacher(pixels.flip(3)).softmax(1).flip(3)[:, flip]) / 2
-        maps[own] = taught(F.interpolate(p, size=(size, size), mode="bilinear"), said[own], numbers).numpy()
+        maps[part] = taught(F.interpolate(p, size=(size, size), mode="bilinear"), worn_labels[part], numbers).numpy()
     return Pairs(crops, maps, np.arange(len(rows)), [])
 
 
-def taught(p: Tensor, said: Tensor, numbers: list[int]) -> Tensor:
-    """Probabilities (B,classes,H,W) -> labels (B,H,W) uint8. said (B,K): is a thing of class numbers[k] worn: 1, 0 or
-    NaN."""
+def taught(p: Tensor, worn_labels: Tensor, numbers: list[int]) -> Tensor:
+    """Probabilities (B,classes,H,W) -> labels (B,H,W) uint8.
+
+    worn_labels (B,K): is a thing of class numbers[k] worn? 1, 0 or NaN.
+    """
     p = p.clone()
-    p[:, numbers] *= (said != 0).float()[:, :, None, None]
+    p[:, numbers] *= (worn_labels != 0).float()[:, :, None, None]
     p /= p.sum(1, keepdim=True)
     confidence, label = p.max(1)
     label = torch.where(confidence >= SURE, label, IGNORED)
-    worn, which = (p[:, numbers] * (said == 1).float()[:, :, None, None]).max(1)
+    worn, which = (p[:, numbers] * (worn_labels == 1).float()[:, :, None, None]).max(1)
     return torch.where(worn >= SURE_WORN, torch.tensor(numbers)[which], label).to(torch.uint8)
 
 
@@ -231,8 +241,8 @@ def train_parser(
     def load(indices: NDArray[np.int64], rng: np.random.Generator) -> tuple[Tensor, Tensor]:
         half = len(indices) // 2
         real = pairs.draw(rng, pairs.chosen[indices[half:]], size)
-        own = guessed.draw(rng, rng.choice(guessed.chosen, half), size)
-        return torch.cat([real[0], own[0]]), torch.cat([real[1], own[1]])
+        pseudo = guessed.draw(rng, rng.choice(guessed.chosen, half), size)
+        return torch.cat([real[0], pseudo[0]]), torch.cat([real[1], pseudo[1]])
 
     def loss(batch: tuple[Tensor, Tensor]) -> tuple[Tensor, dict[str, float]]:
         with torch.autocast(batch[0].device.type, torch.bfloat16):

@@ -1,5 +1,5 @@
-"""Step 6: the question encoder learns from generated questions which characteristics they ask about, and of what kind
-they are: questions that no report answers are told from those that one does (`outside`)."""
+"""Step 6: trains the question encoder on generated questions: which characteristics they ask about, and of which kind
+they are. Questions that no report answers (`outside`) have kinds of their own."""
 
 from __future__ import annotations
 
@@ -70,11 +70,11 @@ def train_question(table: Tensor, text: Tensor, tokenizer: Any, *, out: Path, sc
 
     def load(indices: NDArray[np.int64], rng: np.random.Generator) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         turns = [_drawn(rng) for _ in indices]
-        own = [[*tokenizer.encode(t.after).ids, *follow] if t.after else [] for t in turns]
-        asked = [_worn(rng, t.question) for t in turns]
-        ids = [[*a, *_stirred(rng, tokenizer.encode(q).ids, len(table))] for a, q in zip(own, asked, strict=True)]
+        before = [[*tokenizer.encode(t.after).ids, *follow] if t.after else [] for t in turns]
+        worded = [_worn(rng, t.question) for t in turns]
+        ids = [[*a, *_stirred(rng, tokenizer.encode(q).ids, len(table))] for a, q in zip(before, worded, strict=True)]
         # Some words are blotted out: new wordings must be understood by what is known of them.
-        ids = [[i if rng.random() > BLOTTED else int(rng.integers(len(table))) for i in own] for own in ids]
+        ids = [[i if rng.random() > BLOTTED else int(rng.integers(len(table))) for i in question] for question in ids]
         tokens, mask = padded(ids)
         target = torch.zeros(len(ids), len(NAMES))
         for row, t in enumerate(turns):
@@ -156,8 +156,8 @@ def padded(ids: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
     """Token ids of questions -> tokens (B,L) and mask (B,L), True where there is a token."""
     tokens = torch.zeros(len(ids), max(map(len, ids)), dtype=torch.int64)
     mask = torch.zeros(tokens.shape, dtype=torch.bool)
-    for row, own in enumerate(ids):
-        tokens[row, : len(own)], mask[row, : len(own)] = torch.tensor(own), True
+    for row, token_ids in enumerate(ids):
+        tokens[row, : len(token_ids)], mask[row, : len(token_ids)] = torch.tensor(token_ids), True
     return tokens, mask
 
 

@@ -140,7 +140,7 @@ def calibration_readings(reader: GraphReader, faces: Faces, rows: NDArray[np.int
     plain = reader.read(faces, rows, None, surroundings=False, seed=1)
     around = reader.read(faces, rows, degrade, surroundings=True, seed=2)
     bad = reader.read(faces, rows, spoiled, surroundings=True, seed=3)
-    everything = plain.joined(around).joined(bad)
+    everything = plain.concatenated(around).concatenated(bad)
     poor = everything.quality < reader.poor_below
 
     def part(chosen: NDArray[np.bool_]) -> Readings:

@@ -1,4 +1,4 @@
-"""Training on the weights that will be shipped: rounded to 4 bits on the way forward, exact on the way back."""
+"""Quantization-aware training: weights are rounded to q4_0 in the forward pass, with straight-through gradients."""
 
 from __future__ import annotations
 
@@ -14,8 +14,10 @@ BLOCK = 32
 
 
 def q4_0(weight: Tensor) -> Tensor:
-    """What llama.cpp makes of weights (rows,columns) in q4_0 and reads back: in each block of 32 the value that is
-    largest in size becomes -8 times the scale, which is kept in half precision; all others are whole multiples of it.
+    """Weights (rows,columns) as llama.cpp stores them in q4_0 and reads them back.
+
+    In each block of 32 the value of the largest magnitude becomes -8 times the scale, which is stored in half
+    precision; all others are whole multiples of it.
     """
     blocks = weight.reshape(-1, BLOCK)
     extreme = blocks.gather(1, blocks.abs().argmax(1, keepdim=True))
@@ -27,17 +29,17 @@ def q4_0(weight: Tensor) -> Tensor:
 
 @contextmanager
 def rounded(layers: nn.Module) -> Iterator[None]:
-    """Inside, every linear layer below computes with rounded weights; gradients pass as if they were not."""
-    changed = [m for m in layers.modules() if isinstance(m, nn.Linear) and m.in_features % BLOCK == 0]
+    """Inside the context every linear layer computes with rounded weights; gradients ignore the rounding."""
+    linears = [m for m in layers.modules() if isinstance(m, nn.Linear) and m.in_features % BLOCK == 0]
 
     def forward(layer: nn.Linear, x: Tensor) -> Tensor:
         weight = layer.weight
         return F.linear(x, weight + (q4_0(weight.detach()) - weight).detach(), layer.bias)
 
-    for layer in changed:
+    for layer in linears:
         layer.forward = forward.__get__(layer)
     try:
         yield
     finally:
-        for layer in changed:
+        for layer in linears:
             del layer.forward

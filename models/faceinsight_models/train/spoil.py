@@ -39,13 +39,13 @@ def shrunk(x: Image, low: int) -> Image:
     return np.asarray(cv2.resize(cv2.resize(x, (low, low), interpolation=cv2.INTER_AREA), (size, size)), np.uint8)
 
 
-def spoil(rng: np.random.Generator, drawn: Drawn, another: Another, *, small: bool) -> Drawn:
+def spoil(rng: np.random.Generator, drawn: Drawn, another: Another, *, is_small: bool) -> Drawn:
     """Now and then what makes a face hard or impossible to read, and the labels that say so."""
     x, faults = drawn.image, drawn.faults
     size = x.shape[0]
     kind = rng.random()
     # A 48 px picture is neither sharp nor blurred for our purpose.
-    if small:
+    if is_small:
         faults[FAULTS.index("blurred")] = np.nan
     if kind < 0.08:
         if rng.random() < 0.5:
@@ -145,8 +145,10 @@ def cover(rng: np.random.Generator, x: Image, another: Another, *, mouth: bool) 
         if rng.random() < 0.3:
             cv2.rectangle(mask, (0, 0), (size, int((y + half) * size)), 1, -1)
         else:
-            wide = rng.uniform(0, 0.12)
-            cv2.fillPoly(mask, [at((wide, y - half), (1 - wide, y - half), (1 - wide, y + half), (wide, y + half))], 1)
+            margin = rng.uniform(0, 0.12)
+            cv2.fillPoly(
+                mask, [at((margin, y - half), (1 - margin, y - half), (1 - margin, y + half), (margin, y + half))], 1
+            )
     return np.where(mask[..., None] > 0, _stuff(rng, x, another), x).astype(np.uint8)
 
 

@@ -51,7 +51,7 @@ class Views:
 
     @classmethod
     def of(cls, faces: Faces, template: NDArray[np.float32], size: int) -> Views:
-        """Views of all sets; every set is shown cut like those whose pictures end at the face."""
+        """Views of all sets; every set is cut at times like those whose pictures end at the face."""
         names = [a.stem for a in faces.archives]
         sizes = {i: faces.picture(int(faces.rows("train", i)[0])).shape[1::-1] for i in range(len(names))}
         tight = [faces.rows("train", names.index(n)) for n in TIGHT if n in names]
@@ -97,16 +97,16 @@ class Views:
         if rng.random() < 0.5:
             x = np.ascontiguousarray(x[:, ::-1])
         faults = np.zeros(len(FAULTS), np.float32)
-        small = self.faces.source[row] == self.gray
-        if small and rng.random() < 0.5:
+        is_small = self.faces.source[row] == self.gray
+        if is_small and rng.random() < 0.5:
             x = tinted(rng, x)
-        elif not small and rng.random() < 0.25:
+        elif not is_small and rng.random() < 0.25:
             x = as_gray(x)
-        if not small and rng.random() < 0.25:
+        if not is_small and rng.random() < 0.25:
             x = shrunk(x, int(rng.uniform(28, 80)))
         x = degrade(rng, x)
         drawn = Drawn(x, faults)
-        return spoil(rng, drawn, another, small=bool(small))
+        return spoil(rng, drawn, another, is_small=bool(is_small))
 
     def _outline(self, matrix: NDArray[np.float64], size: tuple[int, int]) -> NDArray[np.bool_]:
         """(S,S): what of the close-up a picture of this size (width, height) fills."""
