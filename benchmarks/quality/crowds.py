@@ -21,10 +21,10 @@ from typing import Any
 
 import cv2
 import numpy as np
-from datasets import find
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from datasets import find
 from faceinsight import FaceInsight
 from faceinsight.perception.detector import Detection, FaceDetector
 
@@ -73,7 +73,7 @@ def crowd(
     canvas = np.full((size[1], size[0], 3), rng.integers(60, 200, 3), np.uint8)
     begin = 0
     if near:
-        put(canvas, people[rng.integers(len(people))], 0, 0, NEAR * size[0])
+        put(canvas, people[int(rng.integers(len(people)))], 0, 0, NEAR * size[0])
         begin = round(0.4 * size[0])
     # Places that do not touch, in an order of their own, each with a shift.
     cell = round(2.6 * width)
@@ -81,7 +81,7 @@ def crowd(
     boxes = []
     for k in rng.permutation(len(places))[:CROWD]:
         x, y = places[k]
-        head = people[rng.integers(len(people))]
+        head = people[int(rng.integers(len(people)))]
         boxes.append(put(canvas, head, x + int(rng.integers(width // 4 + 1)), y, width))
     return canvas, boxes
 
@@ -131,7 +131,7 @@ def textures(size: tuple[int, int], rng: np.random.Generator) -> Iterator[tuple[
     yield "noise of all sizes", np.mean([noise(2.0**k) for k in range(7)], 0).astype(np.uint8)
     rows, columns = np.mgrid[:h, :w]
     brick = (rows % 24 < 3) | ((columns + rows // 24 % 2 * 30) % 60 < 3)
-    wall = np.where(brick[:, :, None], np.uint8([190, 185, 180]), np.uint8([150, 80, 60])).astype(np.uint8)
+    wall = np.asarray(np.where(brick[:, :, None], [190, 185, 180], [150, 80, 60]), np.uint8)
     yield "bricks", cv2.addWeighted(wall, 0.8, noise(3), 0.2, 0)
     for name, colours in (("leaves", ((20, 60, 10), (120, 190, 80))), ("stones", ((90, 80, 70), (210, 200, 190)))):
         canvas = np.full((h, w, 3), colours[0], np.uint8)
