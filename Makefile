@@ -8,7 +8,7 @@ ifneq ($(shell grep -s amx_int8 /proc/cpuinfo),)
 export CMAKE_ARGS ?= -DCMAKE_CXX_FLAGS='-fno-dse -fno-tree-dse'
 endif
 
-.PHONY: setup setup-dev demo test test-versions lint types bench model clean
+.PHONY: setup setup-dev demo test test-versions lint types docs bench model clean
 
 # The runtime alone: enough for the demo.
 setup: $(VENV)/.runtime
@@ -39,25 +39,37 @@ demo: setup
 test: setup-dev
 	$(BIN)/python -m pytest
 
+# The folder of benchmarks/results whose figures the docs show.
+RESULTS ?= xeon-2026-11
 # The wheel with the oldest and newest versions of what it stands on: 40 minutes, 2 GB (7 GB for PyTorch with CUDA).
 test-versions: setup-dev
-	$(BIN)/python benchmarks/versions.py --out docs/versions.json --page docs/versions.md
+	$(BIN)/python benchmarks/versions.py --out benchmarks/results/$(RESULTS)/versions.json
+	$(BIN)/python benchmarks/render.py
 
 lint: setup-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
+	$(BIN)/python benchmarks/render.py --check
 
 types: setup-dev
 	$(BIN)/mypy
 
+# The docs as a site in work/site. Nothing is fetched while it is built; a broken link or a warning fails.
+docs: $(VENV)/.docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+$(VENV)/.docs: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --group docs
+	@touch $@
+
 bench: setup
 	$(BIN)/faceinsight bench $(PHOTO) --out work/bench
 
-# From labelled faces to a verified bundle: make model DATA=DIR (docs/training.md). Resumes where it was stopped.
+# From labelled faces to a verified bundle: make model DATA=DIR (docs/train.md). Resumes where it was stopped.
 RECIPE ?= nano
 model: setup-dev
-	@test -n "$(DATA)" || { echo "make model DATA=DIR: the folder of labelled faces, see docs/training.md"; exit 2; }
+	@test -n "$(DATA)" || { echo "make model DATA=DIR: the folder of labelled faces, see docs/train.md"; exit 2; }
 	$(BIN)/faceinsight-train assets --recipe $(RECIPE) --out work/assets
 	$(BIN)/faceinsight-train all --recipe $(RECIPE) --data "$(DATA)" --assets work/assets --out work/run
 	$(BIN)/faceinsight-export bundle work/run --recipe $(RECIPE) --assets work/assets --out work/bundle

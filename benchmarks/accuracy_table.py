@@ -1,19 +1,15 @@
 """The figures of benchmarks/quality/accuracy.py against what is asked of them, worst first, as a Markdown table.
 
-    python benchmarks/accuracy_table.py docs/accuracy-nano.json
+    python benchmarks/accuracy_table.py accuracy.json
     python benchmarks/accuracy_table.py before.json after.json
-    python benchmarks/accuracy_table.py docs/accuracy-nano.json --write README.md [--check]
 
-`--write` puts the tables that a Markdown file has markers for (`<!-- accuracy -->` to `<!-- /accuracy -->`, and so on:
-PARTS) between these; with `--check` the file is left alone,
-and the exit code is 1 where it differs.
+The tables in the docs are written by benchmarks/render.py.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -135,7 +131,7 @@ ROWS = (
         Value(hits((*STRANGERS, "expression"), "wrong", "n"), 0.10, 0.05),
         Value(hits((*STRANGERS, "expression"), "strong, right", "strong"), 0.5, 0.75),
     )),
-    Row('strangers: true hair colour said "no" / worn hats missed / gender right', (
+    Row('strangers: true hair color said "no" / worn hats missed / gender right', (
         Value(hits((*STRANGERS, "hair colour"), 'true colour said "no"', "n"), 0.08, 0.03),
         Value(hits((*STRANGERS, "hat"), "missed", "worn"), 0.1, 0.0),
         Value(hits((*STRANGERS, "gender"), "right", "n"), 0.98, 0.99),
@@ -144,7 +140,7 @@ ROWS = (
         Value(under("cross-set", task, "widest gap to the labelled sets"), 0.1, 0.0)
         for task in ("age", "race", "expression")
     )),
-    Row("the same gap for the same mix of answers: age / race / expression", tuple(
+    Row("share above 0.95, widest gap for the same mix of answers: age / race / expression", tuple(
         Value(under("cross-set", task, "widest gap, same mix of answers"), 0.1, 0.0)
         for task in ("age", "race", "expression")
     )),
@@ -197,7 +193,7 @@ ROWS = (
     Row("characteristics that keep the promised risk: yes-claims / no-claims", tuple(
         Value(promise("claims", kind), 0.9, 1.0) for kind in ("yes", "no")
     )),
-    Row("the same on degraded views: yes-claims / no-claims", tuple(
+    Row("characteristics that keep the promised risk on degraded views: yes-claims / no-claims", tuple(
         Value(promise("degraded views", kind, "all views"), 0.9, 1.0) for kind in ("yes", "no")
     )),
     Row('surgical mask: what it hides is "not visible"', (
@@ -259,14 +255,17 @@ def spoken(results: dict[str, Figures]) -> str:
         f"{closed.get('questions', 0):,} yes/no questions in unseen wordings: agreement with the head": at(
             closed, "agreement with the head"
         ),
-        f"questions of two or three things: {exact}": at(whole, exact),
+        f"questions about two or three things: {exact}": at(whole, exact),
         f"{free.get('descriptions', 0)} free descriptions: the LLM's own words exactly what the findings support": at(
             free, "own words exactly as the findings support"
         ),
-        "the same: claims that the labels contradict": at(free, "claims that the labels contradict"),
+        "free descriptions: claims that the labels contradict": at(free, "claims that the labels contradict"),
     }
-    for what in ("answerable and declined", "not answerable and answered"):
-        rows[f"{refused.get('questions', 0):,} questions of that kind, unseen wordings: {what}"] = at(refused, what)
+    for what, reads in (
+        ("answerable and declined", "that a report answers: declined"),
+        ("not answerable and answered", "that no report answers: answered"),
+    ):
+        rows[f"{refused.get('questions', 0):,} questions in unseen wordings, {reads}"] = at(refused, what)
     for arm, value in sees.items():
         if isinstance(value, float):
             rows[f"yes/no questions right against the labels, given: {arm}"] = value
@@ -274,49 +273,14 @@ def spoken(results: dict[str, Figures]) -> str:
     return "\n".join(["| | |", "| --- | --- |", *lines])
 
 
-#: Marker in a Markdown file -> what is put between it and its end.
-PARTS: dict[str, Callable[[dict[str, Figures]], str]] = {"accuracy": table, "fairness": fairness, "answers": spoken}
-
-
-def replaced(text: str, results: dict[str, Figures]) -> str:
-    """The text with its tables between `<!-- NAME -->` and `<!-- /NAME -->`. Raises ValueError where no marker is, or
-    one is not there once and closed."""
-    if not any(f"<!-- {name} -->" in text for name in PARTS):
-        raise ValueError(f"expected {' or '.join(f'<!-- {n} -->' for n in PARTS)}, closed by the same with a /")
-    for name, make in PARTS.items():
-        start, end = f"<!-- {name} -->", f"<!-- /{name} -->"
-        before, opened, rest = text.partition(start)
-        if not opened:
-            continue
-        _, closed, after = rest.partition(end)
-        if not closed or start in rest:
-            raise ValueError(f"expected {start} and {end} once, in this order")
-        text = f"{before}{start}\n{make(results)}\n{end}{after}"
-    return text
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("json", type=Path, nargs="+")
-    parser.add_argument("--write", type=Path, metavar="FILE", help="put the table between the markers of this file")
-    parser.add_argument("--check", action="store_true", help="with --write: leave the file alone, 1 where it differs")
     args = parser.parse_args()
-    if args.check and not args.write:
-        parser.error("--check needs --write FILE")
     results = {path.stem: json.loads(path.read_text()) for path in args.json}
     if len(results) < len(args.json):
         parser.error("the files' names are the columns' heads: they must differ")
-    if not args.write:
-        print(table(results))
-        return
-    text = args.write.read_text()
-    try:
-        new = replaced(text, results)
-    except ValueError as e:
-        sys.exit(f"{args.write}: {e}")
-    if args.check:
-        sys.exit(f"{args.write}: its table is not that of {args.json[-1].name}" if new != text else 0)
-    args.write.write_text(new)
+    print(table(results))
 
 
 if __name__ == "__main__":

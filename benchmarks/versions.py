@@ -1,15 +1,15 @@
 """Does the built wheel run with the versions that it asks for?
 
-    python benchmarks/versions.py --out docs/versions.json --page docs/versions.md
+    python benchmarks/versions.py --out benchmarks/results/xeon-2026-11/versions.json
     python benchmarks/versions.py --out work/versions.json --only oldest newest
-    python benchmarks/versions.py --page docs/versions.md docs/versions.json
 
 Each row is a virtual environment of its own in work/versions, removed afterwards: pip installs the wheel with a row's
 versions, versions_check.py answers about photos and is compared with the first row, and the tests run that need no
-more than the row has. The second form runs some rows only (put into --out beside what is there), the third one
-writes the page again. It needs a package index and Python 3.10 to 3.13 (on the PATH, or of pyenv); what is missing is
-said. Per row about 0.5 GB and one to three minutes on two cores; rows with PyTorch 1.5 GB, and 7 GB where the index
-has PyTorch with CUDA only. llama-cpp-python is compiled once, for 4 to 9 minutes, if pip has no wheel of it.
+more than the row has. The second form runs some rows only (put into --out beside what is there).
+`python benchmarks/render.py` makes docs/reference/versions.md from the first form's file. It needs a package index and
+Python 3.10 to 3.13 (on the PATH, or of pyenv); what is missing is said. Per row about 0.5 GB and one to three minutes
+on two cores; rows with PyTorch 1.5 GB, and 7 GB where the index has PyTorch with CUDA only. llama-cpp-python is
+compiled once, for 4 to 9 minutes, if pip has no wheel of it.
 """
 
 from __future__ import annotations
@@ -75,17 +75,11 @@ ROWS = (
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("json", type=Path, nargs="?", help="with --page alone: the figures")
-    parser.add_argument("--out", type=Path)
-    parser.add_argument("--page", type=Path, help="write the figures as Markdown")
+    parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--only", nargs="+", default=[row.name for row in ROWS], choices=[row.name for row in ROWS])
     parser.add_argument("--keep", action="store_true", help="leave the environments in work/versions")
     args = parser.parse_args()
-    if (args.json is None) == (args.out is None):
-        parser.error("give --out FILE to run, or a FILE and --page to write its page")
-    result = json.loads(args.json.read_text()) if args.json else run(args.only, args.out, keep=args.keep)
-    if args.page:
-        args.page.write_text(page(result))
+    result = run(args.only, args.out, keep=args.keep)
     if any(not row["ok"] for row in result["rows"]):
         sys.exit("not every row is as expected")
 
@@ -230,23 +224,9 @@ def differences(reference: dict[str, Any], found: dict[str, Any]) -> dict[str, A
     return count | {"probability": round(probability, 4)}
 
 
-def page(result: dict[str, Any]) -> str:
-    """The figures as Markdown."""
-    rows = result["rows"]
-    total = sum(row["seconds"]["all"] for row in rows if "seconds" in row) / 60
-    lines = [
-        "# Versions that were tried",
-        "",
-        f"FaceInsight {result['faceinsight']}, written by `make test-versions`; figures and machine are in",
-        "[versions.json](versions.json). Each row is an environment of its own, into which pip installed the wheel. It",
-        "answers about photos as the first row does, asks `doctor`, holds `fit` against the measured peak, and where",
-        f"it says so runs the tests. A probability may differ by {result['tolerance']}, states and answers may not.",
-        f"All rows took {total:.0f} minutes.",
-        "",
-    ]
-    missing = [row.name for row in ROWS if row.name not in {found["name"] for found in rows}]
-    if missing:
-        lines += [f"Not run yet: {'; '.join(missing)}.", ""]
+def tables(result: dict[str, Any]) -> str:
+    """The figures as Markdown, for docs/reference/versions.md."""
+    rows, lines = result["rows"], []
     for export in (False, True):
         if all(row["export"] != export for row in rows):
             continue
@@ -256,9 +236,13 @@ def page(result: dict[str, Any]) -> str:
         lines += [f"| | {' | '.join(heads)} |", "| --- " * (len(heads) + 1) + "|"]
         lines += [line(row, names) for row in rows if row["export"] == export]
         lines.append("")
-    wrong = [f"- {row['name']}: {reason.splitlines()[-1]}" for row in rows for reason in row["wrong"]]
-    lines += ["What is not as expected:", "", *wrong, ""] if wrong else []
-    return "\n".join(lines)
+    if missing := [row.name for row in ROWS if row.name not in {found["name"] for found in rows}]:
+        lines += [f"Not run yet: {'; '.join(missing)}.", ""]
+    if wrong := [f"- {row['name']}: {reason.splitlines()[-1]}" for row in rows for reason in row["wrong"]]:
+        lines += ["What is not as expected:", "", *wrong, ""]
+    seconds = sum(row["seconds"]["all"] for row in rows if "seconds" in row)
+    about = f"FaceInsight {result['faceinsight']}; a probability may differ by {result['tolerance']}."
+    return "\n".join([*lines, f"{about} All rows took {seconds / 60:.0f} minutes."])
 
 
 def line(row: dict[str, Any], names: list[str]) -> str:

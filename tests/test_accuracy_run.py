@@ -11,7 +11,6 @@ import cv2
 import numpy as np
 import pytest
 
-from faceinsight.bundle.bundle import Bundle
 from faceinsight_models.taxonomy import CELEBA, NAMES
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
@@ -148,37 +147,3 @@ def test_the_table_has_the_worst_first():
     both = accuracy_table.table({"before": RESULT | {"bundle MB": 57.5}, "after": RESULT})
     assert both.startswith("| | before | after | floor |")
     assert "| bundle, MB | 57.5 | 40.0 | 45 | 40 | target |" in both
-
-
-def test_the_table_in_a_file_is_written_and_checked(tmp_path: Path, monkeypatch):
-    page, figures = tmp_path / "README.md", tmp_path / "nano.json"
-    page.write_text("before\n<!-- accuracy -->\nold\n<!-- /accuracy -->\nafter\n")
-    figures.write_text(json.dumps(RESULT))
-
-    def call(*options: str) -> None:
-        monkeypatch.setattr(sys, "argv", ["accuracy_table.py", str(figures), "--write", str(page), *options])
-        accuracy_table.main()
-
-    with pytest.raises(SystemExit) as differs:
-        call("--check")
-    assert differs.value.code not in (0, None)
-    assert "old" in page.read_text()
-    call()
-    text = page.read_text()
-    assert text.startswith("before\n<!-- accuracy -->\n| | measured |")
-    assert text.endswith("<!-- /accuracy -->\nafter\n")
-    with pytest.raises(SystemExit) as same:
-        call("--check")
-    assert same.value.code in (0, None)
-    page.write_text("no markers")
-    with pytest.raises(SystemExit, match="expected <!-- accuracy -->"):
-        call()
-
-
-@pytest.mark.parametrize("page", ["README.md", "docs/model-card-nano.md"])
-def test_tables_in_the_docs_are_those_of_the_figures(page: str):
-    root = Path(__file__).parent.parent
-    result = json.loads((root / "docs" / "accuracy-nano.json").read_text())
-    text = (root / page).read_text()
-    assert accuracy_table.replaced(text, {"accuracy-nano": result}) == text
-    assert result["bundle sha256"] == Bundle.open("nano").sha256

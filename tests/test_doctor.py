@@ -77,7 +77,7 @@ CPU_ORT = {"version": "1.32.0", "providers": ["CPUExecutionProvider"]}
     ("facts", "changes", "name", "status", "found", "do"),
     [
         (DESKTOP, {"onnxruntime": Probe(CPU_ORT)}, "ONNX Runtime", "warn", "no GPU provider", "onnxruntime-gpu"),
-        (ORIN, {"onnxruntime": Probe(CPU_ORT)}, "ONNX Runtime", "warn", "no GPU provider", "docs/jetson.md"),
+        (ORIN, {"onnxruntime": Probe(CPU_ORT)}, "ONNX Runtime", "warn", "no GPU provider", "docs/devices/jetson.md"),
         (DESKTOP, {"onnxruntime": Probe(error="x")}, "ONNX Runtime", "fail", "x", "pip install"),
         (
             DESKTOP,
@@ -309,6 +309,6 @@ def test_no_message_asks_an_index_for_our_name():
     """Whoever registers it there would be installed."""
     root = Path(__file__).parents[1]
     texts = [*(root / "runtime").rglob("*.py"), *(root / "export").rglob("*.py"), *(root / "models").rglob("*.py")]
-    texts += [*(root / "docs").glob("*.md"), root / "README.md"]
+    texts += [*(root / "docs").rglob("*.md"), root / "README.md"]
     for path in texts:
         assert not re.search(r"pip install '?faceinsight\b", path.read_text()), path

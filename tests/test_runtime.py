@@ -124,7 +124,7 @@ def test_the_llm_reads_what_was_found(insight, face):
 def test_image_and_region_tokens_reach_the_answer(insight, face):
     """Without findings the answer rests on image and region tokens alone: other tokens, other probabilities.
 
-    How much of the truth they tell is a figure, not a test: "what the LLM sees" in docs/accuracy-nano.json.
+    How much of the truth they tell is a figure, not a test: "what the LLM sees" in accuracy-nano.json.
     """
 
     def look(tokens, key):

@@ -31,7 +31,7 @@ def test_wheel_answers_outside_the_checkout(tmp_path: Path):
     assert "License-File: LICENSE-WEIGHTS.md" in said
     site = tmp_path / "site"
     subprocess.run([*pip, "install", "--quiet", "--no-deps", "--target", str(site), str(wheel)], check=True)
-    for name in ("py.typed", "schema.json"):
+    for name in ("py.typed", "cli/schema.json"):
         assert (site / "faceinsight" / name).is_file()
     code = (
         "import faceinsight as f; print(f.__file__)\n"

@@ -4,7 +4,7 @@ new     a picture it has not seen, and a question: seconds to the first token, a
 again   another question about that picture
 back    a question about the picture before that one
 report  eight closed questions about the picture, with the probabilities of their answers
-memory  peak resident memory, MB
+memory  peak resident memory, MB (10^6 bytes)
 """
 
 from __future__ import annotations
@@ -26,6 +26,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from greedy import TOKENS, Greedy
+
+sys.path.append(str(Path(__file__).parents[1]))
+from memory import PEAK, memory_mb
 
 
 class Arm(Protocol):
@@ -236,12 +239,6 @@ class Transformers(Greedy):
         return int(past.prefix_length)
 
 
-def peak_mb(pid: int | str = "self") -> float:
-    """Peak resident memory of a process, MB (10^6 bytes)."""
-    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    return round(next(int(x.split()[1]) for x in lines if x.startswith("VmHWM:")) * 1024 / 1e6, 1)
-
-
 def _nano(folder: Path, *, best: bool) -> Arm:
     from nano import TransformersNano
 
@@ -286,7 +283,7 @@ def main() -> None:
         out: dict[str, float]
         if command["do"] == "memory":
             process = getattr(arm, "process", None)
-            out = {"MB": peak_mb(process.pid if process else "self")}
+            out = {"MB": memory_mb(PEAK, process.pid if process else "self")}
         else:
             path = command["picture"]
             if path not in pictures:

@@ -3,7 +3,6 @@
     python benchmarks/peers/weights.py FOLDER                        (once)
     python benchmarks/peers/run.py FOLDER --out peers.json --llama-server PATH
     python benchmarks/peers/run.py --nano --out peers-nano.json         (the shipped bundle: see nano.py)
-    python benchmarks/peers/run.py --markdown peers.json
 
 Each runtime lives in a process of its own (arms.py) and waits while another works; every round asks all of them,
 from another one on. Questions carry the same measured findings for all. Ours is timed from the photo on, with face
@@ -41,6 +40,9 @@ from faceinsight import FaceInsight
 from faceinsight.bench.state import machine
 from faceinsight.host.machine import cores
 from faceinsight.perception.image import load_image
+
+sys.path.append(str(Path(__file__).parents[1]))
+import tables
 
 PHOTO = Path(__file__).parents[2] / "tests" / "data" / "astronaut.png"
 OURS = ("ours", "ours, a quarter of the tokens")
@@ -163,21 +165,6 @@ def ratios(ours: dict[str, list[float]], theirs: dict[str, list[float]]) -> dict
     }
 
 
-def markdown(result: dict[str, Any]) -> str:
-    """Medians in a table, and how many times the first one's they are."""
-    arms = [a for a in (*ARMS, *NANO_ARMS) if a in result["arms"]]
-    lines = ["| | " + " | ".join(arms) + " |", "| --- |" + " --- |" * len(arms)]
-    for what in result["arms"][arms[0]]:
-        cells = []
-        for arm in arms:
-            value = result["arms"][arm].get(what)
-            unit = "" if "MB" in what else " s"
-            ratio = result["arms"]["ratios"].get(arm, {}).get(what)
-            cells.append("-" if not value else f"{value['p50']:.3g}{unit}" + (f" ({ratio:.3g}x)" if ratio else ""))
-        lines.append(f"| {what} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, nargs="?", help="made by weights.py")
@@ -187,11 +174,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--reports", type=int, default=2, help="rounds with a report: eight slow calls for some")
     parser.add_argument("--out", type=Path)
-    parser.add_argument("--markdown", type=Path, metavar="JSON", help="print the table of an earlier run")
     args = parser.parse_args()
-    if args.markdown:
-        print(markdown(json.loads(args.markdown.read_text())))
-        return
     if bool(args.folder) == args.nano or not args.out:
         parser.error("a folder or --nano, and --out, are needed")
     arms = list(NANO_ARMS) if args.nano else [a for a in args.arms if a != "llama-server" or args.llama_server]
@@ -216,7 +199,7 @@ def main() -> None:
             "arms": run(folder, args.llama_server, arms, args.rounds, args.reports, nano=args.nano),
         }
     args.out.write_text(json.dumps(result, indent=1) + "\n")
-    print(markdown(result))
+    print(tables.peers(result))
 
 
 if __name__ == "__main__":

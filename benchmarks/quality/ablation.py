@@ -1,6 +1,6 @@
 """What do the paper's ideas bring? The encoder without CCM, without LCM, without segmentation, without all three.
 
-    python benchmarks/quality/ablation.py --data DIR --run RUN --out docs/ablation-nano.json
+    python benchmarks/quality/ablation.py --data DIR --run RUN --out ablation.json
 
 RUN is a folder of faceinsight-train with `parser` and the first round of `encoder` finished, or an unpacked one. Every
 arm keeps that trunk frozen and trains all that stands on it anew, the same batches per seed; the trunk itself was

@@ -6,7 +6,7 @@
 Every figure is measured on the bundle (ONNX and GGUF), through the runtime's own detector and alignment; a face that is
 not found counts as wrong. `--data` is a folder in one of the layouts of benchmarks/quality/datasets.py. The JSON is
 written after each figure; a run with the same bundle and options goes on where the last one stopped (`--fresh`: begins
-anew). `python benchmarks/accuracy_table.py accuracy.json` makes the table of README.md from it.
+anew). `python benchmarks/accuracy_table.py accuracy.json` shows it as a table.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 | set | what is looked for in the folder |
 | --- | --- |
-| CelebA-HQ, FairFace, FER+, UTKFace of docs/training.md | `celebahq.csv`, `fairface.csv`, ..., the zip beside each |
+| CelebA-HQ, FairFace, FER+, UTKFace of docs/train.md | `celebahq.csv`, `fairface.csv`, ..., the zip beside each |
 | CelebAMask-HQ | `CelebAMask-HQ-attribute-anno.txt`, `CelebA-HQ-to-CelebA-mapping.txt`, `CelebA-HQ-img/` |
 | CelebA | `list_attr_celeba.txt` or `.csv`, `list_eval_partition.txt` or `.csv`, `img_align_celeba/`; `Anno/` ... |
 | FairFace | `fairface_label_train.csv`, `fairface_label_val.csv` with `file, age, gender, race` |

@@ -1,6 +1,6 @@
 """What can be expected of a mouth or of eyes that are hidden, from what goes together? CelebA-HQ's labels alone.
 
-    python benchmarks/quality/hidden_regions.py --data DIR --out docs/hidden-regions.json
+    python benchmarks/quality/hidden_regions.py --data DIR --out hidden-regions.json
 
 Of each validation face the labels of what is hidden are taken away, and expected from its other labels: by how frequent
 they are (which tells no faces apart), by the co-occurrence graph's P(j | i), and by a logistic regression on all other

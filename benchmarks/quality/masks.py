@@ -1,6 +1,6 @@
 """Parsing of CelebAMask-HQ pairs: F1 per class over all pixels.
 
-Pairs are read from `celebamask.csv` with its zip (docs/training.md), or from CelebAMask-HQ as published: pictures in
+Pairs are read from `celebamask.csv` with its zip (docs/train.md), or from CelebAMask-HQ as published: pictures in
 `CelebA-HQ-img/`, one PNG per part in `CelebAMask-HQ-mask-anno/`.
 """
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 import threading
 import time
 from pathlib import Path
@@ -25,6 +26,9 @@ from faceinsight import Face, FaceInsight, __version__
 from faceinsight.bench.state import machine
 from faceinsight.bundle.bundle import Bundle
 from faceinsight.perception.image import load_image
+
+sys.path.append(str(Path(__file__).parents[1]))
+from memory import RESIDENT, memory_mb
 
 PHOTO = Path(__file__).parents[2] / "tests" / "data" / "astronaut.png"
 QUESTIONS = (
@@ -50,12 +54,10 @@ def view(photo: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8
 def state() -> dict[str, float]:
     """Resident memory in MB (10^6 bytes), open files, threads of this process."""
     status = Path("/proc/self/status").read_text().splitlines()
-    resident = next(int(x.split()[1]) for x in status if x.startswith("VmRSS:"))
-    threads = next(int(x.split()[1]) for x in status if x.startswith("Threads:"))
     return {
-        "RSS MB": round(resident * 1024 / 1e6, 2),
+        "RSS MB": memory_mb(RESIDENT),
         "open files": len(list(Path("/proc/self/fd").iterdir())),
-        "threads": threads,
+        "threads": next(int(x.split()[1]) for x in status if x.startswith("Threads:")),
     }
 
 

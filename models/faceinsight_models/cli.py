@@ -31,7 +31,7 @@ def main(argv: list[str] | None = None) -> int:
     for step in (*STEPS, "all"):
         run = commands.add_parser(step, help="all steps in order" if step == "all" else f"train the {step} (resumes)")
         run.add_argument("--recipe", default="nano", help="a shipped recipe or a .toml file (default: nano)")
-        run.add_argument("--data", type=Path, required=True, metavar="DIR", help="labelled faces; see docs/training.md")
+        run.add_argument("--data", type=Path, required=True, metavar="DIR", help="labelled faces; see docs/train.md")
         run.add_argument("--assets", type=Path, required=True, metavar="DIR", help="folder made by the assets command")
         run.add_argument(
             "--out", type=Path, required=True, metavar="DIR", help="run folder: caches, checkpoints, logs, weights"
@@ -41,7 +41,7 @@ def main(argv: list[str] | None = None) -> int:
     llava.add_argument("checkpoint", type=Path, help="a LLaVA checkpoint folder; it is read and never changed")
     llava.add_argument("--recipe", default="llava-1.5-7b", help="its prompt: a shipped recipe or a .toml file")
     llava.add_argument("--face", default="nano", help="the bundle whose encoder sees the regions (default: nano)")
-    llava.add_argument("--data", type=Path, required=True, metavar="DIR", help="labelled faces; see docs/training.md")
+    llava.add_argument("--data", type=Path, required=True, metavar="DIR", help="labelled faces; see docs/train.md")
     llava.add_argument("--out", type=Path, required=True, metavar="DIR", help="run folder, for export's --attach")
     llava.add_argument("--threads", type=int, default=0, help="threads for torch (default: all cores)")
     args = parser.parse_args(argv)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from ..taxonomy import CELEBA, EXPRESSIONS
 
 #: Where it is written what a data folder holds.
-WHERE = "see docs/training.md, The data folder"
+WHERE = "see docs/train.md, The data folder"
 #: Columns that a set's CSV must have.
 COLUMNS: dict[str, tuple[str, ...]] = {
     "celebahq": ("file", "split", *CELEBA),

@@ -138,14 +138,14 @@ def _distributions(f: Facts) -> Check | None:
 
 def _onnxruntime(f: Facts) -> Check:
     if f.onnxruntime.found is None:
-        install = f"{INSTALL['onnxruntime']}; on a Jetson see docs/jetson.md"
+        install = f"{INSTALL['onnxruntime']}; on a Jetson see docs/devices/jetson.md"
         return Check("ONNX Runtime", FAIL, f.onnxruntime.error or "", "onnxruntime imports", install)
     version, providers = f.onnxruntime.found["version"], f.onnxruntime.found["providers"]
     text = f"{version}: {', '.join(p.removesuffix('ExecutionProvider') for p in providers)}"
     if not f.gpu or "CUDAExecutionProvider" in providers:
         return Check("ONNX Runtime", OK, text)
     do = (
-        "use device='tensorrt', or a wheel built for Jetson: docs/jetson.md"
+        "use device='tensorrt', or a wheel built for Jetson: docs/devices/jetson.md"
         if f.jetson
         else ("pip uninstall -y onnxruntime && pip install 'onnxruntime-gpu[cuda,cudnn]'")
     )
@@ -167,7 +167,9 @@ def _cuda_library(f: Facts) -> Check | None:
         return Check("CUDA libraries", OK, "the CUDA provider's library loads")
     missing = re.search(r"lib(cudart|cublas\w*|cudnn\w*|cufft|curand|nvrtc)[\w-]*\.so\.(\d+)", library)
     if missing is None:
-        return Check("CUDA libraries", FAIL, library, "the CUDA provider's library loads", "see docs/desktop-gpu.md")
+        return Check(
+            "CUDA libraries", FAIL, library, "the CUDA provider's library loads", "see docs/devices/desktop-gpu.md"
+        )
     part, major = missing[1], missing[2]
     what = f"cuDNN {major}" if part.startswith("cudnn") else f"CUDA libraries that bring {missing[0]}"
     runtime = (f.cuda.found or {}).get("runtime")
@@ -178,7 +180,7 @@ def _cuda_library(f: Facts) -> Check | None:
         f"{missing[0]} is missing{have}",
         f"{what}: this ONNX Runtime was built for it",
         "install that major version (pip install 'onnxruntime-gpu[cuda,cudnn]' brings both), or an ONNX Runtime built "
-        "for yours: docs/desktop-gpu.md",
+        "for yours: docs/devices/desktop-gpu.md",
     )
 
 
@@ -196,11 +198,11 @@ def _cuda_kernels(f: Facts) -> Check | None:
             FAIL,
             f"none for this GPU (sm_{f.sm}): {run}",
             "an ONNX Runtime with kernels for it",
-            f"the aarch64 wheel on PyPI has sm {wheel} only, not Orin (87) nor Thor (110): docs/jetson.md"
+            f"the aarch64 wheel on PyPI has sm {wheel} only, not Orin (87) nor Thor (110): docs/devices/jetson.md"
             if f.machine == "aarch64"
             else "install a newer onnxruntime-gpu, or one built for this GPU",
         )
-    do = "check the driver with nvidia-smi; docs/desktop-gpu.md"
+    do = "check the driver with nvidia-smi; docs/devices/desktop-gpu.md"
     return Check("CUDA kernels", FAIL, run, "y = x + x runs on the GPU", do)
 
 
@@ -241,7 +243,7 @@ def _tensorrt(f: Facts) -> Check | None:
             else ("pip install 'tensorrt>=10.3', if you want device='tensorrt'")
         )
     else:
-        do = "its CUDA major must be one that the driver supports: nvidia-smi shows it; docs/desktop-gpu.md"
+        do = "its CUDA major must be one that the driver supports: nvidia-smi shows it; docs/devices/desktop-gpu.md"
     return Check("TensorRT", WARN, f.tensorrt.error or "", f"{oldest} or newer", do)
 
 
@@ -252,7 +254,7 @@ def _memory(f: Facts) -> Check | None:
     if f.need is None or f.need <= 0.8 * f.memory:
         return Check("memory", OK, have)
     need = f"about {f.need / 1e9:.1f} GB for this bundle"
-    do = "faceinsight fit shows what takes it; close other programs, on a Jetson the desktop (docs/jetson.md)"
+    do = "faceinsight fit shows what takes it; close other programs, on a Jetson the desktop (docs/devices/jetson.md)"
     return Check("memory", FAIL if f.need > f.memory else WARN, have, need, do)
 
 

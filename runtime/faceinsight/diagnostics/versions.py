@@ -1,7 +1,7 @@
 """Which versions of what this package stands on were tried.
 
-pyproject.toml asks pip for the same oldest ones (tests/test_versions.py holds the two together), and docs/versions.json
-says what was run with them.
+pyproject.toml asks pip for the same oldest ones (tests/test_version_table.py holds the two together), and
+docs/reference/versions.md says what was run with them.
 """
 
 from __future__ import annotations

@@ -1,0 +1,446 @@
+"""Every generated table of README and docs, made of the JSON files in benchmarks/results. render.py writes them.
+
+A table is a function from the results to Markdown, entered in TABLES under the name that its markers have.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import accuracy_table
+import published
+import versions
+
+Figures = dict[str, Any]
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "benchmarks" / "results"
+NANO = ROOT / "models" / "faceinsight_models" / "bundles" / "nano"
+#: The folder whose files the docs show.
+SHOWN = RESULTS / "xeon-2026-11"
+
+
+class Results:
+    """The JSON files of one folder, read when they are first needed."""
+
+    def __init__(self, folder: Path = SHOWN) -> None:
+        self.folder = folder
+        self._files: dict[str, Figures] = {}
+
+    def __getitem__(self, name: str) -> Figures:
+        """The content of NAME.json. Raises FileNotFoundError."""
+        if name not in self._files:
+            self._files[name] = json.loads((self.folder / f"{name}.json").read_text())
+        return self._files[name]
+
+    @cached_property
+    def latency(self) -> dict[str, float]:
+        """Step of `faceinsight bench` -> its median in milliseconds."""
+        return {step["name"]: step["ms"]["p50"] for step in self["latency-nano"]["steps"]}
+
+    def peer_ratio(self, peers: str, arm: str, step: str) -> float:
+        """How many times as long as ours (or as large) a peer's step is."""
+        return float(self[peers]["arms"]["ratios"][arm][step])
+
+
+def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines).replace("|  |", "| |")
+
+
+def spread(value: Mapping[str, float], digits: int) -> str:
+    """Mean and standard deviation over seeds."""
+    return f"{value['mean']:.{digits}f} ± {value['std']:.{digits}f}"
+
+
+def ms(value: float) -> str:
+    """Milliseconds as README writes them."""
+    return f"{value:.1f} ms" if value < 10 else f"{value:.0f} ms"
+
+
+# ---------------------------------------------------------------- README and model card
+
+
+def summary(results: Results) -> str:
+    """README's five rows."""
+    accuracy, latency = results["accuracy-nano"], results.latency
+    sets, strangers = accuracy["sets"], accuracy["strangers"]
+    attributes, closed = sets["celeba"]["attributes"], accuracy["closed questions"]
+    wrong = accuracy["descriptions against labels"]
+    counts = [strangers[what] for what in ("glasses", "smile", "gender")]
+    right = " / ".join(f"{of['right']} of {of['n']}" for of in counts)
+    fairface = sets["fairface"]
+    choices = [fairface["attributes"]["mean accuracy"], fairface["age"]["accuracy"], fairface["race"]["accuracy"]]
+    peak = results["latency-nano"]["memory"]["fresh_peak_mb"]
+    rows = [
+        (
+            "CelebA-HQ, attributes: mean accuracy / AUC",
+            f"{attributes['mean accuracy']:.3f} / {attributes['mean AUC']:.3f}",
+        ),
+        (
+            "FairFace: gender / age (9 bins) / race (7 words); off by default",
+            " / ".join(f"{x:.3f}" for x in choices),
+        ),
+        (f"{strangers['faces']} faces on strangers' photos: glasses / smile / gender right", right),
+        (
+            f"{closed['questions']} yes/no questions: the LLM agrees with the labels' classifier; "
+            f"{wrong['descriptions']} descriptions: with a wrong claim",
+            f"{closed['agreement with the head']:.3f}; {wrong['with a wrong claim']}",
+        ),
+        (
+            "two Xeon cores: photo to report / answer about a known face / process start to first answer; bundle; "
+            "peak memory",
+            f"{ms(latency['photo file to full report'])} / {ms(latency['whole answer, known face'])} / "
+            f"{ms(latency['process start to first answer'])}; {accuracy['bundle MB']:.0f} MB; {peak:.0f} MB",
+        ),
+    ]  # fmt: skip
+    return markdown(("`nano` on a CPU", "measured"), rows)
+
+
+def answer_accuracy(results: Results) -> str:
+    """Whether answers are right about the labels, and whether the LLM loses anything against the classifier."""
+    closed = results["accuracy-nano"]["closed questions"]
+    right = closed["accuracy against labels (where the head says yes or no)"]
+    rows = [
+        ("the classifier's own yes or no", f"{right['head']:.3f}"),
+        ("the LLM's answer", f"{right['LLM']:.3f}"),
+        ("the LLM's words before they are checked", format(right["LLM's own words"], ".3f")),
+        ("difference between classifier and answer, in points", f"{100 * (right['head'] - right['LLM']):.1f}"),
+    ]  # fmt: skip
+    head = f"{closed['questions']} questions, right against the labels where the classifier decides"
+    return markdown((head, ""), rows)
+
+
+def _accuracy(make: Callable[[dict[str, Figures]], str]) -> Callable[[Results], str]:
+    return lambda results: make({"nano": results["accuracy-nano"]})
+
+
+# ---------------------------------------------------------------- comparison, ablations
+
+
+def comparison(results: Results) -> str:
+    """`nano` beside published figures."""
+    sets = results["accuracy-nano"]["sets"]
+    fairface = sets["fairface"]
+    nano = {
+        "celeba": f"{sets['celeba']['attributes']['mean accuracy']:.3f}",
+        "fairface": f"{fairface['attributes']['mean accuracy']:.3f} / {fairface['age']['accuracy']:.3f} / "
+        f"{fairface['race']['accuracy']:.3f}",
+        "ferplus": f"{sets['ferplus']['expression']['accuracy']:.3f}",
+        "celebamask": f"{results['accuracy-nano']['parsing (CelebAMask-HQ)']['mean F1, 18 foreground classes']:.3f}",
+    }
+    rows = []
+    for task in published.TASKS:
+        rows.append((task.what, "**nano**", task.nano_size, f"**{nano[task.key]}**", task.nano_data))
+        rows += [("", peer.model, peer.size, peer.figure, peer.data) for peer in task.peers]
+    return markdown(("task", "model", "size, where stated", "figure", "data and caveat"), rows)
+
+
+def training_free(results: Results) -> str:
+    """The training-free bundle beside the fine-tuned one."""
+    both = results["accuracy-training-free"], results["accuracy-nano"]
+
+    def row(what: str, *values: Callable[[Figures], float]) -> tuple[str, ...]:
+        return (what, *(" / ".join(f"{value(r):.3f}" for value in values) for r in both))
+
+    def auc(name: str) -> Callable[[Figures], float]:
+        return lambda r: float(r["sets"]["celeba"]["attributes"]["per characteristic"][name]["AUC"])
+
+    rows = [
+        row(
+            "CelebA-HQ, attributes: mean accuracy / AUC",
+            lambda r: r["sets"]["celeba"]["attributes"]["mean accuracy"],
+            lambda r: r["sets"]["celeba"]["attributes"]["mean AUC"],
+        ),
+        row(
+            "AUC of what a region shows: hat / glasses / bald / mouth open",
+            *map(auc, ("Wearing_Hat", "Eyeglasses", "Bald", "Mouth_Slightly_Open")),
+        ),
+        row(
+            "FairFace: gender / age / race",
+            lambda r: r["sets"]["fairface"]["attributes"]["mean accuracy"],
+            lambda r: r["sets"]["fairface"]["age"]["accuracy"],
+            lambda r: r["sets"]["fairface"]["race"]["accuracy"],
+        ),
+        row(
+            "yes/no questions: the LLM agrees with the classifier",
+            lambda r: r["closed questions"]["agreement with the head"],
+        ),
+    ]
+    return markdown(("", "training-free", "fine-tuned"), rows)
+
+
+ABLATION = {
+    "attributes, accuracy": ("attributes, accuracy", 3),
+    "attributes, AUC": ("AUC", 4),
+    "age, accuracy": ("age", 3),
+    "race, accuracy": ("race", 3),
+    "expression, accuracy": ("expression", 3),
+    "hard rules broken by raw outputs, per 100 faces": ("rules broken, per 100 faces", 0),
+    "claims that labels contradict": ("claims contradicted", 4),
+}
+SHORT = ("attributes, accuracy", "attributes, AUC", "claims that labels contradict")
+
+
+def ablation(name: str, columns: Sequence[str] = tuple(ABLATION)) -> Callable[[Results], str]:
+    """Mean and spread of each arm."""
+
+    def make(results: Results) -> str:
+        arms = results[name]["arms"]
+        rows = [(arm, *(spread(figures[c], ABLATION[c][1]) for c in columns)) for arm, figures in arms.items()]
+        return markdown(("", *(ABLATION[c][0] for c in columns)), rows)
+
+    return make
+
+
+def hidden_regions(results: Results) -> str:
+    """What labels alone know of a hidden mouth, or hidden eyes."""
+    hidden = results["hidden-regions"]["hidden"]
+    ways = ("co-occurrence graph", "regression on all other labels")
+    rows = [(what, *(f"{labels['mean'][way]:.3f}" for way in ways)) for what, labels in hidden.items()]
+    return markdown(("mean AUC of what is hidden", *ways), rows)
+
+
+# ---------------------------------------------------------------- speed
+
+
+def latency(results: Results) -> str:
+    """What `faceinsight bench` measured, less its title."""
+    from faceinsight.bench.result import Result
+    from faceinsight.bench.text import markdown as bench_markdown
+
+    return bench_markdown(Result.read(results.folder / "latency-nano.json")).partition("\n")[2].strip()
+
+
+def peers(result: Figures) -> str:
+    """Medians of every arm, and how many times the first arm's they are."""
+    ratios = result["arms"]["ratios"]
+    arms = {name: steps for name, steps in result["arms"].items() if name != "ratios"}
+    rows = []
+    for step in next(iter(arms.values())):
+        cells = []
+        for name, steps in arms.items():
+            value, ratio = steps.get(step), ratios.get(name, {}).get(step)
+            text = "-" if not value else f"{value['p50']:.0f}" if "MB" in step else f"{value['p50']:.3g} s"
+            cells.append(f"{text} ({ratio:.3g}x)" if value and ratio else text)
+        rows.append((step, *cells))
+    return markdown(("", *arms), rows)
+
+
+def targets(results: Results) -> str:
+    """What was set out for the LLaVA, and what was reached."""
+
+    def reached(step: str, *arms: tuple[str, float], less: bool = False) -> str:
+        out = []
+        for arm, target in arms:
+            value = results.peer_ratio("peers-llava", arm, step)
+            value = 1 / value if less else value
+            held = value <= target if less else value >= target
+            out.append(f"**{value:.2f}**" if held else f"{value:.2f}")
+        return " / ".join(out)
+
+    handler, best = "chat handler, defaults", "chat handler, best"
+    floats, half, stock = "transformers, best", "transformers, bfloat16", "transformers, defaults"
+    again, new = "again: first token", "new: first token"
+    quarter = "ours, a quarter of the tokens"
+    rows = [
+        ("second question: chat handler, defaults / best", "25", reached(again, (handler, 25), (best, 25))),
+        ("second question: llama-server", "1.5", reached(again, ("llama-server", 1.5))),
+        (
+            "second question: transformers, defaults / best / bfloat16", "15",
+            reached(again, (stock, 15), (floats, 15), (half, 15)),
+        ),
+        (
+            "report of 8: chat handler, best / llama-server", "6 / 1.3",
+            reached("report of 8", (best, 6), ("llama-server", 1.3)),
+        ),
+        (
+            "new face: chat handler, best / transformers, best / bfloat16", "1.4 / 1.2 / 1.2",
+            reached(new, (best, 1.4), (floats, 1.2), (half, 1.2)),
+        ),
+        (
+            "new face with 144 tokens: chat handler, best", "4",
+            f"**{results.peer_ratio('peers-llava', best, new) / results.peer_ratio('peers-llava', quarter, new):.2f}**",
+        ),
+        (
+            "our peak memory over that of: chat handler, defaults / transformers, defaults", "at most 0.6 / 0.4",
+            reached("peak RSS MB", (handler, 0.6), (stock, 0.4), less=True),
+        ),
+    ]  # fmt: skip
+    return markdown(("times as fast as", "target", "measured (bold: reached)"), rows)
+
+
+def busy(results: Results) -> str:
+    """A whole answer beside other work."""
+    rows = results["busy"]["whole answer"]
+    arms = list(next(iter(rows.values())))
+    lines = [
+        (load, *(f"{cell['p50 ms']:.0f} / {cell['p90 ms']:.0f} ms" for cell in row.values()))
+        for load, row in rows.items()
+    ]
+    return markdown(("median / p90", *arms), lines)
+
+
+def settings_llm(results: Results) -> str:
+    """The LLM, each setting against the shipped one."""
+    rows = results["settings-nano"]["llm"]
+    heads = list(next(iter(rows.values())))
+    return markdown(("", *heads), [(name, *(f"{row[h]:g}" for h in heads)) for name, row in rows.items()])
+
+
+def settings_parser(results: Results) -> str:
+    """The parser under other session options."""
+    rows = results["settings-nano"]["parser"]
+    lines = [(name, f"{row['ms']:.2f}", f"{row['pixels with another label']:.4f}") for name, row in rows.items()]
+    return markdown(("", "ms", "pixels with another label"), lines)
+
+
+def settings_faces(results: Results) -> str:
+    """Parser and encoder on several faces at a time."""
+    rows = results["settings-nano"]["faces at a time"]
+    lines = [(count, f"{row['ms a face']:.2f}", f"{row['MB']:.1f}") for count, row in rows.items()]
+    return markdown(("faces", "ms per face", "MB to run"), lines)
+
+
+def roofline_graphs(results: Results) -> str:
+    """Parser and encoder against a float32 matrix product."""
+    result = results["roofline-nano"]
+    rows = [
+        (
+            name, f"{graph['ms']:.2f}", ", ".join(f"{op} {n:.3f}" for op, n in graph["GFLOP"].items()),
+            f"{graph['share of the roof']:.2f}",
+        )
+        for name, graph in result["graphs"].items()
+    ]  # fmt: skip
+    together = result["together"]
+    rows.append(("together", f"{together['ms']:.2f}", "", f"{together['share of the roof']:.2f}"))
+    return markdown(("", "ms", "GFLOP", f"share of {result['roof GFLOP/s']:.0f} GFLOP/s"), rows)
+
+
+def roofline_llm(name: str) -> Callable[[Results], str]:
+    """The LLM against float32 matrix products, and against reading memory."""
+
+    def make(results: Results) -> str:
+        result = results[name]
+        rows = [
+            (
+                what, f"{row['rows']}", f"{row['ms']:,.2f}", f"{row['GFLOP']:,.2f}", f"{row['share of the roof']:.2f}",
+                format(row["share of the memory's speed"], ".2f"),
+            )
+            for what, row in result["language"].items()
+        ]  # fmt: skip
+        heads = (f"share of {result['roof GFLOP/s']:.0f} GFLOP/s", f"share of {result['memory GB/s']:.0f} GB/s")
+        return markdown(("the LLM", "tokens", "ms", "GFLOP", *heads), rows)
+
+    return make
+
+
+def vision_latency(results: Results) -> str:
+    """A CLIP vision tower in several runtimes."""
+    result = results["vision"]
+    cosines = result["cosine to torch float32"]
+    rows = [
+        (arm, f"{row['p50 ms']:,.0f} ms", f"{cosines[arm]['mean']:.5f}" if arm in cosines else "")
+        for arm, row in result["latency"].items()
+    ]
+    return markdown(("", "median", "cosine to torch float32"), rows)
+
+
+def vision_export(results: Results) -> str:
+    """What exporting it takes."""
+    rows = [
+        (name, f"{row['seconds']:.0f}", f"{row['file MB']:,.0f}", f"{row['peak RSS MB']:,.0f}")
+        for name, row in results["vision"]["export"].items()
+    ]
+    return markdown(("export", "seconds", "file MB", "peak RSS MB"), rows)
+
+
+def convert(results: Results) -> str:
+    """A 7B LLM to GGUF."""
+    result = results["convert-7b"]
+    rows = [
+        (
+            name, f"{result['parameters'] / 1e9:.2f} B", f"{result['checkpoint MB']:,}", f"{row['file MB']:,.0f}",
+            f"{row['peak RSS MB']:,.0f}", f"{row['seconds']:.0f}",
+        )
+        for name, row in result["conversions"].items()
+    ]  # fmt: skip
+    return markdown(("to", "parameters", "checkpoint MB", "file MB", "peak RSS MB", "seconds"), rows)
+
+
+def soak(results: Results) -> str:
+    """Thousands of questions in one process."""
+    result = results["soak-nano"]
+    warm, end, answer = result["after warm-up"], result["at the end"], result["answer ms"]
+    rows = [
+        ("questions / faces", f"{result['questions']:,} / {result['faces']:,}"),
+        (
+            "resident memory after warm-up / at the end",
+            f"{warm['RSS MB']:.0f} MB / {end['RSS MB']:.0f} MB ({result['RSS growth']:+.2%})",
+        ),
+        (
+            "threads, open files after warm-up / at the end",
+            f"{warm['threads']}, {warm['open files']} / {end['threads']}, {end['open files']}",
+        ),
+        ("an answer: p50 / p90 / p99", f"{answer['p50']:.0f} / {answer['p90']:.0f} / {answer['p99']:.0f} ms"),
+        ("p99 of the last tenth over the first", f"{result['p99 of the last tenth / the first']:.2f}"),
+    ]  # fmt: skip
+    return markdown(("", ""), rows)
+
+
+def versions_tried(results: Results) -> str:
+    """Which versions of Python and libraries were run."""
+    return versions.tables(results["versions"])
+
+
+def licences(_: Results) -> str:
+    """Terms of each part of `nano`, as its manifest has them."""
+    entries = json.loads((NANO / "manifest.json").read_text())["licences"]
+    rows = [
+        (
+            f"`nano/{e['component']}`",
+            f"**{e['licence']}**" if "only" in e["licence"] else e["licence"],
+            e["source"],
+            e["note"],
+        )
+        for e in entries
+    ]
+    return markdown(("component", "licence", "source", "trained on"), rows)
+
+
+#: Marker -> its table.
+TABLES: dict[str, Callable[[Results], str]] = {
+    "summary": summary,
+    "accuracy": _accuracy(accuracy_table.table),
+    "fairness": _accuracy(accuracy_table.fairness),
+    "answers": _accuracy(accuracy_table.spoken),
+    "answer-accuracy": answer_accuracy,
+    "comparison": comparison,
+    "training-free": training_free,
+    "ablation": ablation("ablation-nano"),
+    "ablation-ccm": ablation("ablation-ccm", SHORT),
+    "ablation-ccm-300": ablation("ablation-ccm-300", SHORT),
+    "ablation-missing": ablation("ablation-missing", SHORT),
+    "hidden-regions": hidden_regions,
+    "latency": latency,
+    "peers-llava": lambda results: peers(results["peers-llava"]),
+    "peers-nano": lambda results: peers(results["peers-nano"]),
+    "targets": targets,
+    "busy": busy,
+    "settings-llm": settings_llm,
+    "settings-parser": settings_parser,
+    "settings-faces": settings_faces,
+    "roofline-graphs": roofline_graphs,
+    "roofline-nano": roofline_llm("roofline-nano"),
+    "roofline-llava": roofline_llm("roofline-llava"),
+    "vision-latency": vision_latency,
+    "vision-export": vision_export,
+    "convert": convert,
+    "soak": soak,
+    "versions": versions_tried,
+    "licences": licences,
+}
