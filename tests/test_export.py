@@ -10,7 +10,7 @@ import torch
 from torch.nn import functional as F
 
 from faceinsight.backends.device import Device
-from faceinsight.bundle.manifest import LlmSpec
+from faceinsight.bundle.specs import LlmSpec
 from faceinsight_export.bundle import export_bundle
 from faceinsight_export.checkpoint import families
 from faceinsight_export.gguf import quantize as gguf_file

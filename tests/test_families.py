@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 from faceinsight.backends.device import Device
 from faceinsight.backends.llama_cpp.loader import load_llm
 from faceinsight.backends.llama_cpp.model import EXACT
-from faceinsight.bundle.manifest import LlmSpec
+from faceinsight.bundle.specs import LlmSpec
 from faceinsight_export.checkpoint import families
 from faceinsight_export.checkpoint.checkpoint import Checkpoint, CheckpointError
 from faceinsight_export.checkpoint.lora import LoraAdapter, MergedCheckpoint

@@ -11,7 +11,7 @@ from conftest import PHOTO
 
 from faceinsight import ImageError
 from faceinsight.bundle.json_decoder import FieldError
-from faceinsight.bundle.manifest import VisionSpec
+from faceinsight.bundle.specs import VisionSpec
 from faceinsight.perception.clip_pixels import to_pixels, to_square
 from faceinsight.perception.resample import resize
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from faceinsight import BundleError
-from faceinsight.bundle.manifest import CharacteristicSpec, RegionLimit, RuleSpec
+from faceinsight.bundle.specs import CharacteristicSpec, RegionLimit, RuleSpec
 from faceinsight.perception.labeler import Labeler
 from faceinsight.perception.rules import RuleSet
 

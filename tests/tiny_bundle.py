@@ -24,7 +24,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from faceinsight.backends.llama_cpp.tokenizer import GgufTokenizer
 from faceinsight.bundle.bundle import MANIFEST, Bundle
-from faceinsight.bundle.manifest import FileEntry, Manifest
+from faceinsight.bundle.manifest import Manifest
+from faceinsight.bundle.specs import FileEntry
 from faceinsight.types import STATES
 
 #: Embedding width, layers, heads and feed-forward width of the LLM; side of both crops; image tokens of a face.

@@ -40,7 +40,7 @@ from datasets import Sample
 from faceinsight import Face, FaceInsight, __version__
 from faceinsight.backends.device import Device
 from faceinsight.bundle.bundle import Bundle
-from faceinsight.bundle.manifest import NEVER
+from faceinsight.bundle.specs import NEVER
 from faceinsight.perception.detector import Detection
 from faceinsight.perception.encoders import Encoded
 from faceinsight.perception.image import load_image

@@ -12,7 +12,7 @@ from tqdm import tqdm
 import datasets
 import metrics
 from datasets import Sample
-from faceinsight.bundle.manifest import RuleSpec
+from faceinsight.bundle.specs import RuleSpec
 from faceinsight.perception.rules import RuleSet
 from faceinsight.types import NO, STATES, YES
 from faceinsight_models.taxonomy import EXCLUSIVE_GROUPS, EXCLUSIVE_MEMBERS

@@ -40,7 +40,7 @@ from faceinsight.backends.device import Device
 from faceinsight.backends.llama_cpp.model import EXACT, Llm
 from faceinsight.bench.state import machine
 from faceinsight.bundle.bundle import Bundle
-from faceinsight.bundle.manifest import LlmSpec
+from faceinsight.bundle.specs import LlmSpec
 from faceinsight.host.machine import cores
 from faceinsight.language.generation import AnswerGenerator
 from faceinsight.perception.alignment import normalize

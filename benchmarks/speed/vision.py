@@ -37,7 +37,7 @@ from numpy.typing import NDArray
 from faceinsight.backends.device import Device
 from faceinsight.backends.session import Session
 from faceinsight.bench.state import machine, peak_mb
-from faceinsight.bundle.manifest import VisionSpec
+from faceinsight.bundle.specs import VisionSpec
 from faceinsight.host.machine import cores
 from faceinsight.perception.clip_pixels import to_pixels
 from faceinsight.perception.image import load_image

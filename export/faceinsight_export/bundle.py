@@ -17,16 +17,14 @@ from numpy.typing import NDArray
 from faceinsight import __version__
 from faceinsight.backends.device import Device
 from faceinsight.bundle.bundle import MANIFEST, Bundle
-from faceinsight.bundle.manifest import (
-    FORMAT,
-    VERSION,
+from faceinsight.bundle.manifest import FORMAT, VERSION, Manifest
+from faceinsight.bundle.specs import (
     CropSpec,
     DetectorSpec,
     EncoderSpec,
     FileEntry,
     KnowledgeSpec,
     LlmSpec,
-    Manifest,
     ParserSpec,
     QuestionSpec,
 )

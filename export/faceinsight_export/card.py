@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from faceinsight.bundle.manifest import Licence
+from faceinsight.bundle.specs import Licence
 from faceinsight_models.data.faces import TERMS
 from faceinsight_models.parts import Trained
 from faceinsight_models.storage import CLOSEUP, DETECTOR, ENCODER, KNOWLEDGE, LLM, PARSER, QUESTION

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from faceinsight import __version__
 from faceinsight.bundle.bundle import MANIFEST, Bundle
-from faceinsight.bundle.manifest import LlmSpec, Manifest, VisionSpec
+from faceinsight.bundle.manifest import Manifest
+from faceinsight.bundle.specs import LlmSpec, VisionSpec
 from faceinsight.perception.clip_pixels import to_pixels
 from faceinsight_models.recipe import LlavaRecipe
 from faceinsight_models.storage import LLM, VISION

@@ -10,7 +10,8 @@ from pathlib import Path
 
 from faceinsight import __version__
 from faceinsight.bundle.bundle import sha256_of
-from faceinsight.bundle.manifest import (
+from faceinsight.bundle.manifest import Manifest
+from faceinsight.bundle.specs import (
     LANGUAGE,
     SCOPE,
     UNCLEAR,
@@ -19,7 +20,6 @@ from faceinsight.bundle.manifest import (
     KnowledgeSpec,
     Licence,
     LlmSpec,
-    Manifest,
     PromptSpec,
     VisionSpec,
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from faceinsight.bundle.manifest import CharacteristicSpec, CloseupSpec, RegionLimit
+from faceinsight.bundle.specs import CharacteristicSpec, CloseupSpec, RegionLimit
 
 from .data.augment import MEAN, STD
 from .data.labels import AGE_YEARS

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from faceinsight.bundle.manifest import RuleSpec
+from faceinsight.bundle.specs import RuleSpec
 
 #: CelebAMask-HQ classes in the order of their label values.
 MASK_CLASSES = (

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from faceinsight.backends.device import Device
 from faceinsight.backends.llama_cpp.loader import load_llm
 from faceinsight.backends.llama_cpp.model import EXACT
-from faceinsight.bundle.manifest import LlmSpec, PromptSpec, VisionSpec
+from faceinsight.bundle.specs import LlmSpec, PromptSpec, VisionSpec
 from faceinsight.host.machine import cores
 from faceinsight.perception.clip_pixels import to_pixels
 

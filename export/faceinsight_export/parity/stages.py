@@ -17,7 +17,7 @@ from faceinsight.backends.device import Device
 from faceinsight.backends.llama_cpp.loader import load_llm
 from faceinsight.backends.llama_cpp.model import EXACT, Llm
 from faceinsight.backends.llama_cpp.tokenizer import Tokenizer
-from faceinsight.bundle.manifest import LlmSpec
+from faceinsight.bundle.specs import LlmSpec
 
 from .reference import logits
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from faceinsight.bundle.manifest import ANSWERED, LANGUAGE, SCOPE, UNCLEAR
+from faceinsight.bundle.specs import ANSWERED, LANGUAGE, SCOPE, UNCLEAR
 
 from ..toml_file import read_table
 from . import wordings as w

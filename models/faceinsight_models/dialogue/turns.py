@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from faceinsight.bundle.manifest import ABOUT, DETAIL
+from faceinsight.bundle.specs import ABOUT, DETAIL
 from faceinsight.language.claims import is_negated
 from faceinsight.types import HIDDEN, NO, YES
 

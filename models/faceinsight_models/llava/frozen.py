@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from faceinsight.bundle.bundle import sha256_of
-from faceinsight.bundle.manifest import VisionSpec
+from faceinsight.bundle.specs import VisionSpec
 from faceinsight.perception.clip_pixels import to_pixels
 from faceinsight.perception.vision_encoder import surroundings
 

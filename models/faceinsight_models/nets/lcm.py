@@ -13,7 +13,7 @@ from itertools import combinations
 import torch
 from torch import Tensor, nn
 
-from faceinsight.bundle.manifest import KINDS, RuleSpec
+from faceinsight.bundle.specs import KINDS, RuleSpec
 
 _EPS = 1e-6
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from faceinsight.bundle.manifest import DETAIL
+from faceinsight.bundle.specs import DETAIL
 
 from ..dialogue.outside import KINDS
 

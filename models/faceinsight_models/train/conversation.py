@@ -22,7 +22,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from faceinsight.bundle.manifest import PromptSpec
+from faceinsight.bundle.specs import PromptSpec
 from faceinsight.perception.labeler import Labeler
 from faceinsight.types import NO, STATES, UNSURE, YES
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from faceinsight.bundle.manifest import PromptSpec
+from faceinsight.bundle.specs import PromptSpec
 
 from ..data.faces import Faces
 from ..dialogue.answers import COUNTED, DECLINE_OFF, HIDDEN_ANSWER, LOOKED, REGION_WORDS

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from faceinsight.bundle.manifest import COUNT
+from faceinsight.bundle.specs import COUNT
 
 from ..dialogue.concepts import CONCEPTS
 from ..dialogue.outside import KINDS, outside_question

@@ -6,7 +6,8 @@ import re
 import textwrap
 from collections.abc import Mapping, Sequence
 
-from ..bundle.manifest import CharacteristicSpec, Manifest
+from ..bundle.manifest import Manifest
+from ..bundle.specs import CharacteristicSpec
 from ..types import Face, Label, Report
 
 WIDTH, INDENT = 100, 15

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from ..bundle.manifest import CharacteristicSpec
+from ..bundle.specs import CharacteristicSpec
 from ..types import Label
 
 #: Negated and plain verbs that start a claim.

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from ..arguments import whole
 from ..backends.llama_cpp.model import MAX_PARALLEL_SEQS, Llm, LlmInput
 from ..backends.llama_cpp.tokenizer import Tokenizer
-from ..bundle.manifest import LlmSpec
+from ..bundle.specs import LlmSpec
 from ..cache import FaceCache
 from ..errors import RequestError
 from ..host.forks import OwnLock

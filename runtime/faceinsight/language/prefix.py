@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from ..backends.llama_cpp.model import Llm, LlmInput
 from ..backends.llama_cpp.tokenizer import Tokenizer
-from ..bundle.manifest import LlmSpec
+from ..bundle.specs import LlmSpec
 from ..cache import FaceCache
 from ..errors import FaceInsightError, QuestionError, RequestError
 from ..types import Face

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from ..backends.llama_cpp.tokenizer import Tokenizer
 from ..backends.session import CheckedSession
-from ..bundle.manifest import ABOUT, COUNT, DETAIL, LANGUAGE, SCOPE, UNCLEAR, Manifest
+from ..bundle.manifest import Manifest
+from ..bundle.specs import ABOUT, COUNT, DETAIL, LANGUAGE, SCOPE, UNCLEAR
 from ..types import Face, Label
 from .claims import is_negated, sentences
 from .languages import DECLINES, language_of

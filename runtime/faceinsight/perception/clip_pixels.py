@@ -8,7 +8,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from ..bundle.manifest import VisionSpec
+from ..bundle.specs import VisionSpec
 from ..errors import ImageError
 from .resample import MAX_SIDE, Axis, plain, resample
 

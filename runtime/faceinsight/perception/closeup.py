@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..backends.session import CheckedSession, Session
-from ..bundle.manifest import CloseupSpec, Manifest
+from ..bundle.manifest import Manifest
+from ..bundle.specs import CloseupSpec
 from ..types import Age, Quality
 from .alignment import normalize
 

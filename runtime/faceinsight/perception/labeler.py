@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from ..bundle.manifest import CharacteristicSpec, RuleSpec
+from ..bundle.specs import CharacteristicSpec, RuleSpec
 from ..types import HIDDEN, NO, STATES, UNSURE, YES, Label
 from .rules import RuleSet
 

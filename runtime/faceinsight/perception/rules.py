@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ..bundle.manifest import RuleSpec
+from ..bundle.specs import RuleSpec
 from ..errors import BundleError
 
 #: Assignments that obey the hard rules, per group; more would cost milliseconds and are a sign of a wrong rule.

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..bundle.manifest import CharacteristicSpec, Manifest
+from ..bundle.manifest import Manifest
+from ..bundle.specs import CharacteristicSpec
 from ..errors import PolicyError
 
 

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..backends.session import CheckedSession, Session
-from ..bundle.manifest import VisionSpec
+from ..bundle.specs import VisionSpec
 from ..cache import FaceCache
 from ..errors import RequestError
 from ..types import Face
