@@ -116,13 +116,16 @@ def turn(rng: np.random.Generator, states: Mapping[str, int]) -> Turn:
 def look_turn(rng: np.random.Generator, states: Mapping[str, int], rates: Mapping[str, float]) -> Turn:
     """A yes/no question that only the face can answer. rates: how often each characteristic holds.
 
-    What is rare is asked the more where it holds: over many faces, each characteristic is answered with yes as often as
-    with no, so knowing how common it is helps nothing.
+    Yes and no are equally likely on every face, and over many faces for each characteristic: knowing how common it is,
+    or the look of the set that a face is from, helps nothing.
     """
     known = [c for c in CONCEPTS if c.name in states and c.name in rates and c.state(states) in (YES, NO)]
     prior = np.array([rates[c.name] for c in known])
     holds = np.array([states[c.name] == YES for c in known])
-    weights = 1 / np.where(holds, prior, 1 - prior).clip(0.005)
+    wanted = np.array([c.state(states) == YES for c in known]) == (rng.random() < 0.5)
+    if not wanted.any():
+        wanted = ~wanted
+    weights = wanted / np.where(holds, prior, 1 - prior).clip(0.005)
     concept = known[rng.choice(len(known), p=weights / weights.sum())]
     while True:
         found = _answered(rng, concept, states)

@@ -165,6 +165,8 @@ _MODIFIERS = ("any", "some", "some sort of", "a bit of", "any sort of", "clearly
 _DEGREES = ("so", "extremely", "truly", "fairly", "totally", "kind of", "visibly", "clearly")
 #: How often a yes/no question is asked the other way round.
 NEGATED = 0.15
+#: How often it is one bare noun or adjective ("hat").
+BARE = 0.04
 #: What people say before they ask.
 ASIDES = (
     "Hey,", "Now,", "So,", "Please say,", "One more thing:", "Be honest:", "For the record:", "Let me ask:", "Look,",
@@ -438,6 +440,8 @@ def closed_question(rng: np.random.Generator, concept: Concept, *, heldout: bool
     if heldout:
         return say(rng, _HELDOUT_TEMPLATES[concept.form], concept.heldout)
     words = concept.words
+    if rng.random() < BARE:
+        return say(rng, ("{x}", "{x}?"), tuple(map(bare, words)))
     if rng.random() < NEGATED:
         return say(rng, NEGATED_TEMPLATES[concept.form], tuple(map(bare, words)) if concept.form == "have" else words)
     if concept.form in ("wear", "have") and rng.random() < 0.2:

@@ -26,6 +26,7 @@ from faceinsight.bundle.specs import PromptSpec
 from faceinsight.perception.labeler import Labeler
 from faceinsight.types import NO, STATES, UNSURE, YES
 
+from ..dialogue.concepts import CONCEPTS
 from ..dialogue.turns import look_turn, pair_turn, turn
 from ..recipe import LlavaRecipe
 from ..specs import characteristic_specs
@@ -34,8 +35,11 @@ from .encoded import EncodedFaces
 
 IGNORE = -100
 _VISIBLE = {c.name: c.group in ("", "expression") for c in CHARACTERISTICS}
-#: Questions about at least this many characteristics are given only what was not found absent.
+#: Questions about at least this many characteristics are given only what was not found absent, and nothing of a beard
+#: that is not there.
 LIST_FROM = 4
+#: Characteristics that hold where something is absent.
+INVERTED = frozenset(c.name for c in CONCEPTS if c.inverted)
 #: Places in a conversation that hold no text token.
 FACE_SLOT, KNOWLEDGE_SLOT = -1, -2
 #: How often a question is given a finding that it did not ask for.
@@ -43,7 +47,7 @@ STRAY = 0.1
 #: How often a conversation is about two faces.
 PAIRS = 0.12
 #: Shares of drilled and hidden conversations; the rest are found.
-DRILLED, HIDDEN_SHARE = 0.35, 0.4
+DRILLED, HIDDEN_SHARE = 0.3, 0.45
 #: How states are drawn for a drill: no, yes, unsure, not visible.
 DRILL = (0.4, 0.4, 0.13, 0.07)
 
@@ -140,7 +144,8 @@ class Findings(NamedTuple):
         index = {NAMES[i]: n for n, i in enumerate(self.chosen)}
         places = {index[n] for n in about if n in index}
         if len(places) >= LIST_FROM:
-            places = {n for n in places if self.states[n] != NO}
+            inverted = {index[n] for n in INVERTED if n in index}
+            places = {n for n in places if self.states[n] != NO and not (n in inverted and self.states[n] == YES)}
         if stray in index:
             places.add(index[stray])
         return [(int(self.chosen[n]), int(self.states[n])) for n in sorted(places) if self.keep[n]]

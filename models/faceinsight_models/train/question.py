@@ -47,8 +47,9 @@ STIRRED = 0.3
 FOREIGN, ASIDE, MISSPELT = 0.25, 0.35, 0.25
 #: How often a token is another one.
 BLOTTED = 0.02
-#: Shares of questions that are declined, about how many people there are, and behind another one.
-OUTSIDE, COUNTED, FOLLOWING = 0.4, 0.03, 0.08
+#: Shares of questions that are declined, about how many people there are, behind another one, and about several things
+#: at once (beside those that `turn` draws).
+OUTSIDE, COUNTED, FOLLOWING, COMPOUND = 0.38, 0.03, 0.08, 0.1
 #: At most this share of questions that can be answered may be declined: in wordings that training never used.
 FALSE_DECLINES = 0.01
 #: What is tried of `QuestionNet.lean`.
@@ -171,6 +172,9 @@ def _drawn(rng: np.random.Generator) -> Turn:
         return Turn(say(rng, COUNT_PEOPLE), "", kind=COUNT)
     if kind < OUTSIDE + COUNTED + FOLLOWING:
         return follow_turn(rng, _ANY_STATES)
+    if kind < OUTSIDE + COUNTED + FOLLOWING + COMPOUND:
+        concepts = compound(rng, _ANY_STATES)
+        return Turn(compound_question(rng, concepts), "", tuple(c.name for c in concepts))
     if rng.random() < PAIRS:
         return pair_turn(rng, _ANY_STATES, _ANY_STATES)
     return turn(rng, _ANY_STATES)
