@@ -32,10 +32,15 @@ CHECK = Path(__file__).with_name("versions_check.py")
 #: Largest difference of a probability from the first row's. OpenCV 4 and 5 round differently when they warp and resize:
 #: up to 0.021; of ONNX Runtime and numpy it was below 0.0001.
 TOLERANCE = 0.03
-#: fit's estimate against the peak that was measured, as in tests/test_fit.py.
+#: fit's estimate against the peak that was measured, as in tests/runtime/diagnostics/test_fit.py.
 ESTIMATE = 0.15
-RUNTIME_TESTS = ("align", "bundle", "detect", "doctor", "imaging", "probes", "resample", "rules")
-EXPORT_TESTS = ("checkpoint", "llava")
+RUNTIME_TESTS = (
+    "runtime/perception",
+    "runtime/bundle",
+    "runtime/diagnostics/test_doctor.py",
+    "runtime/host/test_child.py",
+)
+EXPORT_TESTS = ("export/checkpoint", "export/test_llava.py")
 LLAMA = "llama-cpp-python==0.3.36"
 
 
@@ -183,7 +188,7 @@ def tested(python: str, names: tuple[str, ...]) -> dict[str, Any]:
     """Run these test files; counts, and the names of those that fail."""
     if not names:
         return {"which": []}
-    files = [str(path) for n in names if (path := ROOT / "tests" / f"test_{n}.py").is_file()]
+    files = [str(ROOT / "tests" / name) for name in names]
     options = ["-m", "not slow and not gpu and not data", "-p", "no:cacheprovider", "--rootdir", str(ROOT)]
     command = [python, "-I", "-m", "pytest", "-c", str(ROOT / "pyproject.toml"), *options, "-rfE", *files]
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}

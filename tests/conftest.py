@@ -8,12 +8,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-import tiny_bundle as tiny_bundles
 from numpy.typing import NDArray
+from paths import PHOTO
 
 from faceinsight import Face, FaceInsight
-
-PHOTO = Path(__file__).parent / "data" / "astronaut.png"
 
 
 @pytest.fixture(scope="session")
@@ -37,6 +35,7 @@ def face(insight: FaceInsight) -> Face:
 @pytest.fixture(scope="session")
 def tiny_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of a bundle of random weights (tiny_bundle.py)."""
+    tiny_bundles = pytest.importorskip("tiny_bundle", reason="needs onnx and gguf", exc_type=ImportError)
     return tiny_bundles.make(tmp_path_factory.mktemp("bundles") / "tiny")
 
 

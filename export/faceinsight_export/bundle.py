@@ -53,7 +53,7 @@ from .parity.stages import ParityError, Stage, graph_stages, llm_stages
 from .precisions import LLM_PRECISIONS
 
 #: Relative to a stage's largest value. How weights are stored (8 bit in encoder and close-up, half precision elsewhere)
-#: sets them, not the conversion: with float32 weights the graphs agree to 1e-5 (tests/test_export.py).
+#: sets them, not the conversion: with float32 weights the graphs agree to 1e-5 (tests/export/test_bundle.py).
 TOLERANCES = {
     "parser": 0.01,
     "encoder": 0.05,

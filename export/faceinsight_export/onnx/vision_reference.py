@@ -2,7 +2,8 @@
 
 One layer's weights are in memory at a time.
 
-Sources: transformers' CLIPVisionModel and LlavaModel.get_image_features, which tests/test_vision.py compares with.
+Sources: transformers' CLIPVisionModel and LlavaModel.get_image_features, with which tests/export/onnx/test_vision.py
+compares.
 """
 
 from __future__ import annotations

@@ -125,7 +125,7 @@ def look_turn(rng: np.random.Generator, states: Mapping[str, int], rates: Mappin
     wanted = np.array([c.state(states) == YES for c in known]) == (rng.random() < 0.5)
     if not wanted.any():
         wanted = ~wanted
-    # Of a rare thing, "yes" stands against many a "no" on other faces; bounded, so that it is not asked of all who have it.
+    # The "yes" of a rare thing stands against the many "no" of other faces; bounded, or it is asked of all who have it.
     rarer = np.minimum(prior, 1 - prior).clip(0.005)
     weights = wanted * rarer**0.6 / np.where(holds, prior, 1 - prior).clip(0.005)
     concept = known[rng.choice(len(known), p=weights / weights.sum())]

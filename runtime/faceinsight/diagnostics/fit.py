@@ -11,7 +11,7 @@ The estimate is of the peak resident memory of a process that answers on the CPU
 The constants were measured with ONNX Runtime 1.32, OpenCV 5.0 and llama.cpp of llama-cpp-python 0.3.36 on x86-64:
 resident memory around one graph or one model at a time, of 1 to 300 MB, before and after malloc_trim. What stays was
 measured with twelve versions of ONNX Runtime from 1.18 on. Loading convolutions takes less than is said before 1.24 (a
-quarter less) and on Arm (half). tests/test_fit.py holds the sum against VmHWM.
+quarter less) and on Arm (half). tests/runtime/diagnostics/test_fit.py holds the sum against VmHWM.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Which versions of what this package stands on were tried.
 
-pyproject.toml asks pip for the same oldest ones (tests/test_version_table.py holds the two together), and
+pyproject.toml asks pip for the same oldest ones (tests/runtime/diagnostics/test_versions.py holds the two together);
 docs/reference/versions.md says what was run with them.
 """
 

@@ -1,0 +1,80 @@
+"""The versions that pyproject.toml asks for, those that the doctor knows and those that were run are the same."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+from paths import ROOT
+
+from faceinsight.diagnostics.doctor import numbers
+from faceinsight.diagnostics.versions import EXPORT, RUNTIME
+
+versions = pytest.importorskip("versions")
+RESULT = json.loads((ROOT / "benchmarks" / "results" / "xeon-2026-11" / "versions.json").read_text())
+ROWS = {row["name"]: row for row in RESULT["rows"]}
+
+
+def asked(*pages: Path) -> dict[str, set[str]]:
+    """Of each package, the versions that these files ask for at least."""
+    found: dict[str, set[str]] = {}
+    for page in pages:
+        for name, version in re.findall(r"([\w-]+)>=([\d.]+)", page.read_text()):
+            found.setdefault(name.replace("onnxruntime-gpu", "onnxruntime"), set()).add(version)
+    return found
+
+
+def test_pip_is_asked_for_the_oldest_versions():
+    wanted = asked(ROOT / "pyproject.toml")
+    packages = RUNTIME | EXPORT
+    assert f'requires-python = ">={packages.pop("python").oldest}"' in (ROOT / "pyproject.toml").read_text()
+    # Training asks for more than exporting.
+    oldest = {name: min(wanted[name], key=numbers) for name in packages}
+    assert oldest == {name: package.oldest for name, package in packages.items()}
+    said = asked(ROOT / "README.md", *(ROOT / "docs").rglob("*.md"), *(ROOT / "runtime").rglob("*.py"))
+    for name in packages.keys() & said.keys():
+        assert said[name] == {packages[name].oldest}, name
+
+
+@pytest.mark.parametrize(("packages", "export"), [(RUNTIME, False), (EXPORT, True)])
+def test_oldest_and_newest_are_what_was_run(packages: dict, export: bool):
+    rows = [row for row in RESULT["rows"] if row["export"] == export]
+    if export and {row.name for row in versions.ROWS if row.export} - ROWS.keys():
+        pytest.skip("not every row with PyTorch has been run")
+    for name, package in packages.items():
+        ran = [numbers(row["versions"][name]) for row in rows]
+        oldest, newest = numbers(package.oldest), numbers(package.newest)
+        assert min(ran)[: len(oldest)] == oldest, name
+        assert max(ran)[: len(newest)] == newest, name
+
+
+def test_every_row_is_as_expected():
+    assert {row.name for row in versions.ROWS if not row.export} <= ROWS.keys()
+    assert {name: row["wrong"] for name, row in ROWS.items() if not row["ok"]} == {}
+
+
+def test_the_page_has_every_row():
+    text = versions.tables(RESULT)
+    assert [line.split(":")[0][2:] for line in text.splitlines() if line.endswith("| ok |")] == list(ROWS)
+
+
+def test_what_differs_is_counted():
+    labels = {"Smiling": ["yes", 0.9], "Bald": ["no", 0.1]}
+    one = {"a": [{"labels": labels, "answers": ["Yes.", "No."]}], "b": []}
+    other = {
+        "a": [{"labels": {"Smiling": ["unsure", 0.85], "Bald": ["no", 0.1]}, "answers": ["Yes.", "I am not sure."]}],
+        "b": [{"labels": labels, "answers": ["Yes.", "No."]}],
+    }
+    assert versions.differences(one, one) == {"faces": 0, "labels": 2, "states": 0, "answers": 0, "probability": 0}
+    assert versions.differences(one, other) == {"faces": 1, "labels": 2, "states": 1, "answers": 1, "probability": 0.05}
+    row = {
+        "faces": other, "doctor": {"OpenCV": "ok", "versions": "fail"}, "fit": {"estimate": 120, "peak": 100},
+        "tests": {"which": ["test_x.py::test_y"]},
+    }  # fmt: skip
+    assert versions.judged(row, one)["wrong"] == [
+        "doctor: versions", "1 faces differ", "1 states differ", "1 answers differ", "probabilities differ by 0.05",
+        "fit is off by +20%", "test_x.py::test_y",
+    ]  # fmt: skip
+    assert versions.judged({"name": "x", "error": "no Python 3.10 here"}, one)["ok"] is False
