@@ -16,7 +16,7 @@ from .diagnostics.explain import explained
 from .expiry import ExpiryTimer
 from .host.forks import OwnLock, awaited
 from .host.memory import shortage_named
-from .language.answers import collect, score_answers
+from .language.answers import AnswerStream, collect, score_answers
 from .language.guard import Guard
 from .language.query import Query
 from .loading import Parts, load_parts
@@ -137,14 +137,20 @@ class FaceInsight:
 
     def stream(
         self, face: Face | Sequence[Face], question: str, *, after: str | None = None, max_tokens: int | None = None
-    ) -> Iterator[AnswerChunk]:
+    ) -> AnswerStream:
         """The answer as it is generated; the arguments are those of `ask`.
 
-        A sentence leaves when it is complete and agrees with what was found. Raises QuestionError.
+        A sentence leaves when it is complete and agrees with what was found. Behind the last chunk, `answer` of what
+        this returns is what `ask` would have. Raises QuestionError.
         """
         began = time.perf_counter()
         with self._asking():
-            return self._answer(self._query(face, question, after), max_tokens, began)
+            query = self._query(face, question, after)
+            return AnswerStream(self._answer(query, max_tokens, began), query, self.questions, began)
+
+    def interrupt(self) -> None:
+        """From another thread: end the answer that is being generated before its next token, with a RequestError."""
+        self.language.interrupt()
 
     def _query(self, face: Face | Sequence[Face], question: str, after: str | None = None) -> Query:
         faces = as_faces(face, self.perception.enabled)

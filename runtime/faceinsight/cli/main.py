@@ -1,4 +1,4 @@
-"""faceinsight: ask, describe, report, draw, info, doctor, fit, bench, schema."""
+"""faceinsight: ask, describe, report, draw, serve, info, doctor, fit, bench, schema."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from . import photo_commands
 from .bench import COMPARE, Commands, add_bench
 from .console import end
 from .photo_commands import print_json
+from .serve import add_serve
 
 EXIT_CODES = """exit codes:
   0    done
@@ -43,6 +44,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"faceinsight {__version__}")
     add = parser.add_subparsers(dest="command", required=True)
     _add_photo_commands(add)
+    add_serve(add)
     _add_machine_commands(add)
     return parser
 

@@ -4,14 +4,40 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Generator, Iterator, Sequence
 
-from ..errors import PolicyError
+from ..errors import PolicyError, RequestError
 from ..types import Answer, AnswerChunk, AnswerScores, Label, Timings
 from .generation import AnswerGenerator
 from .guard import Guard
 from .query import Query
 from .question_encoder import SWITCHED_OFF, QuestionEncoder
+
+
+class AnswerStream(Iterator[AnswerChunk]):
+    """The chunks of an answer as they are generated; `answer` is the whole of those that were read."""
+
+    def __init__(self, chunks: Iterator[AnswerChunk], query: Query, questions: QuestionEncoder, began: float) -> None:
+        """The arguments are those of `collect`."""
+        self._chunks, self._query, self._questions, self._began = chunks, query, questions, began
+        self._read: list[AnswerChunk] = []
+
+    def __next__(self) -> AnswerChunk:
+        chunk = next(self._chunks)
+        self._read.append(chunk)
+        return chunk
+
+    @property
+    def answer(self) -> Answer:
+        """What was read so far, with the findings it rests on. Raises RequestError before the first chunk."""
+        if not self._read:
+            raise RequestError("nothing of this answer was read yet: there is none")
+        return collect(self._read, self._query, self._questions, self._began)
+
+    def close(self) -> None:
+        """Generate no more of it."""
+        if isinstance(self._chunks, Generator):
+            self._chunks.close()
 
 
 def collect(chunks: Sequence[AnswerChunk], query: Query, questions: QuestionEncoder, began: float) -> Answer:

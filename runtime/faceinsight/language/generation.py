@@ -67,6 +67,7 @@ class AnswerGenerator:
         llm: the loaded model.
         tokenizer: its tokenizer.
         prefix: what the KV cache holds of the faces that are asked about.
+        prompt_tokens: of the last question, with the faces before it.
     """
 
     def __init__(
@@ -94,6 +95,7 @@ class AnswerGenerator:
         self._before_answer = self.tokenizer.encode(prompt.before_answer, special=True)
         self._stop = set(self.tokenizer.encode(prompt.stop, special=True, at_start=True)[:1])
         self._conversation = 0
+        self.prompt_tokens = 0
 
     @property
     def lock(self) -> AbstractContextManager[Any]:
@@ -139,7 +141,9 @@ class AnswerGenerator:
         if limit < 1:
             raise RequestError(f"max_tokens {max_tokens}; expected at least 1")
         conversation = self.prefill(query.faces)
-        return self._generate(self._suffix(query.token_ids, query.findings), limit, began, constraint, conversation)
+        suffix = self._suffix(query.token_ids, query.findings)
+        self.prompt_tokens = self.prefix.length + sum(map(len, suffix))
+        return self._generate(suffix, limit, began, constraint, conversation)
 
     def score(
         self, faces: Sequence[Face], questions: Sequence[tuple[list[int], Findings]], answers: Sequence[str]
@@ -160,6 +164,13 @@ class AnswerGenerator:
                 suffixes = [self._suffix(q, f, shared, embedded=True) for q, f in questions]
             probabilities = [_softmax(x)[first_tokens] for x in self._logits_after(suffixes)]
         return np.array(probabilities, np.float64).reshape(len(questions), len(answers))
+
+    def interrupt(self) -> None:
+        """End the answer under way before its next token, with a RequestError.
+
+        Waits for nothing: where the LLM begins to read a face at this very moment, that answer goes on.
+        """
+        self._conversation += 1
 
     def forget(self) -> None:
         """Wipe the caches: nothing of any face stays in them."""

@@ -28,6 +28,7 @@ class FacePrefix:
         system_len: tokens of the system prefix.
         key: fingerprints of the faces in the KV cache; None where it holds none.
         length: tokens of their prefix.
+        cached: of these, how many the last `prefill` did not compute.
         last_used: when it was last needed, by time.monotonic.
     """
 
@@ -56,7 +57,7 @@ class FacePrefix:
         self.system_len = llm.decode(llm.pack([before]), 0)
         self._system_state = llm.save() if before else None
         self.key: str | None = None
-        self.length = 0
+        self.length = self.cached = 0
         self.last_used = 0.0
 
     def prefill(self, faces: Sequence[Face]) -> None:
@@ -68,11 +69,13 @@ class FacePrefix:
         key = " ".join(f.key for f in faces)
         if self.key == key:
             self._llm.truncate(self.length)
+            self.cached = self.length
         else:
             self._save()
             state = self.cache.get(key)
             self.key = None
             self.length = self._compute(faces) if state is None else self._llm.restore(state)
+            self.cached = self.system_len if state is None else self.length
             self.key = key
         self.last_used = time.monotonic()
 

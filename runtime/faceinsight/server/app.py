@@ -1,0 +1,150 @@
+"""The routes, and the door in front of them: what every request passes."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import time
+import traceback
+from pathlib import Path
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.routing import Route
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from . import chat, faces, status
+from .errors import ApiError, internal, shutting_down
+from .security import OPEN_PATHS, Gate
+from .state import State
+from .web import error_response
+
+log = logging.getLogger(__name__)
+
+ROUTES = (
+    ("GET", "/livez", status.livez),
+    ("GET", "/readyz", status.readyz),
+    ("GET", "/health", status.health),
+    ("GET", "/version", status.version),
+    ("GET", "/metrics", status.metrics),
+    ("GET", "/v1/models", status.models),
+    ("GET", "/v1/models/{id:path}", status.model),
+    ("GET", "/v1/report/schema", status.report_schema),
+    ("GET", "/v1/privacy", status.privacy),
+    ("POST", "/v1/chat/completions", chat.completions),
+    ("POST", "/v1/faces", faces.faces),
+    ("DELETE", "/v1/faces", faces.forget_all),
+    ("DELETE", "/v1/faces/{id}", faces.forget),
+    ("POST", "/v1/faces/{id}/ask", faces.ask),
+    ("POST", "/v1/faces/{id}/choose", faces.choose),
+)
+_TEMPLATES: dict[Any, str] = {endpoint: path for _, path, endpoint in ROUTES}
+#: Status of a request whose client went away, as nginx logs it; nobody receives it.
+GONE = 499
+_CODES = {404: "unknown_path", 405: "method_not_allowed"}
+
+
+def build(state: State, gate: Gate) -> Door:
+    """The whole application."""
+    app = Starlette(
+        routes=[Route(path, endpoint, methods=[method]) for method, path, endpoint in ROUTES],
+        exception_handlers={
+            ApiError: _api_error,
+            HTTPException: _http_error,
+            ClientDisconnect: _gone,
+            Exception: _unexpected,
+        },
+    )
+    app.state.server = state
+    return Door(app, state, gate)
+
+
+class Door:
+    """In front of the routes: Host, Origin and token, metrics, one line of log a request.
+
+    Attributes:
+        draining: is the server about to end? New requests are turned away.
+        active: requests under way.
+    """
+
+    def __init__(self, app: ASGIApp, state: State, gate: Gate) -> None:
+        """Before these routes."""
+        self.draining, self.active = False, 0
+        self._app, self._state, self._gate = app, state, gate
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """One request."""
+        if scope["type"] != "http":
+            return
+        scope["notes"] = []
+        began, code = time.monotonic(), 0
+
+        async def counted(message: Message) -> None:
+            nonlocal code
+            if message["type"] == "http.response.start":
+                code = message["status"]
+                message["headers"] = [*message["headers"], (b"x-content-type-options", b"nosniff")]
+                if self.draining:
+                    message["headers"].append((b"connection", b"close"))
+            await send(message)
+
+        self.active += 1
+        try:
+            self._check(scope)
+            await self._app(scope, receive, counted)
+        except ApiError as e:
+            self._state.metrics.rejected.labels(e.code).inc()
+            await error_response(e)(scope, receive, counted)
+        except Exception:  # noqa: BLE001 -- answered and logged by `_unexpected`
+            code = code or 500
+        finally:
+            self.active -= 1
+            self._finished(scope, code or GONE, time.monotonic() - began)
+
+    def _check(self, scope: Scope) -> None:
+        request = Request(scope)
+        if self.draining and scope["path"] not in OPEN_PATHS:
+            raise shutting_down()
+        self._gate.check(scope["path"], request.headers)
+
+    def _finished(self, scope: Scope, code: int, seconds: float) -> None:
+        route = _TEMPLATES.get(scope.get("endpoint"), "other")
+        self._state.metrics.requests.labels(route, str(code)).inc()
+        self._state.metrics.duration.labels(route).observe(seconds)
+        if code in (429, 503) and "endpoint" in scope:
+            self._state.metrics.rejected.labels("queue_full" if code == 429 else "unavailable").inc()
+        method = scope["method"] if scope["method"] in ("GET", "HEAD", "POST", "DELETE") else "OTHER"
+        log.info("%s", " ".join([method, route, str(code), f"{seconds * 1e3:.1f} ms", *scope["notes"]]))
+
+
+async def _api_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, ApiError)
+    request.scope["notes"].append(error.code)
+    return error_response(error)
+
+
+async def _http_error(request: Request, error: Exception) -> Response:
+    """No such path, or not with this method."""
+    assert isinstance(error, HTTPException)
+    code = _CODES.get(error.status_code, "invalid_value")
+    text = "There is no such path here; chat is POST /v1/chat/completions, pictures go to POST /v1/faces."
+    if error.status_code == 405:
+        text = "This path has another method."
+    return error_response(ApiError(error.status_code, code, text))
+
+
+async def _gone(request: Request, error: Exception) -> Response:
+    request.scope["notes"].append("client gone")
+    return Response(status_code=GONE)
+
+
+async def _unexpected(request: Request, error: Exception) -> Response:
+    """A fault of ours: the log has where, the client a number."""
+    number = secrets.token_hex(4)
+    frames: Any = traceback.extract_tb(error.__traceback__)[-3:]
+    where = " < ".join(f"{Path(f.filename).name}:{f.lineno}" for f in reversed(frames))
+    log.error("error %s: %s at %s", number, type(error).__name__, where)
+    return error_response(internal(number))

@@ -1,0 +1,33 @@
+"""A known face that every worker must answer before it is given requests: that a model is loaded proves little.
+
+canary.jpg is cut from NASA's portrait of Eileen Collins, which is in the public domain.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ..insight import FaceInsight
+
+PHOTO = Path(__file__).with_name("canary.jpg")
+#: Where its one face is (x, y, width, height), and how much of it a detector must find.
+BOX, OVERLAP = (62.0, 45.0, 87.0, 110.0), 0.5
+
+
+def examine(insight: FaceInsight) -> dict[str, Any]:
+    """How this worker answers it: whether the face is found where it is and an answer comes, and its labels' states."""
+    faces = insight.perceive(PHOTO)
+    found = len(faces) == 1 and overlap(faces[0].box, BOX) >= OVERLAP
+    ok = found and bool(insight.ask(faces[0], "Describe this face.").text)
+    insight.forget()
+    return {"ok": ok, "states": {x.name: x.state for face in faces[:1] for x in face.labels}}
+
+
+def overlap(a: tuple[float, ...], b: tuple[float, ...]) -> float:
+    """Intersection over union of two boxes."""
+    width = min(a[0] + a[2], b[0] + b[2]) - max(a[0], b[0])
+    height = min(a[1] + a[3], b[1] + b[3]) - max(a[1], b[1])
+    common = max(0.0, width) * max(0.0, height)
+    return common / (a[2] * a[3] + b[2] * b[3] - common)

@@ -1,0 +1,178 @@
+"""The worker may die, hang or be given up on: nobody else is harmed."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+pytest.importorskip("starlette", reason="pip install 'faceinsight[server]'")
+from serving import BODY, Serving, raw_chat
+
+Q = "Is she wearing glasses?"
+
+
+@pytest.fixture
+def server(tiny_bundle: Path, tmp_path: Path) -> Iterator[Serving]:
+    with Serving(tmp_path, tiny_bundle, "--queue", "3", "--timeout", "20") as serving:
+        serving.wait_ready()
+        yield serving
+
+
+@pytest.fixture
+def pool() -> Iterator[concurrent.futures.ThreadPoolExecutor]:
+    with concurrent.futures.ThreadPoolExecutor(8) as made:
+        yield made
+
+
+def descriptors(server: Serving) -> int:
+    return len(list(Path(f"/proc/{server.pid}/fd").iterdir()))
+
+
+def zombies(server: Serving) -> int:
+    pids = Path(f"/proc/{server.pid}/task/{server.pid}/children").read_text().split()
+    return sum(") Z " in Path(f"/proc/{p}/stat").read_text() for p in pids)
+
+
+def waiting(server: Serving, n: int) -> None:
+    server.wait(lambda: server.metric("queue_depth") == n, 10)
+
+
+def text(done: httpx.Response) -> str:
+    return done.json()["choices"][0]["message"]["content"]
+
+
+def test_too_many_are_turned_away_with_a_time(server: Serving, pool):
+    expected = text(server.chat(*BODY["messages"]))
+    os.kill(server.worker, signal.SIGSTOP)
+    running = [pool.submit(server.chat, *BODY["messages"]) for _ in range(4)]
+    waiting(server, 3)
+    for _ in range(3):
+        began = time.monotonic()
+        turned_away = server.chat(*BODY["messages"])
+        assert turned_away.status_code == 429
+        assert turned_away.json()["error"]["code"] == "queue_full"
+        assert int(turned_away.headers["retry-after"]) >= 1
+        assert turned_away.headers["x-should-retry"] == "true"
+        assert time.monotonic() - began < 2
+    os.kill(server.worker, signal.SIGCONT)
+    assert [text(r.result()) for r in running] == [expected] * 4
+    assert server.metric("requests_rejected_total", reason="queue_full") == 3
+
+
+def test_who_waits_and_leaves_does_not_touch_who_is_answered(server: Serving, pool):
+    expected = text(server.chat(*BODY["messages"]))
+    pid = server.worker
+    for _ in range(5):
+        os.kill(pid, signal.SIGSTOP)
+        running = pool.submit(server.chat, *BODY["messages"])
+        time.sleep(0.3)
+        gone = raw_chat(server)
+        waiting(server, 1)
+        gone.close()
+        waiting(server, 0)
+        os.kill(pid, signal.SIGCONT)
+        assert text(running.result()) == expected
+    assert server.worker == pid
+
+
+def test_a_client_that_vanishes_frees_the_worker(server: Serving):
+    pid = server.worker
+    server.chat(*BODY["messages"])
+    for _ in range(5):
+        os.kill(pid, signal.SIGSTOP)
+        sock = raw_chat(server)
+        time.sleep(0.2)
+        sock.close()
+        time.sleep(0.2)
+        os.kill(pid, signal.SIGCONT)
+        assert server.chat(*BODY["messages"], max_tokens=1).status_code == 200
+    assert server.metric("answers_total", finish="cancelled") == 5
+    assert server.worker == pid
+
+
+def test_a_worker_that_dies_is_replaced(server: Serving, pool):
+    expected = text(server.chat(*BODY["messages"]))
+    before = descriptors(server)
+    for number in (signal.SIGKILL, signal.SIGSEGV):
+        pid = server.worker
+        os.kill(pid, signal.SIGSTOP)
+        first = pool.submit(server.chat, *BODY["messages"])
+        time.sleep(0.3)
+        others = [pool.submit(server.chat, *BODY["messages"]) for _ in range(2)]
+        waiting(server, 2)
+        os.kill(pid, number)
+        os.kill(pid, signal.SIGCONT)
+        lost = first.result()
+        assert (lost.status_code, lost.json()["error"]["code"]) == (503, "worker_lost")
+        assert lost.headers["x-should-retry"] == "true"
+        assert [text(o.result()) for o in others] == [expected] * 2
+        assert server.worker != pid
+        assert zombies(server) == 0
+    assert server.wait_ready(10) < 10
+    server.wait(lambda: descriptors(server) <= before, 5)
+    assert server.metric("worker_restarts_total", reason="killed") == 1
+    assert server.metric("worker_restarts_total", reason="crashed") == 1
+
+
+def test_a_worker_that_hangs_is_replaced(server: Serving, pool):
+    """Also while a request streams: its event says what happened."""
+    expected = text(server.chat(*BODY["messages"]))
+    pid = server.worker
+    os.kill(pid, signal.SIGSTOP)
+    began = time.monotonic()
+    done = server.chat(*BODY["messages"])
+    assert (done.status_code, done.json()["error"]["code"]) == (503, "worker_lost")
+    assert time.monotonic() - began < 12
+    assert text(server.chat(*BODY["messages"])) == expected
+    assert server.metric("worker_restarts_total", reason="heartbeat") == 1
+    assert zombies(server) == 0
+
+
+def test_a_request_without_progress_ends_its_worker(tiny_bundle: Path, tmp_path: Path):
+    with Serving(tmp_path, tiny_bundle, "--timeout", "2") as server:
+        server.wait_ready()
+        os.kill(server.worker, signal.SIGSTOP)
+        done = server.chat(*BODY["messages"])
+        assert (done.status_code, done.json()["error"]["code"]) == (503, "worker_lost")
+        server.wait_ready()
+        assert server.metric("worker_restarts_total", reason="hang") == 1
+
+
+def test_workers_that_die_at_once_are_not_started_for_ever(server: Serving):
+    for _ in range(5):
+        server.wait_ready(20)
+        pid = server.worker
+        os.kill(pid, signal.SIGKILL)
+        server.wait(lambda pid=pid: server.worker != pid, 10)
+    server.wait(lambda: server.metric("degraded_level") == 1, 10)
+    done = server.chat(*BODY["messages"])
+    assert (done.status_code, done.json()["error"]["code"]) == (503, "degraded")
+    assert done.headers["x-should-retry"] == "false"
+    assert int(done.headers["retry-after"]) > 30
+    assert server.get("/readyz").json()["reasons"] == ["degraded"]
+    assert server.get("/livez").status_code == 200
+
+
+def test_a_parent_that_is_killed_takes_its_worker_along(server: Serving):
+    pid = server.worker
+    server.process.kill()
+    server.process.wait()
+    until = time.monotonic() + 5
+    while Path(f"/proc/{pid}").exists() and ") Z " not in Path(f"/proc/{pid}/stat").read_text():
+        assert time.monotonic() < until
+        time.sleep(0.05)
+
+
+def test_a_bundle_that_does_not_load_is_one_line(tmp_path: Path):
+    with Serving(tmp_path, tmp_path / "nothing") as server:
+        assert server.process.wait(30) == 1
+        last = server.log.strip().splitlines()[-1]
+        assert last.startswith("faceinsight: no bundle")
+        assert "Traceback" not in server.log
