@@ -56,7 +56,7 @@ def make(folder: Path, *, seed: int = 0) -> Path:
         encoder=dataclasses.replace(m.encoder, size=SIDE, image_tokens=IMAGE_TOKENS, width=WIDTH),
         question=dataclasses.replace(m.question, kinds=(), words=None),
         characteristics=tuple(plain),
-        llm=dataclasses.replace(m.llm, width=WIDTH),
+        llm=dataclasses.replace(m.llm, width=WIDTH, max_answer=24),
         closeup=None,
     )
     (folder / MANIFEST).write_text(manifest.to_json())
