@@ -8,7 +8,7 @@ ifneq ($(shell grep -s amx_int8 /proc/cpuinfo),)
 export CMAKE_ARGS ?= -DCMAKE_CXX_FLAGS='-fno-dse -fno-tree-dse'
 endif
 
-.PHONY: setup setup-dev demo test test-versions lint types docs bench model clean
+.PHONY: setup setup-dev demo test test-slow test-all test-versions lint types docs bench model clean
 
 # The runtime alone: enough for the demo.
 setup: $(VENV)/.runtime
@@ -36,8 +36,14 @@ demo: setup
 	@mkdir -p work
 	$(BIN)/faceinsight draw $(PHOTO) "Is she smiling?" "Describe this face." -o work/demo.png
 
+# The fast tests; test-all has the slow ones too.
 test: setup-dev
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -m "not slow"
+
+test-slow: setup-dev
+	$(BIN)/python -m pytest -m slow
+
+test-all: test test-slow
 
 # The folder of benchmarks/results whose figures the docs show.
 RESULTS ?= xeon-2026-11

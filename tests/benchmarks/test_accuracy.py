@@ -18,6 +18,8 @@ from described import against_labels
 from faceinsight_models.taxonomy import CELEBA, NAMES
 from ledger import Ledger
 
+pytestmark = pytest.mark.slow
+
 STRANGER = "x,y,glasses,hat,beard,smile,bald,hair,expression,gender,age_from,age_to"
 
 

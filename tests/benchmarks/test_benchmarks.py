@@ -15,6 +15,8 @@ import nano
 import run
 from faceinsight_models.taxonomy import AGES, CELEBA, EXPRESSIONS, NAMES
 
+pytestmark = pytest.mark.slow
+
 
 def test_auc_and_average_precision_by_hand():
     score, label = np.array([0.9, 0.8, 0.3, 0.3]), np.array([1, 0, 1, 0])

@@ -39,6 +39,8 @@ from faceinsight_models.train import attach as training
 from faceinsight_models.train.conversation import FACE_SLOT, IGNORE, KNOWLEDGE_SLOT, Conversation, PromptTokens
 from faceinsight_models.train.llm import forward_answers
 
+pytestmark = pytest.mark.slow
+
 CPU = Device("cpu", False, 1)
 EXACT = ExportOptions("fp32", "f16")
 STAGES = [

@@ -27,6 +27,8 @@ from faceinsight_models.taxonomy import NAMES
 from faceinsight_models.train.build import build_adapter, build_encoder
 from faceinsight_models.train.llm import PROMPT
 
+pytestmark = pytest.mark.slow
+
 CPU = Device("cpu", False, 2)
 SPEC = LlmSpec("llm.gguf", 64, 256, PROMPT, 64, 64)
 

@@ -30,6 +30,8 @@ from faceinsight_models.llava.hf_folder import load_tokenizer
 from faceinsight_models.llava.pixels import CLIP_MEAN, CLIP_STD, preprocessing
 from faceinsight_models.recipe import LlavaRecipe
 
+pytestmark = pytest.mark.slow
+
 RECIPE, EXACT = "llava-1.5-7b", ExportOptions("fp32", "f16")
 LLAMA3 = {
     "rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,

@@ -27,6 +27,8 @@ from faceinsight_export.parity.reference import Reference
 from faceinsight_export.parity.stages import ParityError
 from faceinsight_models.recipe import LlavaRecipe, llava_recipes
 
+pytestmark = pytest.mark.slow
+
 RECIPE = "llava-1.5-7b"
 
 

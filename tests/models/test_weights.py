@@ -22,6 +22,8 @@ from faceinsight_models.recipe import Recipe
 from faceinsight_models.train.build import build_adapter
 from faceinsight_models.weights import pack, unpack
 
+pytestmark = pytest.mark.slow
+
 WEIGHTS = ROOT / "models" / "weights" / "nano.pt"
 
 

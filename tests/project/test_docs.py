@@ -136,7 +136,7 @@ def test_commands_are_as_they_are_documented(monkeypatch: pytest.MonkeyPatch):
     assert len(commands()) > 40
     assert not is_wrong(["faceinsight", "ask", "photo.jpg", "Is she smiling?"], monkeypatch)
     assert is_wrong(["faceinsight", "ask", "photo.jpg", "Is she smiling?", "--fast"], monkeypatch)
-    assert is_wrong(["faceinsight", "serve"], monkeypatch)
+    assert is_wrong(["faceinsight", "watch"], monkeypatch)
     assert [(page, " ".join(words)) for page, words in commands() if is_wrong(words, monkeypatch)] == []
 
 

@@ -12,6 +12,7 @@ from ..errors import DependencyError
 
 #: What the extra `server` brings.
 LIBRARIES = ("starlette", "uvicorn", "h11", "prometheus_client")
+INSTALL = "pip install 'starlette>=1.7,<2' 'uvicorn>=0.30' h11 prometheus-client"
 
 
 def add_serve(add: Any) -> None:
@@ -50,7 +51,7 @@ def run(args: argparse.Namespace) -> int:
     except ImportError as e:
         if (e.name or "").partition(".")[0] not in LIBRARIES:
             raise
-        raise DependencyError(f"{e.name} is not installed: pip install 'faceinsight[server]'") from e
+        raise DependencyError(f"{e.name} is not installed: {INSTALL}") from e
     given = vars(args).copy()
     for name in ("allow", "deny", "alias", "hostname"):
         if given[name] is not None:

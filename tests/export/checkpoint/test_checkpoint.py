@@ -21,6 +21,8 @@ from faceinsight_export.gguf import llm as llm_gguf
 from faceinsight_export.gguf.llm import gguf_tensors, write_llm
 from faceinsight_export.gguf.tokenizer import read_vocabulary
 
+pytestmark = pytest.mark.slow
+
 INDEX = "model.safetensors.index.json"
 
 

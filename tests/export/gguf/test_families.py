@@ -33,6 +33,8 @@ from faceinsight_export.parity.stages import LlmProbe, compare
 from faceinsight_export.precisions import LLM_PRECISIONS
 from faceinsight_models.train.llm import PROMPT
 
+pytestmark = pytest.mark.slow
+
 CPU = Device("cpu", False, 1)
 LLAMA3 = {
     "rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,

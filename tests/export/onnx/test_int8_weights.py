@@ -22,6 +22,8 @@ from faceinsight_export.onnx.fp16_weights import store_fp16
 from faceinsight_export.onnx.int8_weights import rounded, store_int8
 from faceinsight_models.llava.region_features import FEATURES, RegionFeatureEncoder
 
+pytestmark = pytest.mark.slow
+
 #: Weights of the graph: output channels first, last, first (rows of a table).
 SHAPES = {"conv": (64, 32, 3, 3), "dense": (64, 128), "table": (96, 128)}
 

@@ -29,6 +29,8 @@ from faceinsight_export.onnx.vision_reference import VisionShape
 from faceinsight_export.onnx.writer import FLOAT, onnx_file
 from faceinsight_export.parity.stages import graph_stages
 
+pytestmark = pytest.mark.slow
+
 CPU = Device("cpu", False, 1)
 #: Of a square projector: a transposed weight still fits.
 WIDTH, LAYERS, SIZE = 64, 3, 56

@@ -24,6 +24,8 @@ from faceinsight_models.train.parser import (
 )
 from faceinsight_models.train.statistics import count_statistics
 
+pytestmark = pytest.mark.slow
+
 SKIN, HAIR, HAT, NECKLACE = (MASK_CLASSES.index(n) for n in ("skin", "hair", "hat", "neck_l"))
 NUMBERS = [MASK_CLASSES.index(n) for n in WORN]
 

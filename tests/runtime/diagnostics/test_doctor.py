@@ -307,8 +307,7 @@ def test_a_library_that_does_not_load_is_named_with_its_own_words(tmp_path: Path
 
 def test_no_message_asks_an_index_for_our_name():
     """Whoever registers it there would be installed."""
-    root = ROOT
-    texts = [*(root / "runtime").rglob("*.py"), *(root / "export").rglob("*.py"), *(root / "models").rglob("*.py")]
-    texts += [*(root / "docs").rglob("*.md"), root / "README.md"]
+    texts = [path for room in ("runtime", "export", "models") for path in (ROOT / room).rglob("*.py")]
+    texts += [*(ROOT / "docs").rglob("*.md"), ROOT / "README.md"]
     for path in texts:
         assert not re.search(r"pip install '?faceinsight\b", path.read_text()), path

@@ -19,6 +19,8 @@ from faceinsight.diagnostics.fit import FLOOR, measure_floor
 from faceinsight.host import child, machine, memory
 from faceinsight.host.child import Probe, interpreter, probe
 
+pytestmark = pytest.mark.slow
+
 QUESTION = "Is she smiling?"
 #: What a command may print beside its answer where llama.cpp was compiled for AMX and no child can try it.
 ASK = """

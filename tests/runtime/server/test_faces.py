@@ -17,7 +17,7 @@ import httpx
 import jsonschema
 import pytest
 
-pytest.importorskip("starlette", reason="pip install 'faceinsight[server]'")
+pytest.importorskip("starlette", reason="the extra server")
 from paths import PHOTO
 from serving import Serving, data_uri, no_face, small_photo, user
 

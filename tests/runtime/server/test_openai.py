@@ -11,7 +11,7 @@ import cv2
 import httpx
 import pytest
 
-pytest.importorskip("starlette", reason="pip install 'faceinsight[server]'")
+pytest.importorskip("starlette", reason="the extra server")
 openai = pytest.importorskip("openai")
 from paths import PHOTO
 from serving import Serving, data_uri, no_face, user

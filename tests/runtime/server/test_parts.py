@@ -10,7 +10,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-pytest.importorskip("starlette", reason="pip install 'faceinsight[server]'")
+pytest.importorskip("starlette", reason="the extra server")
 
 from faceinsight.errors import RequestError
 from faceinsight.server import protocol

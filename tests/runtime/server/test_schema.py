@@ -13,7 +13,7 @@ from typing import Any, Literal
 import jsonschema
 import pytest
 
-pytest.importorskip("starlette", reason="pip install 'faceinsight[server]'")
+pytest.importorskip("starlette", reason="the extra server")
 from serving import Serving, data_uri, no_face, user
 
 from faceinsight import Face

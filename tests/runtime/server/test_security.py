@@ -14,7 +14,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-pytest.importorskip("starlette", reason="pip install 'faceinsight[server]'")
+pytest.importorskip("starlette", reason="the extra server")
 from serving import Serving, data_uri, small_photo, user
 
 from faceinsight.cli.main import main
@@ -171,7 +171,7 @@ def test_a_missing_extra_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: py
     monkeypatch.setitem(sys.modules, "uvicorn", None)
     monkeypatch.delitem(sys.modules, "faceinsight.server.run", raising=False)
     assert main(["serve"]) == 1
-    assert "pip install 'faceinsight[server]'" in capsys.readouterr().err
+    assert "pip install 'starlette>=1.7,<2'" in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -12,8 +12,10 @@ from pathlib import Path
 import httpx
 import pytest
 
-pytest.importorskip("starlette", reason="pip install 'faceinsight[server]'")
+pytest.importorskip("starlette", reason="the extra server")
 from serving import BODY, Serving, data_uri, raw_chat, user
+
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture

@@ -12,8 +12,10 @@ from pathlib import Path
 import httpx
 import pytest
 
-pytest.importorskip("starlette", reason="pip install 'faceinsight[server]'")
+pytest.importorskip("starlette", reason="the extra server")
 from serving import BODY, Serving, raw_chat
+
+pytestmark = pytest.mark.slow
 
 Q = "Is she wearing glasses?"
 
