@@ -453,6 +453,7 @@ def test_what_the_encoder_saw_is_kept_for_that_encoder_and_those_faces(tmp_path:
     assert EncodedFaces.load(file, "a", rows + 1) is None
 
 
+@pytest.mark.slow
 def test_aligned_tokens_say_what_holds_and_nothing_switched(encoder, tmp_path: Path):
     torch.manual_seed(0)
     adapter = build_adapter(states=4, width=48)

@@ -609,6 +609,7 @@ def test_the_command_measures_every_step(measured: Path):
     assert "planted note" in found.notes
 
 
+@pytest.mark.slow
 def test_progress_says_how_long_it_takes_and_that_others_are_busy(monkeypatch):
     monkeypatch.setattr(run, "others_share", lambda before, after: 0.5)
     lines: list[str] = []

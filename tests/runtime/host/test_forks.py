@@ -118,6 +118,7 @@ def run(code: str, *arguments: object) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 def test_what_a_child_does_works_or_is_refused_and_it_ends():
     found = json.loads(run(CASES, PHOTO))
     wanted = dict.fromkeys([*REFUSED, "asks" + BUSY, "perceives" + BUSY, "multiprocessing asks"], "refused")

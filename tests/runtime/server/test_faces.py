@@ -75,6 +75,7 @@ def test_questions_about_a_face(server: Serving, face: str, tiny: FaceInsight, t
     assert (gender.status_code, gender.json()["error"]["code"]) == (403, "policy")
 
 
+@pytest.mark.slow
 def test_a_face_is_wiped_when_asked_to_and_when_nobody_asks(server: Serving, face: str):
     assert server.metric("face_cache_faces") >= 1
     assert httpx.delete(f"{server.url}/v1/faces/{face}").json() == {"wiped": 1}
@@ -174,6 +175,7 @@ def test_what_the_server_says_of_itself(server: Serving):
     jsonschema.validate({x["name"]: x["state"] for x in faces[0]["labels"]}, schema)
 
 
+@pytest.mark.slow
 def test_metrics_count_what_was_done(server: Serving):
     names = {
         "answers": ("answers_total", {"finish": "length"}),
