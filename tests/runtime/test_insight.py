@@ -380,6 +380,13 @@ def test_what_an_answer_left_out_is_stated(insight, face):
         f"The person is smiling. {refused}",
         "stop",
     )
+    # A thing is said once: not stated and doubted too, nor stated again.
+    doubt = "The person is smiling.", " I am not sure whether the person is smiling."
+    assert guarded(insight, face, *doubt, asked=both) == (f"The person is smiling. {hat}", "repaired")
+    assert guarded(insight, face, "The person is smiling.", " The person is smiling.", asked=["Smiling"]) == (
+        "The person is smiling.",
+        "repaired",
+    )
     # Which of the two: the other is not worth a word. And nothing is said of what is in doubt already.
     for whole in ("The person is smiling.", "Yes, as far as I can see."):
         assert guarded(insight, face, whole, asked=both)[0] == whole
@@ -599,6 +606,20 @@ def test_only_the_bindings_of_llama_cpp_are_imported():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stderr == ""
+
+
+def test_threads_may_import_all_of_llama_cpp_while_its_bindings_load():
+    code = (
+        "import threading; from faceinsight.backends.llama_cpp.bindings import import_llama\n"
+        "found, start = [], threading.Barrier(8)\n"
+        "def bindings(): start.wait(); found.append(import_llama())\n"
+        "def everything():\n    start.wait()\n    import llama_cpp\n    found.append(llama_cpp.Llama)\n"
+        "threads = [threading.Thread(target=f) for f in (bindings, everything) * 4]\n"
+        "[t.start() for t in threads]; [t.join() for t in threads]\n"
+        "assert len(found) == 8 and len(set(map(id, found))) == 2, found"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize(
