@@ -6,6 +6,7 @@ import contextlib
 import ctypes
 import logging
 import sys
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +25,17 @@ def import_onnxruntime() -> Any:
     """onnxruntime, or a DependencyError that says how to get it."""
     onnxruntime = load("onnxruntime")
     if not telemetry_off():
-        log.warning(
-            "ONNX Runtime may send telemetry to its maker from this process: set ORT_DISABLE_TELEMETRY=1, or import "
-            "faceinsight before onnxruntime"
-        )
+        _warn_of_telemetry()
     return onnxruntime
+
+
+@cache
+def _warn_of_telemetry() -> None:
+    """Once in a process."""
+    log.warning(
+        "ONNX Runtime may send telemetry to its maker from this process: set ORT_DISABLE_TELEMETRY=1, or import "
+        "faceinsight before onnxruntime"
+    )
 
 
 def preload(ort: Any) -> None:
