@@ -95,6 +95,17 @@ MEASUREMENTS = {
             "the wheel with the oldest and newest versions of its libraries", "make test-versions", "331ab92"
         ),
     }.items()
+} | {
+    "epyc-2026-11/serve-nano": Measurement(
+        "what the server adds to the library, an overload, killed workers",
+        "speed/serve.py --repeats 30 --clients 16 --seconds 8 --kills 3 --out OUT",
+        "ecb0917",
+    ),
+    "epyc-2026-11/latency-nano": Measurement(
+        "every step on a CPU without AMX",
+        "faceinsight bench tests/data/astronaut.png --device cpu --out OUT",
+        "ecb0917",
+    ),
 }
 TEXT = """# Results
 
