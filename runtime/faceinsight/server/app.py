@@ -5,8 +5,6 @@ from __future__ import annotations
 import logging
 import secrets
 import time
-import traceback
-from pathlib import Path
 from typing import Any
 
 from starlette.applications import Starlette
@@ -17,7 +15,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from . import chat, faces, status
-from .errors import ApiError, internal, shutting_down
+from .errors import ApiError, internal, shutting_down, where
 from .security import OPEN_PATHS, Gate
 from .state import State
 from .web import error_response
@@ -144,7 +142,5 @@ async def _gone(request: Request, error: Exception) -> Response:
 async def _unexpected(request: Request, error: Exception) -> Response:
     """A fault of ours: the log has where, the client a number."""
     number = secrets.token_hex(4)
-    frames: Any = traceback.extract_tb(error.__traceback__)[-3:]
-    where = " < ".join(f"{Path(f.filename).name}:{f.lineno}" for f in reversed(frames))
-    log.error("error %s: %s at %s", number, type(error).__name__, where)
+    log.error("error %s: %s at %s", number, type(error).__name__, where(error))
     return error_response(internal(number))

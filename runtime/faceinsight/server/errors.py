@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import traceback
+from pathlib import Path
 from typing import Any
 
 _TYPES = {
@@ -90,3 +92,9 @@ def shutting_down() -> ApiError:
 def internal(number: str) -> ApiError:
     """500: a fault of this program. number: under which the log has it."""
     return ApiError(500, "internal", f"Something went wrong here; the log has it as {number}.", retry=False)
+
+
+def where(error: BaseException) -> str:
+    """The last three places that an error came through, for the log. Not its text: that may hold what was asked."""
+    frames = traceback.extract_tb(error.__traceback__)[-3:]
+    return " < ".join(f"{Path(f.filename).name}:{f.lineno}" for f in reversed(frames))

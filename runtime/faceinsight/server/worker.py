@@ -17,14 +17,13 @@ import socket
 import sys
 import threading
 import time
-import traceback
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ..errors import FaceInsightError, ImageError, PolicyError, QuestionError
 from . import protocol
-from .errors import ApiError, bad_request, internal
+from .errors import ApiError, bad_request, internal, where
 
 log = logging.getLogger(__name__)
 
@@ -191,10 +190,8 @@ def _answer(error: Exception) -> ApiError:
 
 
 def _log(error: Exception, what: str) -> None:
-    """Where it happened, not its text: that may hold what a person asked."""
-    frames = traceback.extract_tb(error.__traceback__)[-3:]
-    where = " < ".join(f"{Path(f.filename).name}:{f.lineno}" for f in reversed(frames))
-    log.error("%s: %s at %s", what, type(error).__name__, where)
+    """That it failed, and where."""
+    log.error("%s: %s at %s", what, type(error).__name__, where(error))
 
 
 if __name__ == "__main__":
