@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 from ..errors import DependencyError
 from ..host.memory import causes, one_line
 from .console import end
@@ -9,6 +11,10 @@ from .console import end
 
 def main() -> int:
     """The command `faceinsight`. Its libraries take a second to import on a small device: Ctrl-C ends that too."""
+    if sys.argv[1:2] == ["serve"]:
+        from ..server.allocator import restart_overwriting
+
+        restart_overwriting()
 
     def run() -> int:
         try:

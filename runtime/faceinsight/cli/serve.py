@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import os
+import sys
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..backends.device import DEVICES
 from ..errors import DependencyError
+
+if TYPE_CHECKING:
+    from ..server.options import Options
 
 #: What the extra `server` brings.
 LIBRARIES = ("starlette", "uvicorn", "h11", "prometheus_client")
@@ -40,11 +46,16 @@ def add_serve(add: Any) -> None:
     serve.add_argument("--timeout", type=float, metavar="S", help="seconds without progress that end a worker (60)")
     serve.add_argument("--log-content", action="store_const", const=True, help="log questions and answers")
     serve.add_argument("--config", type=Path, metavar="FILE.toml", help="options from a file")
+    serve.add_argument("--print-unit", action="store_true", help="print a systemd unit for these options")
     serve.set_defaults(run=run, verbose=False)
 
 
 def run(args: argparse.Namespace) -> int:
     """Serve until a signal."""
+    given = vars(args).copy()
+    for name in ("allow", "deny", "alias", "hostname"):
+        if given[name] is not None:
+            given[name] = [x.strip() for text in given[name] for x in text.split(",") if x.strip()]
     try:
         from ..server.options import gather
         from ..server.run import run as serve
@@ -52,8 +63,44 @@ def run(args: argparse.Namespace) -> int:
         if (e.name or "").partition(".")[0] not in LIBRARIES:
             raise
         raise DependencyError(f"{e.name} is not installed: {INSTALL}") from e
-    given = vars(args).copy()
-    for name in ("allow", "deny", "alias", "hostname"):
-        if given[name] is not None:
-            given[name] = [x.strip() for text in given[name] for x in text.split(",") if x.strip()]
-    return serve(gather(given, os.environ, args.config))
+
+    def options() -> Options:
+        return gather(given, os.environ, args.config)
+
+    if args.print_unit:
+        sys.stdout.write(_unit(options(), given, args.config))
+        return 0
+    return serve(options(), options)
+
+
+def _unit(options: Options, given: Mapping[str, Any], config: Path | None) -> str:
+    """A systemd unit that starts the server with these options."""
+    from ..server.security import is_loopback
+    from ..server.systemd import unit
+
+    program = Path(sys.executable).with_name("faceinsight")
+    command = [str(program)] if program.exists() else [sys.executable, "-m", "faceinsight"]
+    command.append("serve")
+    if config:
+        command += ["--config", str(config.resolve())]
+    for name in (f.name for f in dataclasses.fields(options)):
+        value, flag = given.get(name), f"--{name.replace('_', '-')}"
+        if value is None or name == "token_file":
+            continue
+        values = value if isinstance(value, list) else [value]
+        command += [flag] if value is True else [word for v in values for word in (flag, _absolute(name, str(v)))]
+    for path in (command[0], options.token_file or ""):
+        if path.startswith(("/home/", "/root/", "/tmp/")):
+            sys.stderr.write(f"faceinsight: {path} is out of the service's sight: install in /opt, say\n")
+    return unit(
+        command,
+        token_file=str(Path(options.token_file).resolve()) if options.token_file else None,
+        local=options.unix is not None or is_loopback(options.host),
+        device=options.device,
+    )
+
+
+def _absolute(name: str, value: str) -> str:
+    """Paths as they are from anywhere."""
+    is_path = name == "unix" or (name == "bundle" and os.sep in value)
+    return str(Path(value).resolve()) if is_path else value

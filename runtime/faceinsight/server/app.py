@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import secrets
 import time
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from starlette.applications import Starlette
@@ -14,20 +16,30 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from . import chat, faces, status
+from .._version import __version__
+from . import chat, faces, ollama, openapi, status
 from .errors import ApiError, internal, shutting_down, where
 from .security import OPEN_PATHS, Gate
 from .state import State
-from .web import error_response
+from .web import Json, error_response
 
 log = logging.getLogger(__name__)
 
-ROUTES = (
+
+async def document(request: Request) -> Response:
+    """GET /openapi.json: these paths, and what they read."""
+    state: State = request.app.state.server
+    return Json(openapi.describe(ROUTES, __version__, state.models if state.supervisor.info else ()))
+
+
+#: Methods, path and endpoint.
+ROUTES: tuple[tuple[str, str, Callable[..., Any]], ...] = (
     ("GET", "/livez", status.livez),
     ("GET", "/readyz", status.readyz),
     ("GET", "/health", status.health),
     ("GET", "/version", status.version),
     ("GET", "/metrics", status.metrics),
+    ("GET", "/openapi.json", document),
     ("GET", "/v1/models", status.models),
     ("GET", "/v1/models/{id:path}", status.model),
     ("GET", "/v1/report/schema", status.report_schema),
@@ -38,7 +50,15 @@ ROUTES = (
     ("DELETE", "/v1/faces/{id}", faces.forget),
     ("POST", "/v1/faces/{id}/ask", faces.ask),
     ("POST", "/v1/faces/{id}/choose", faces.choose),
+    ("GET", "/api/version", ollama.version),
+    ("GET", "/api/tags", ollama.tags),
+    ("GET", "/api/ps", ollama.running),
+    ("POST", "/api/show", ollama.show),
+    ("POST", "/api/chat", ollama.chat),
+    ("POST", "/api/generate", ollama.generate),
+    *(("POST DELETE", f"/api/{name}", partial(ollama.refuse)) for name in ollama.REFUSED),
 )
+
 _TEMPLATES: dict[Any, str] = {endpoint: path for _, path, endpoint in ROUTES}
 #: Status of a request whose client went away, as nginx logs it; nobody receives it.
 GONE = 499
@@ -48,7 +68,7 @@ _CODES = {404: "unknown_path", 405: "method_not_allowed"}
 def build(state: State, gate: Gate) -> Door:
     """The whole application."""
     app = Starlette(
-        routes=[Route(path, endpoint, methods=[method]) for method, path, endpoint in ROUTES],
+        routes=[Route(path, endpoint, methods=method.split()) for method, path, endpoint in ROUTES],
         exception_handlers={
             ApiError: _api_error,
             HTTPException: _http_error,
@@ -66,18 +86,20 @@ class Door:
     Attributes:
         draining: is the server about to end? New requests are turned away.
         active: requests under way.
+        gate: who is answered.
     """
 
     def __init__(self, app: ASGIApp, state: State, gate: Gate) -> None:
         """Before these routes."""
         self.draining, self.active = False, 0
-        self._app, self._state, self._gate = app, state, gate
+        self.gate = gate
+        self._app, self._state = app, state
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request."""
         if scope["type"] != "http":
             return
-        scope["notes"] = []
+        scope["notes"], scope["held"] = [], 0
         began, code = time.monotonic(), 0
 
         async def counted(message: Message) -> None:
@@ -95,18 +117,19 @@ class Door:
             await self._app(scope, receive, counted)
         except ApiError as e:
             self._state.metrics.rejected.labels(e.code).inc()
-            await error_response(e)(scope, receive, counted)
+            await error_response(e, scope["path"])(scope, receive, counted)
         except Exception:  # noqa: BLE001 -- answered and logged by `_unexpected`
             code = code or 500
         finally:
             self.active -= 1
+            self._state.held -= scope["held"]
             self._finished(scope, code or GONE, time.monotonic() - began)
 
     def _check(self, scope: Scope) -> None:
         request = Request(scope)
         if self.draining and scope["path"] not in OPEN_PATHS:
             raise shutting_down()
-        self._gate.check(scope["path"], request.headers)
+        self.gate.check(scope["path"], request.headers)
 
     def _finished(self, scope: Scope, code: int, seconds: float) -> None:
         route = _TEMPLATES.get(scope.get("endpoint"), "other")
@@ -121,7 +144,7 @@ class Door:
 async def _api_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, ApiError)
     request.scope["notes"].append(error.code)
-    return error_response(error)
+    return error_response(error, request.url.path)
 
 
 async def _http_error(request: Request, error: Exception) -> Response:
@@ -131,7 +154,7 @@ async def _http_error(request: Request, error: Exception) -> Response:
     text = "There is no such path here; chat is POST /v1/chat/completions, pictures go to POST /v1/faces."
     if error.status_code == 405:
         text = "This path has another method."
-    return error_response(ApiError(error.status_code, code, text))
+    return error_response(ApiError(error.status_code, code, text), request.url.path)
 
 
 async def _gone(request: Request, error: Exception) -> Response:
@@ -143,4 +166,4 @@ async def _unexpected(request: Request, error: Exception) -> Response:
     """A fault of ours: the log has where, the client a number."""
     number = secrets.token_hex(4)
     log.error("error %s: %s at %s", number, type(error).__name__, where(error))
-    return error_response(internal(number))
+    return error_response(internal(number), request.url.path)

@@ -22,10 +22,21 @@ _FINISH_REASONS = {"length": "length", "withheld": "content_filter"}
 async def completions(request: Request) -> Response:
     """Answer the last question about the newest picture."""
     state: State = request.app.state.server
-    body = await read_json(request)
-    chat = parse(body, state.models)
+    chat = parse(await read_json(request), state.models)
     reply = Reply(state, chat)
     state.note(request, images=chat.images, question=chat.question)
+    events = events_of(state, request, chat)
+    if chat.stream:
+        return await stream(request, events, lambda rest: reply.chunks(request, rest))
+
+    done = await unless_gone(request, last_of(events))
+    return Json(reply.whole(request, done))
+
+
+def events_of(state: State, request: Request, chat: ChatRequest) -> AsyncGenerator[dict[str, Any], None]:
+    """What the worker says to it."""
+    if not chat.images:
+        return _without_image(chat)
     fields = {
         "question": chat.question,
         "after": chat.after,
@@ -35,12 +46,7 @@ async def completions(request: Request) -> Response:
         "stop": chat.stop,
         "schema": chat.schema,
     }
-    events = state.supervisor.events("chat", fields, chat.images) if chat.images else _without_image(chat)
-    if chat.stream:
-        return await stream(request, events, lambda rest: reply.chunks(request, rest))
-
-    done = await unless_gone(request, last_of(events))
-    return Json(reply.whole(request, done))
+    return state.events(request, "chat", fields, chat.images)
 
 
 async def _without_image(chat: ChatRequest) -> AsyncGenerator[dict[str, Any], None]:
@@ -78,10 +84,10 @@ class Reply:
             "index": 0,
             "message": {"role": "assistant", "content": done["text"], "refusal": done.get("refusal")},
             "logprobs": self._logprobs(done),
-            "finish_reason": _finish_reason(done),
+            "finish_reason": finish_reason(done),
         }
         head = {**self._head, "object": "chat.completion"}
-        return {**head, "choices": [choice], "usage": _usage(done), "faceinsight": self._findings(done)}
+        return {**head, "choices": [choice], "usage": _usage(done), "faceinsight": findings(self._chat, done)}
 
     async def chunks(self, request: Request, events: AsyncIterator[Mapping[str, Any]]) -> AsyncGenerator[bytes, None]:
         """The same as server-sent events."""
@@ -94,24 +100,16 @@ class Reply:
                 yield self._chunk({"refusal": event["text"]})
                 continue
             self._state.count(request, event)
-            yield self._chunk({}, _finish_reason(event), faceinsight=self._findings(event))
+            yield self._chunk({}, finish_reason(event), faceinsight=findings(self._chat, event))
             if self._chat.include_usage:
                 head = {**self._head, "object": "chat.completion.chunk"}
                 yield sse({**head, "choices": [], "usage": _usage(event)})
             yield sse("[DONE]")
 
-    def _chunk(self, delta: dict[str, Any], finish_reason: str | None = None, **more: Any) -> bytes:
-        choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish_reason}
+    def _chunk(self, delta: dict[str, Any], ended: str | None = None, **more: Any) -> bytes:
+        choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": ended}
         usage = {"usage": None} if self._chat.include_usage else {}
         return sse({**self._head, "object": "chat.completion.chunk", "choices": [choice], **usage, **more})
-
-    def _findings(self, done: Mapping[str, Any]) -> dict[str, Any]:
-        """Our own field: what the answer rests on."""
-        names = ("finish", "outcome", "reason", "labels", "evidence", "confidence", "rules", "timings")
-        faces = done.get("faces") or [None]
-        out = {name: done[name] for name in names if name in done}
-        ignored = [*self._chat.ignored, *done["ignored"]]
-        return out | {"face": faces[0], "faces": faces if faces[0] else [], "ignored": ignored}
 
     def _logprobs(self, done: Mapping[str, Any]) -> dict[str, Any] | None:
         """Of the tokens, where they are what the text says: decoding is greedy, so each is the likeliest one; of others
@@ -127,7 +125,16 @@ class Reply:
         return {"content": content, "refusal": None}
 
 
-def _finish_reason(done: Mapping[str, Any]) -> str:
+def findings(chat: ChatRequest, done: Mapping[str, Any]) -> dict[str, Any]:
+    """Our own field in an answer: what it rests on."""
+    names = ("finish", "outcome", "reason", "labels", "evidence", "confidence", "rules", "timings")
+    faces = done.get("faces") or [None]
+    out = {name: done[name] for name in names if name in done}
+    return out | {"face": faces[0], "faces": faces if faces[0] else [], "ignored": [*chat.ignored, *done["ignored"]]}
+
+
+def finish_reason(done: Mapping[str, Any]) -> str:
+    """How it ended, in OpenAI's words."""
     return _FINISH_REASONS.get(done["finish"], "stop")
 
 

@@ -17,7 +17,7 @@ from .schemas import clean, data_uri, flag, number, require, tokens, whole
 MAX_MESSAGES, MAX_IMAGES, MAX_STOPS, MAX_STOP = 64, 4, 4, 64
 DESCRIBE = "Describe this face."
 #: Sampling options -> their range, and the values that ask for what happens anyway. Decoding is greedy.
-_SAMPLING: Mapping[str, tuple[float, float, tuple[float, ...]]] = {
+SAMPLING: Mapping[str, tuple[float, float, tuple[float, ...]]] = {
     "temperature": (0, 2, (0,)),
     "top_p": (0, 1, (1,)),
     "top_k": (-1, 2**31, (1,)),
@@ -129,7 +129,7 @@ def _refuse(body: Mapping[str, Any]) -> None:
 def _ignored(body: Mapping[str, Any]) -> list[str]:
     """Options of the right type that make no difference. Raises ApiError for one of a wrong type."""
     ignored = []
-    for name, (low, high, same) in _SAMPLING.items():
+    for name, (low, high, same) in SAMPLING.items():
         value = number(body.get(name), name, low, high)
         if value is not None and value not in same:
             ignored.append(name)

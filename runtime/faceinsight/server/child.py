@@ -7,6 +7,7 @@ import contextlib
 import json
 import os
 import socket
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -58,6 +59,7 @@ class Child:
 
     Attributes:
         ready: what it says once it has loaded the bundle and answered the canary.
+        heard: when it last gave a sign of life, in seconds of the monotonic clock.
         lost: why it ended: "killed", "crashed", "exception", "hang", "heartbeat", "protocol", "load" or "stopped".
     """
 
@@ -70,7 +72,7 @@ class Child:
         self._reader, self._writer = streams
         self._job: Job | None = None
         self._reason: str | None = None
-        self._missed = 0
+        self._missed, self.heard = 0, time.monotonic()
         self._timer: asyncio.TimerHandle | None = None
         self._tasks = [loop.create_task(self._listen()), loop.create_task(self._beat())]
 
@@ -168,7 +170,7 @@ class Child:
     async def _listen(self) -> None:
         try:
             while frame := await protocol.read(self._reader):
-                self._missed = 0
+                self._missed, self.heard = 0, time.monotonic()
                 self._take(frame[0])
         except (protocol.FrameError, OSError):
             self.kill("protocol")

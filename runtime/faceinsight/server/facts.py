@@ -21,6 +21,7 @@ def facts(insight: FaceInsight, settings: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "bundle": manifest.name,
         "bundle_sha256": _sha256(settings["bundle"]),
+        "bytes": sum(f.bytes for f in manifest.files.values()),
         "created": manifest.created,
         "context": manifest.llm.context,
         "max_answer": manifest.llm.max_answer,

@@ -51,6 +51,7 @@ class Metrics:
         self.cache_misses = self._counter("face_cache_misses", "Pictures looked at anew.")
         self.wipes = self._counter("face_wipes", "Faces wiped.", "reason")
         self.worker_restarts = self._counter("worker_restarts", "Workers that ended and were replaced.", "reason")
+        self.reloads = self._counter("reloads", "Reloads asked for by SIGHUP.", "result")
         self.worker_up = self._gauge("worker_up", "1 while a worker is ready.")
         self.canary_failures = self._counter("canary_failures", "Workers that did not answer the canary as recorded.")
 
@@ -78,9 +79,8 @@ class Metrics:
             if tokens > 1:
                 self.per_token.observe(max(0.0, total - first) / 1e3 / (tokens - 1))
 
-    def worker_gone(self) -> None:
-        """A worker ended, and the faces that it held with it."""
-        self.worker_up.set(0)
+    def faces_gone(self) -> None:
+        """A worker ended or was replaced, and the faces that it held are gone with it."""
         self.wipes.labels("worker_ended").inc(self.registry.get_sample_value("faceinsight_face_cache_faces") or 0)
         self.cache_faces.set(0)
 

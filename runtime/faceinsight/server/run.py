@@ -1,26 +1,30 @@
-"""A server's life: its socket, its signals, its end."""
+"""A server's life: its signals, its reloads, its end."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import logging
 import os
 import signal
 import socket
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import uvicorn
 
-from ..errors import RequestError
+from ..errors import FaceInsightError, RequestError
+from . import systemd
 from .app import Door, build
+from .errors import ApiError
+from .listen import listen
 from .metrics import Metrics
 from .options import Options
-from .security import gate
+from .security import Gate, gate
 from .state import State
 from .supervisor import Supervisor
 
@@ -32,6 +36,11 @@ GRACE, CLOSING = 2.5, 1
 LOADING = ("bundle", "device", "allow", "deny", "threads", "forget_after")
 #: Seconds that a connection may be without a whole request; how many connections there may be.
 IDLE, CONNECTIONS = 30.0, 256
+#: Options that a reload cannot change.
+FIXED = ("host", "port", "unix")
+
+if sys.platform == "win32":
+    raise ImportError("the server needs a Unix system")
 
 
 class _Http(uvicorn.Server):
@@ -43,30 +52,50 @@ class _Http(uvicorn.Server):
         yield
 
 
-def run(options: Options) -> int:
-    """Serve until a signal. Returns an exit code: 0 after SIGTERM, 130 after Ctrl-C, 1 where it could not start.
+def run(options: Options, again: Callable[[], Options]) -> int:
+    """Serve until a signal.
 
-    Raises RequestError where the options do not fit this machine.
+    Args:
+        options: how.
+        again: reads the options once more, for a reload.
+
+    Returns:
+        An exit code: 0 after SIGTERM, 130 after Ctrl-C, 1 where it could not start.
+
+    Raises:
+        RequestError: the options do not fit this machine.
     """
     logging.getLogger("faceinsight.server").setLevel(logging.INFO)
     for name in ("uvicorn.error", "uvicorn.access"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
-    token_file = Path(options.token_file) if options.token_file else None
-    who = gate(options.host, options.hostname, token_file, unix=options.unix is not None)
-    listener, url = _listen(options)
+    import resource
+
+    # A core dump would be a picture of what is asked.
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    who = _gate(options)
+    listener, url = listen(options)
     try:
-        return asyncio.run(_serve(options, who, listener, url))
+        return asyncio.run(_serve(options, again, who, listener, url))
     finally:
         listener.close()
         if options.unix:
             Path(options.unix).unlink(missing_ok=True)
 
 
-async def _serve(options: Options, who: Any, listener: socket.socket, url: str) -> int:
+def _gate(options: Options) -> Gate:
+    token_file = Path(options.token_file) if options.token_file else None
+    return gate(options.host, options.hostname, token_file, unix=options.unix is not None)
+
+
+def _settings(options: Options) -> dict[str, Any]:
+    return {name: getattr(options, name) for name in LOADING}
+
+
+async def _serve(options: Options, again: Callable[[], Options], who: Gate, listener: socket.socket, url: str) -> int:
     metrics = Metrics()
-    settings = {name: getattr(options, name) for name in LOADING}
-    supervisor = Supervisor(settings, queue=options.queue, deadline=options.timeout, metrics=metrics)
-    state = State(supervisor, metrics, options.alias, options.forget_after, options.log_content)
+    supervisor = Supervisor(_settings(options), queue=options.queue, deadline=options.timeout, metrics=metrics)
+    state = State(supervisor, metrics)
+    state.take(options)
     door = build(state, who)
     http = _Http(
         uvicorn.Config(
@@ -84,7 +113,7 @@ async def _serve(options: Options, who: Any, listener: socket.socket, url: str) 
             timeout_graceful_shutdown=CLOSING,
         )
     )
-    asked = asyncio.Event()
+    asked, hangup = asyncio.Event(), asyncio.Event()
     code = 0
 
     def on_signal(number: int) -> None:
@@ -98,24 +127,57 @@ async def _serve(options: Options, who: Any, listener: socket.socket, url: str) 
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, on_signal, number)
+    loop.add_signal_handler(signal.SIGHUP, hangup.set)
     supervisor.start()
     tasks: dict[str, asyncio.Task[Any]] = {
         "http": loop.create_task(http.serve(sockets=[listener])),
         "asked": loop.create_task(asked.wait()),
         "failed": loop.create_task(supervisor.wait_failed()),
-        "idle": loop.create_task(_close_idle(http)),
     }
+    beside = [
+        loop.create_task(_close_idle(http)),
+        loop.create_task(_reload(hangup, options, again, door, state)),
+        loop.create_task(systemd.report(supervisor)),
+    ]
     sys.stdout.write(f"faceinsight serves {url}\n")
     sys.stdout.flush()
     await asyncio.wait(tasks.values(), return_when=asyncio.FIRST_COMPLETED)
     failure = tasks["failed"].result() if tasks["failed"].done() else None
+    systemd.notify("STOPPING=1")
     await _end(door, supervisor, http, tasks["http"], grace=0 if failure else GRACE)
-    for task in tasks.values():
+    for task in (*tasks.values(), *beside):
         task.cancel()
-    await asyncio.wait(tasks.values())
+    await asyncio.wait((*tasks.values(), *beside))
     if failure:
         raise RequestError(failure)
     return code
+
+
+async def _reload(
+    hangup: asyncio.Event, options: Options, again: Callable[[], Options], door: Door, state: State
+) -> None:
+    """At each SIGHUP, read options, token and bundle anew. What does not fit is logged, and all stays as it was."""
+    while True:
+        await hangup.wait()
+        hangup.clear()
+        systemd.notify("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
+        try:
+            wanted = again()
+            for name in FIXED:
+                if getattr(wanted, name) != getattr(options, name):
+                    log.warning("--%s is read at the start only: restart for it", name)
+            wanted = dataclasses.replace(wanted, **{name: getattr(options, name) for name in FIXED})
+            who = _gate(wanted)
+            await state.supervisor.reload(_settings(wanted))
+        except (FaceInsightError, ApiError) as e:
+            state.metrics.reloads.labels("failed").inc()
+            log.error("not reloaded, all stays as it was: %s", e)
+        else:
+            state.metrics.reloads.labels("done").inc()
+            options, door.gate = wanted, who
+            state.take(wanted)
+            log.info("reloaded")
+        systemd.notify("READY=1")
 
 
 async def _end(
@@ -149,49 +211,3 @@ async def _close_idle(http: uvicorn.Server) -> None:
                 transport = getattr(connection, "transport", None)
                 if transport is not None:
                     transport.close()
-
-
-def _listen(options: Options) -> tuple[socket.socket, str]:
-    """The socket, and the address that clients are given. Raises RequestError."""
-    if options.unix:
-        return _listen_unix(Path(options.unix)), f"unix:{options.unix}"
-    try:
-        family, kind, protocol, _, address = socket.getaddrinfo(
-            options.host, options.port, type=socket.SOCK_STREAM, proto=socket.IPPROTO_TCP
-        )[0]
-        # With the protocol named: only then asyncio sends small answers at once (TCP_NODELAY), not 40 ms later.
-        listener = socket.socket(family, kind, protocol)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(address)
-        listener.listen(128)
-    except OSError as e:
-        raise RequestError(f"--host {options.host} --port {options.port}: {e.strerror or e}") from None
-    host, port = listener.getsockname()[:2]
-    return listener, f"http://{f'[{host}]' if ':' in host else host}:{port}/v1"
-
-
-def _listen_unix(path: Path) -> socket.socket:
-    """At a path; what an earlier server left there is removed, what another one listens at is not."""
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    try:
-        if path.is_socket():
-            with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-                if probe.connect_ex(str(path)) == 0:
-                    raise RequestError(f"--unix {path}: another server listens there")
-            path.unlink()
-        before = os.umask(0o117)
-        try:
-            listener.bind(str(path))
-        finally:
-            os.umask(before)
-        listener.listen(128)
-    except (OSError, RequestError) as e:
-        listener.close()
-        if isinstance(e, RequestError):
-            raise
-        raise RequestError(f"--unix {path}: {e.strerror or e}") from None
-    return listener
-
-
-if sys.platform == "win32":
-    raise ImportError("the server needs a Unix system")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +12,9 @@ from starlette.requests import Request
 
 from .._version import __version__
 from .errors import loading
+from .lane import BATCH, INTERACTIVE
 from .metrics import Metrics
+from .options import Options
 from .supervisor import Supervisor
 
 
@@ -25,14 +28,21 @@ class State:
         aliases: further names of the model.
         forget_after: seconds after which a face is wiped; None: never.
         log_content: may questions and answers be logged?
+        held: bytes of the bodies of requests under way.
     """
 
     supervisor: Supervisor
     metrics: Metrics
-    aliases: tuple[str, ...]
-    forget_after: float | None
+    aliases: tuple[str, ...] = ()
+    forget_after: float | None = None
     log_content: bool = False
+    held: int = 0
     version: str = __version__
+
+    def take(self, options: Options) -> None:
+        """What a reload may change without a new worker."""
+        self.aliases, self.forget_after, self.log_content = options.alias, options.forget_after, options.log_content
+        self.supervisor.lane.limit, self.supervisor.deadline = options.queue, options.timeout
 
     @property
     def info(self) -> dict[str, Any]:
@@ -51,6 +61,32 @@ class State:
         """Every name of it."""
         return (self.model, "faceinsight", *self.aliases)
 
+    def admit(self, request: Request) -> None:
+        """Raises ApiError where a request would be turned away, before its body is read."""
+        self.supervisor.require()
+        self.supervisor.lane.require_room(_rank(request))
+
+    def events(
+        self, request: Request, op: str, fields: Mapping[str, Any], blobs: Sequence[bytes] = ()
+    ) -> AsyncGenerator[dict[str, Any], None]:
+        """What the worker says to a request, up to its end; see `Supervisor.events`."""
+        return self.supervisor.events(op, fields, blobs, rank=_rank(request))
+
+    async def call(
+        self,
+        request: Request,
+        op: str,
+        fields: Mapping[str, Any],
+        blobs: Sequence[bytes] = (),
+        *,
+        rank: int | None = None,
+    ) -> dict[str, Any]:
+        """The last of the events, counted. rank: in the queue; None: as the request says."""
+        rank = _rank(request) if rank is None else rank
+        done = [event async for event in self.supervisor.events(op, fields, blobs, rank=rank)][-1]
+        self.count(request, done)
+        return done
+
     def note(self, request: Request, *, images: Sequence[bytes] = (), question: str | None = None) -> None:
         """For the log's line of this request: never the picture itself, and words only where the user said so."""
         notes = request.scope["notes"]
@@ -66,3 +102,9 @@ class State:
             request.scope["notes"].append(f"finish {done['finish']}")
         if self.log_content and "text" in done:
             request.scope["notes"].append(f"answer {done['text']!r}")
+
+
+def _rank(request: Request) -> int:
+    """Of a request in the queue: `Priority: u=6` or 7 (RFC 9218) is a batch, which others go before."""
+    found = re.search(r"\bu=([67])\b", request.headers.get("priority", ""))
+    return BATCH if found else INTERACTIVE

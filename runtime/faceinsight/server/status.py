@@ -11,7 +11,7 @@ from starlette.responses import Response
 from .errors import ApiError
 from .metrics import CONTENT_TYPE, WIPES
 from .state import State
-from .web import Json, error_response
+from .web import Json
 
 
 async def livez(request: Request) -> Response:
@@ -37,7 +37,7 @@ async def health(request: Request) -> Response:
 
 
 async def version(request: Request) -> Response:
-    """What runs."""
+    """What runs: version, bundle, device."""
     state: State = request.app.state.server
     info = state.supervisor.info
     names = ("bundle", "bundle_sha256", "created", "device")
@@ -45,7 +45,7 @@ async def version(request: Request) -> Response:
 
 
 async def metrics(request: Request) -> Response:
-    """For Prometheus."""
+    """Counters and times for Prometheus."""
     state: State = request.app.state.server
     supervisor = state.supervisor
     state.metrics.queue_depth.set(supervisor.lane.depth)
@@ -59,17 +59,17 @@ async def metrics(request: Request) -> Response:
 
 
 async def models(request: Request) -> Response:
-    """GET /v1/models."""
+    """GET /v1/models: the names of the model."""
     state: State = request.app.state.server
     return Json({"object": "list", "data": [_model(state, name) for name in (state.model, *state.aliases)]})
 
 
 async def model(request: Request) -> Response:
-    """GET /v1/models/{id}."""
+    """GET /v1/models/{id}: what runs under this name."""
     state: State = request.app.state.server
     if request.path_params["id"] not in state.models:
         known = ", ".join(sorted(state.models))
-        return error_response(ApiError(404, "model_not_found", f"There is no such model here; there are {known}."))
+        raise ApiError(404, "model_not_found", f"There is no such model here; there are {known}.")
     return Json(_model(state, request.path_params["id"]))
 
 

@@ -1,9 +1,10 @@
-"""Keeps a worker running: starts it, hands it requests, starts another when it ends, and stops trying for a while when
-that happens too often."""
+"""Keeps a worker running: starts it, hands it requests, starts another when it ends or the bundle is loaded anew, and
+stops trying for a while when workers end too often."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import logging
 import math
@@ -15,7 +16,7 @@ from typing import Any
 from ..errors import FaceInsightError
 from .child import Child
 from .errors import ApiError, degraded, loading, shutting_down
-from .lane import Lane
+from .lane import INTERACTIVE, SERVER, Lane
 from .metrics import Metrics
 
 log = logging.getLogger(__name__)
@@ -24,7 +25,7 @@ log = logging.getLogger(__name__)
 DEATHS, WINDOW, PAUSE = 5, 60.0, 60.0
 #: Seconds that loading may take: a TensorRT engine is built for minutes.
 LOAD_TIMEOUT = 1800.0
-#: Share of the canary's labels that must be as the first worker gave them.
+#: Share of the canary's labels that must be as the worker before gave them.
 AGREEMENT = 0.95
 
 
@@ -35,7 +36,7 @@ class Supervisor:
         lane: who may use it, and who waits.
         state: "loading", "ready", "restarting", "degraded" or "stopping".
         info: what the worker said of the bundle and the device; None before the first one was ready.
-        failure: why the first worker did not start; None where it did.
+        deadline: seconds without a sign of progress after which a worker is taken for stuck.
     """
 
     def __init__(self, settings: Mapping[str, Any], *, queue: int, deadline: float, metrics: Metrics) -> None:
@@ -50,19 +51,17 @@ class Supervisor:
         self.lane = Lane(queue)
         self.state = "loading"
         self.info: dict[str, Any] | None = None
-        self.failure: str | None = None
-        self._settings, self._deadline, self._metrics = settings, deadline, metrics
+        self.deadline = deadline
+        self._settings, self._metrics = settings, metrics
         self._numbers = itertools.count(1)
         self._deaths: deque[float] = deque()
         self._until = 0.0
+        # The one that has the requests, and all that run: one may be loading beside it.
         self._child: Child | None = None
-        self._ready, self._over = asyncio.Event(), asyncio.Event()
+        self._children: set[Child] = set()
+        self._ready, self._reloaded = asyncio.Event(), asyncio.Event()
+        self._failure: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self._task: asyncio.Task[None] | None = None
-
-    @property
-    def worker_pid(self) -> int | None:
-        """Process of the worker; None while there is none."""
-        return self._child.pid if self._child else None
 
     def start(self) -> None:
         """Begin: loads in the background."""
@@ -70,23 +69,52 @@ class Supervisor:
 
     async def wait_failed(self) -> str:
         """Why the first worker did not start; waits for ever where it did."""
-        await self._over.wait()
-        if self.failure is None:
-            await asyncio.get_running_loop().create_future()
-        return self.failure or ""
+        return await asyncio.shield(self._failure)
+
+    async def wait_ready(self) -> None:
+        """For a worker, or the end of the server."""
+        await self._ready.wait()
+
+    def is_alive(self, within: float) -> bool:
+        """Is there a worker that gave a sign of life within so many seconds, or one that loads?"""
+        if self.state == "ready":
+            return self._child is not None and self._child.heard > time.monotonic() - within
+        return self.state != "degraded"
+
+    async def reload(self, settings: Mapping[str, Any]) -> None:
+        """Load a bundle beside the one that runs, and hand over between two requests: none fails.
+
+        Both are in memory meanwhile. Faces that the old worker holds go with it.
+
+        Raises:
+            FaceInsightError: the new worker does not start, or does not answer the canary; the old one goes on.
+        """
+        if self.state != "ready":
+            # Nothing runs that could hand over: the next worker loads it.
+            self._settings = settings
+            self._reloaded.set()
+            return
+        child = await self._load(settings)
+        await self.lane.acquire(SERVER)
+        old = self._child
+        self._install(child, settings)
+        self._metrics.faces_gone()
+        self.lane.release()
+        if old:
+            await old.stop()
 
     async def events(
-        self, op: str, fields: Mapping[str, Any], blobs: Sequence[bytes] = ()
+        self, op: str, fields: Mapping[str, Any], blobs: Sequence[bytes] = (), *, rank: int = INTERACTIVE
     ) -> AsyncGenerator[dict[str, Any], None]:
         """What the worker says to a request, up to its end. Closing the iterator frees the worker, or the place in the
-        queue.
+        queue, which `rank` decides.
 
         Raises:
             ApiError: the queue is full, the worker is lost or not there, or the request is at fault.
         """
-        self._require()
+        self.require()
         began = time.monotonic()
-        await self.lane.acquire()
+        await self.lane.acquire(rank)
         job = None
         try:
             child = await self._worker()
@@ -106,10 +134,6 @@ class Supervisor:
         finally:
             child.cancel(job)
 
-    async def call(self, op: str, fields: Mapping[str, Any], blobs: Sequence[bytes] = ()) -> dict[str, Any]:
-        """The last of the events."""
-        return [event async for event in self.events(op, fields, blobs)][-1]
-
     def drop_all(self) -> None:
         """Whoever waits, for the lane or for the worker, is told that the server ends."""
         self.state = "stopping"
@@ -121,18 +145,17 @@ class Supervisor:
     async def stop(self) -> None:
         """End the worker, and start no other."""
         self.drop_all()
-        if self._child:
-            await self._child.stop()
+        await asyncio.gather(*(child.stop() for child in self._children))
         if self._task:
             self._task.cancel()
             await asyncio.wait([self._task])
 
     def kill_now(self) -> None:
         """End the worker without waiting for anything."""
-        if self._child:
-            self._child.kill("stopped")
+        for child in self._children:
+            child.kill("stopped")
 
-    def _require(self) -> None:
+    def require(self) -> None:
         """Raises ApiError where a request need not even wait."""
         if self.state == "loading":
             raise loading()
@@ -145,67 +168,89 @@ class Supervisor:
         """A worker that is ready: while one is started anew, requests wait. Raises ApiError."""
         while True:
             await self._ready.wait()
-            self._require()
+            self.require()
             if self._child and self._child.alive:
                 return self._child
             self._ready.clear()
 
     async def _keep(self) -> None:
+        """Have a worker, and another when it ends, until the server ends or the first one does not start."""
         while self.state != "stopping":
+            reason = "load"
             try:
-                self._child = await Child.start(self._settings, deadline=self._deadline, report=self._metrics.take)
+                child = await self._load(self._settings)
+                if self._child:
+                    # `reload` was faster.
+                    await child.stop()
+                else:
+                    self._install(child, self._settings)
             except FaceInsightError as e:
-                reason = "start"
-                self._say_failed(str(e))
-            else:
-                reason = await self._watch(self._child)
+                if self.state == "stopping":
+                    return
+                log.error("a worker did not start: %s", e)
+                if self.info is None:
+                    self._failure.set_result(str(e))
+                    return
+            if self._child:
+                reason = await self._lost()
+            self._child = None
             self._ready.clear()
-            self._metrics.worker_gone()
-            if self.state == "stopping":
-                self._ready.set()
-            elif not self._over.is_set() or self.failure is None:
+            self._metrics.worker_up.set(0)
+            self._metrics.faces_gone()
+            if self.state != "stopping":
                 await self._after(reason)
-            else:
-                return
 
-    async def _watch(self, child: Child) -> str:
-        """From its start to its end: why it ended."""
+    async def _load(self, settings: Mapping[str, Any]) -> Child:
+        """A worker that has loaded the bundle and answered the canary. Raises FaceInsightError."""
+        child = await Child.start(settings, deadline=self.deadline, report=self._metrics.take)
+        self._children.add(child)
+        child.lost.add_done_callback(lambda _: self._children.discard(child))
         try:
             said = await asyncio.wait_for(asyncio.shield(child.ready), LOAD_TIMEOUT)
         except asyncio.TimeoutError:
+            said = {"event": "failed", "message": f"it was not ready within {LOAD_TIMEOUT:.0f} s"}
+        fault = said.get("message") or f"it ended while it was loading ({said.get('reason')})"
+        if said["event"] == "ready":
+            fault = self._canary_fault(said, settings)
+        if fault:
             child.kill("load")
-            said = {"event": "failed"}
-        if said["event"] == "ready" and self._canary_holds(said):
-            self.info = self.info or said
-            self._deaths_forgotten()
-            self.state = "ready" if self.state != "stopping" else self.state
-            self._metrics.worker_up.set(1)
-            self._over.set()
-            self._ready.set()
-            log.info("worker %d ready after %.1f s", child.pid, said["load_s"])
-        else:
-            self._say_failed(said.get("message") or f"the worker ended while it was loading ({said.get('reason')})")
-            child.kill("load")
-        return await child.lost
+            await asyncio.shield(child.lost)
+            raise FaceInsightError(fault)
+        log.info("worker %d ready after %.1f s", child.pid, said["load_s"])
+        return child
 
-    def _say_failed(self, why: str) -> None:
-        log.error("a worker did not start: %s", why)
-        if self.info is None:
-            self.failure = why
-            self._over.set()
-
-    def _canary_holds(self, said: Mapping[str, Any]) -> bool:
-        """Was the canary's face answered as it must be: found where it is, and as the first worker read it?"""
+    def _canary_fault(self, said: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
+        """Empty where the canary's face was answered as it must be: found where it is, and as the worker before read it
+        with the same bundle and the same settings."""
         states = said["canary"]["states"]
-        known = self.info["canary"]["states"] if self.info else states
-        same = sum(states.get(name) == state for name, state in known.items())
-        if said["canary"]["ok"] and same >= AGREEMENT * len(known):
-            return True
-        log.error("canary: found %s, %d of %d labels as before", said["canary"]["ok"], same, len(known))
+        same = self.info and settings == self._settings and said["bundle_sha256"] == self.info["bundle_sha256"]
+        known = self.info["canary"]["states"] if self.info and same else states
+        agreed = sum(states.get(name) == state for name, state in known.items())
+        if said["canary"]["ok"] and agreed >= AGREEMENT * len(known):
+            return ""
         self._metrics.canary_failures.inc()
-        return False
+        if not said["canary"]["ok"]:
+            return "the canary's face was not found, or not answered"
+        return f"the canary's face was read otherwise than before: {agreed} of {len(known)} labels are the same"
 
-    def _deaths_forgotten(self) -> None:
+    def _install(self, child: Child, settings: Mapping[str, Any]) -> None:
+        """Requests go to this worker from now on."""
+        self._child, self._settings, self.info = child, settings, child.ready.result()
+        self._forget_old_deaths()
+        if self.state != "stopping":
+            self.state = "ready"
+        self._metrics.worker_up.set(1)
+        self._ready.set()
+
+    async def _lost(self) -> str:
+        """Why the worker ended; one that `reload` replaces does not count."""
+        while child := self._child:
+            reason = await asyncio.shield(child.lost)
+            if child is self._child:
+                return reason
+        return "stopped"
+
+    def _forget_old_deaths(self) -> None:
         while self._deaths and self._deaths[0] < time.monotonic() - WINDOW:
             self._deaths.popleft()
 
@@ -214,7 +259,7 @@ class Supervisor:
         log.warning("worker lost: %s", reason)
         self._metrics.worker_restarts.labels(reason).inc()
         self._deaths.append(time.monotonic())
-        self._deaths_forgotten()
+        self._forget_old_deaths()
         self.state = "restarting" if self.info else "loading"
         if len(self._deaths) < DEATHS:
             return
@@ -226,7 +271,10 @@ class Supervisor:
         self._ready.set()
         await asyncio.sleep(0)
         self._ready.clear()
-        await asyncio.sleep(PAUSE)
+        self._reloaded.clear()
+        with contextlib.suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(self._reloaded.wait(), PAUSE)
         self._deaths.clear()
         self._metrics.degraded.set(0)
-        self.state = "restarting"
+        if self.state == "degraded":
+            self.state = "restarting"

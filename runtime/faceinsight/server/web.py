@@ -1,4 +1,4 @@
-"""HTTP around the endpoints: bodies read within limits, clients that vanish, events as a stream."""
+"""HTTP around the endpoints: bodies read within limits, clients that vanish, answers as a stream."""
 
 from __future__ import annotations
 
@@ -6,25 +6,24 @@ import asyncio
 import json
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import aclosing
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from .errors import ApiError, bad_request
+from .errors import ApiError, bad_request, queue_full
+from .state import State
 
 T = TypeVar("T")
 
 #: Bytes of a body: a JPEG of 16 megapixels in base64, and slack. Seconds to send it. Depth of its JSON.
 MAX_BODY, BODY_SECONDS, MAX_DEPTH = 24_000_000, 30.0, 32
+#: Bytes of all bodies that are held at a time: a crowd of clients must not fill the memory.
+MAX_HELD = 128_000_000
 #: Seconds between two comments that keep a stream alive.
 PING = 15.0
-STREAM_HEADERS = {
-    "content-type": "text/event-stream; charset=utf-8",
-    "cache-control": "no-store",
-    "x-accel-buffering": "no",
-}
 
 
 class Json(Response):
@@ -41,13 +40,20 @@ class Json(Response):
         return json.dumps(content, allow_nan=False, separators=(",", ":")).encode()
 
 
-def error_response(error: ApiError) -> Json:
-    """An error in OpenAI's shape."""
-    return Json(error.body, error.status, error.headers)
+def error_response(error: ApiError, path: str) -> Json:
+    """An error in the shape that clients of this path know."""
+    return Json(_error_body(error, path), error.status, error.headers)
+
+
+def _error_body(error: ApiError, path: str) -> dict[str, Any]:
+    """Ollama's clients read {"error": "..."}, all others OpenAI's object."""
+    return {"error": str(error)} if path.startswith("/api/") else error.body
 
 
 async def read_body(request: Request) -> bytes:
-    """All of it. Raises ApiError where it is too large, or takes too long."""
+    """All of it. Raises ApiError where it would be turned away anyway, is too large, or takes too long."""
+    state: State = request.app.state.server
+    state.admit(request)
     too_large = ApiError(413, "too_large", f"The body has more than {MAX_BODY:,} bytes.")
     length = request.headers.get("content-length", "")
     if length.isdigit() and int(length[:20]) > MAX_BODY:
@@ -60,6 +66,10 @@ async def read_body(request: Request) -> bytes:
             size += len(part)
             if size > MAX_BODY:
                 raise too_large
+            state.held += len(part)
+            request.scope["held"] += len(part)
+            if state.held > MAX_HELD:
+                raise queue_full(state.supervisor.lane.retry_after)
             parts.append(part)
 
     try:
@@ -125,50 +135,74 @@ async def _disconnect(receive: Receive) -> None:
         pass
 
 
-def sse(data: Any) -> bytes:
-    """One event."""
-    text = data if isinstance(data, str) else json.dumps(data, allow_nan=False, separators=(",", ":"))
-    return f"data: {text}\n\n".encode()
+@dataclass(frozen=True, slots=True)
+class Framing:
+    """How the parts of a stream are told apart.
+
+    Attributes:
+        media_type: of the stream.
+        before, after: what stands around a part.
+        ping: keeps a stream alive while nothing comes; None where the format has no such thing.
+    """
+
+    media_type: str
+    before: str
+    after: str
+    ping: bytes | None
+
+    def __call__(self, data: Any) -> bytes:
+        """One part: plain values as JSON, a text as it is."""
+        text = data if isinstance(data, str) else json.dumps(data, allow_nan=False, separators=(",", ":"))
+        return f"{self.before}{text}{self.after}".encode()
 
 
-class EventStream(Response):
-    """Server-sent events. When the client goes away, what makes them is closed at once; while none comes, a comment
-    keeps the stream alive; what goes wrong is a last event."""
+#: Server-sent events, and one JSON object a line.
+sse = Framing("text/event-stream; charset=utf-8", "data: ", "\n\n", b": ping\n\n")
+ndjson = Framing("application/x-ndjson", "", "\n", None)
 
-    def __init__(self, chunks: AsyncGenerator[bytes, None]) -> None:
-        """Of whole events."""
-        super().__init__(headers=STREAM_HEADERS)
+
+class Stream(Response):
+    """A stream of parts. When the client goes away, what makes them is closed at once; what goes wrong is a last
+    part."""
+
+    def __init__(self, chunks: AsyncGenerator[bytes, None], framing: Framing) -> None:
+        """chunks: whole parts."""
+        headers = {"content-type": framing.media_type, "cache-control": "no-store", "x-accel-buffering": "no"}
+        super().__init__(headers=headers)
         del self.headers["content-length"]
-        self._chunks = chunks
+        self._chunks, self._framing = chunks, framing
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send them."""
         await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
-        sending = asyncio.ensure_future(self._send(send))
+        sending = asyncio.ensure_future(self._send(send, scope["path"]))
         if not await _ended_first(sending, _disconnect(receive), self._ping(send)):
             scope["notes"].append("client gone")
             return
         sending.result()
         await send({"type": "http.response.body", "body": b""})
 
-    async def _send(self, send: Send) -> None:
+    async def _send(self, send: Send, path: str) -> None:
         async with aclosing(self._chunks) as chunks:
             try:
                 async for chunk in chunks:
                     await send({"type": "http.response.body", "body": chunk, "more_body": True})
             except ApiError as e:
-                await send({"type": "http.response.body", "body": sse(e.body), "more_body": True})
+                last = self._framing(_error_body(e, path))
+                await send({"type": "http.response.body", "body": last, "more_body": True})
 
     async def _ping(self, send: Send) -> None:
         while True:
             await asyncio.sleep(PING)
-            await send({"type": "http.response.body", "body": b": ping\n\n", "more_body": True})
+            if self._framing.ping:
+                await send({"type": "http.response.body", "body": self._framing.ping, "more_body": True})
 
 
 async def stream(
     request: Request,
     events: AsyncGenerator[dict[str, Any], None],
     write: Callable[[AsyncIterator[dict[str, Any]]], AsyncGenerator[bytes, None]],
+    framing: Framing = sse,
 ) -> Response:
     """A stream of events, once the first one is there: what fails before is an error with a status.
 
@@ -176,6 +210,7 @@ async def stream(
         request: its client may go away meanwhile.
         events: of the worker.
         write: events to the bytes of the stream.
+        framing: of these.
     """
 
     async def chunks() -> AsyncGenerator[bytes, None]:
@@ -188,7 +223,7 @@ async def stream(
     except BaseException:
         await events.aclose()
         raise
-    return EventStream(chunks())
+    return Stream(chunks(), framing)
 
 
 async def _next(events: AsyncIterator[T]) -> T:

@@ -16,7 +16,7 @@ from faceinsight.errors import RequestError
 from faceinsight.server import protocol
 from faceinsight.server.app import build
 from faceinsight.server.errors import ApiError
-from faceinsight.server.lane import Lane
+from faceinsight.server.lane import BATCH, INTERACTIVE, SERVER, Lane
 from faceinsight.server.metrics import Metrics
 from faceinsight.server.options import Options, gather
 from faceinsight.server.security import Gate
@@ -87,6 +87,41 @@ def test_the_lane_is_first_come_first_served():
     asyncio.run(run())
 
 
+def test_batches_wait_for_all_others():
+    async def run() -> None:
+        lane, order = Lane(3), []
+
+        async def use(name: str, rank: int) -> str:
+            try:
+                await lane.acquire(rank)
+            except ApiError as e:
+                return e.code
+            order.append(name)
+            await asyncio.sleep(0.01)
+            lane.release()
+            return "served"
+
+        wanted = (("first", BATCH), ("batch 1", BATCH), ("batch 2", BATCH), ("a", INTERACTIVE), ("b", INTERACTIVE))
+        tasks = []
+        for name, rank in wanted:
+            tasks.append(asyncio.create_task(use(name, rank)))
+            await asyncio.sleep(0)
+        # There was room for three: the last batch gave way, and another one is turned away.
+        with pytest.raises(ApiError) as error:
+            lane.require_room(BATCH)
+        assert error.value.code == "queue_full"
+        lane.require_room(INTERACTIVE)
+        lane.require_room(SERVER)
+        await lane.acquire(SERVER)
+        order.append("server")
+        lane.release()
+        assert [await task for task in tasks] == ["served", "served", "queue_full", "served", "served"]
+        assert order == ["first", "server", "a", "b", "batch 1"]
+        assert lane.idle
+
+    asyncio.run(run())
+
+
 def test_a_turn_that_is_cancelled_as_it_comes_goes_to_the_next():
     async def run() -> None:
         lane = Lane(3)
@@ -125,7 +160,7 @@ def test_a_fault_of_ours_is_a_number(caplog: pytest.LogCaptureFixture, monkeypat
         def state(self) -> str:
             raise KeyError("a secret")
 
-    door = build(State(Broken(), Metrics(), (), None), Gate(("localhost",), None))
+    door = build(State(Broken(), Metrics()), Gate(("localhost",), None))
 
     async def get() -> httpx.Response:
         transport = httpx.ASGITransport(app=door, raise_app_exceptions=False)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import concurrent.futures
 import os
 import signal
+import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -66,6 +67,44 @@ def test_too_many_are_turned_away_with_a_time(server: Serving, pool):
     os.kill(server.worker, signal.SIGCONT)
     assert [text(r.result()) for r in running] == [expected] * 4
     assert server.metric("requests_rejected_total", reason="queue_full") == 3
+
+
+def test_the_body_of_who_is_turned_away_is_not_kept(server: Serving, pool):
+    """The answer comes before the body has, which is then dropped: an overload costs no memory, and the connection
+    stays usable."""
+    os.kill(server.worker, signal.SIGSTOP)
+    running = [pool.submit(server.chat, *BODY["messages"]) for _ in range(4)]
+    waiting(server, 3)
+    large = b'{"model": "faceinsight", "messages": "' + bytes(20_000_000)
+    with httpx.Client(base_url=server.url, timeout=30) as http:
+        for _ in range(5):
+            assert http.post("/v1/chat/completions", content=large).status_code == 429
+            assert http.get("/livez").status_code == 200
+    with socket.create_connection(("127.0.0.1", server.port), timeout=5) as sock:
+        sock.sendall(b"POST /v1/faces HTTP/1.1\r\nHost: localhost\r\nContent-Length: 20000000\r\n\r\n")
+        assert sock.recv(100).startswith(b"HTTP/1.1 429")
+    # A wipe is never turned away, and a batch gives way to whoever waits for an answer.
+    wiped = pool.submit(httpx.delete, f"{server.url}/v1/faces", timeout=30)
+    time.sleep(0.3)
+    os.kill(server.worker, signal.SIGCONT)
+    assert wiped.result().status_code == 200
+    assert {r.result().status_code for r in running} == {200}
+
+
+def test_a_batch_gives_way(server: Serving, pool):
+    def batch() -> httpx.Response:
+        body = {"model": "faceinsight", "messages": BODY["messages"]}
+        return server.post("/v1/chat/completions", json=body, headers={"priority": "u=7, i"})
+
+    os.kill(server.worker, signal.SIGSTOP)
+    running = [pool.submit(batch) for _ in range(4)]
+    waiting(server, 3)
+    other = pool.submit(server.chat, *BODY["messages"])
+    turned_away = next(concurrent.futures.as_completed(running, 10)).result()
+    os.kill(server.worker, signal.SIGCONT)
+    assert turned_away.json()["error"]["code"] == "queue_full"
+    assert other.result().status_code == 200
+    assert sorted(r.result().status_code for r in running) == [200, 200, 200, 429]
 
 
 def test_who_waits_and_leaves_does_not_touch_who_is_answered(server: Serving, pool):

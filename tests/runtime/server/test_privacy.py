@@ -1,0 +1,103 @@
+"""What was asked leaves no trace: not in memory, in the log, in files or in metrics."""
+
+from __future__ import annotations
+
+import base64
+import secrets
+import time
+from pathlib import Path
+
+import httpx
+import pytest
+
+pytest.importorskip("starlette", reason="the extra server")
+from serving import Serving, data_uri, small_photo, user
+
+from faceinsight.server.allocator import SETTINGS, _is_glibc
+
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(not _is_glibc(), reason="only glibc overwrites what is freed")]
+
+
+class Canaries:
+    """A photo and a question with patterns that occur nowhere else."""
+
+    def __init__(self) -> None:
+        self.word = "quux" + secrets.token_hex(6)
+        exif = secrets.token_bytes(64)
+        jpeg = small_photo()
+        head = b"\xff\xe1" + (8 + len(exif)).to_bytes(2, "big") + b"Exif\0\0" + exif
+        self.photo = jpeg[:2] + head + jpeg[2:]
+        middle = len(self.photo) // 2 // 3 * 3
+        self.patterns = {
+            "exif": exif[8:40],
+            "scan": self.photo[middle : middle + 30],
+            "base64": base64.b64encode(self.photo[middle : middle + 30]),
+            "word": self.word.encode(),
+            "word in UTF-16": self.word.encode("utf-16-le"),
+            "word in UTF-32": self.word.encode("utf-32-le"),
+        }
+
+    def found(self, data: bytes) -> set[str]:
+        return {name for name, pattern in self.patterns.items() if pattern in data}
+
+
+def memory(pid: int) -> bytes:
+    """All that a process can read of its own."""
+    parts = []
+    with open(f"/proc/{pid}/mem", "rb", 0) as mem:
+        for line in Path(f"/proc/{pid}/maps").read_text().splitlines():
+            place, mode = line.split()[:2]
+            if "r" in mode and not line.endswith(("[vvar]", "[vsyscall]", "[vvar_vclock]")):
+                begin, end = (int(x, 16) for x in place.split("-"))
+                mem.seek(begin)
+                parts.append(mem.read(end - begin))
+    return b"".join(parts)
+
+
+def ask_everything(server: Serving, canaries: Canaries) -> None:
+    question = f"Is the {canaries.word} smiling?"
+    with httpx.Client(base_url=server.url, timeout=60) as http:
+        for stream in (False, True):
+            body = {"model": "faceinsight", "messages": [user(question, data_uri(canaries.photo, "jpeg"))]}
+            assert http.post("/v1/chat/completions", json=body | {"stream": stream}).status_code == 200
+        image = base64.b64encode(canaries.photo).decode()
+        body = {"model": "faceinsight", "prompt": question, "images": [image]}
+        assert http.post("/api/generate", json=body).status_code == 200
+        found = http.post("/v1/faces", content=canaries.photo, headers={"content-type": "image/jpeg"}).json()
+        face = found["faces"][0]["id"]
+        assert http.post(f"/v1/faces/{face}/ask", json={"question": question}).status_code == 200
+        assert http.post(f"/v1/faces/{face}/ask", json={"question": question, "stroem": 1}).status_code == 400
+        assert http.post("/v1/chat/completions", content=question.encode()).status_code == 400
+        cut = {"content-type": "image/jpeg"}
+        assert http.post("/v1/faces", content=canaries.photo[:-500], headers=cut).status_code == 400
+        assert http.delete("/v1/faces").json() == {"wiped": 1}
+
+
+def test_nothing_stays_in_memory_logs_files_or_metrics(tiny_bundle: Path, tmp_path: Path):
+    temporary, canaries = tmp_path / "tmp", Canaries()
+    temporary.mkdir()
+    with Serving(tmp_path, tiny_bundle, env={"TMPDIR": str(temporary), "HOME": str(temporary)}) as server:
+        server.wait_ready()
+        ask_everything(server, canaries)
+        time.sleep(0.2)
+        assert canaries.found(memory(server.pid)) == set()
+        assert canaries.found(memory(server.worker)) == set()
+        assert canaries.found((server.get("/metrics").text + server.log).encode()) == set()
+        for pid in (server.pid, server.worker):
+            (limit,) = [x for x in Path(f"/proc/{pid}/limits").read_text().splitlines() if "core file" in x]
+            assert limit.split()[4:6] == ["0", "0"]
+    files = [p for p in tmp_path.rglob("*") if p.is_file() and canaries.found(p.read_bytes())]
+    assert files == []
+
+
+def test_the_search_finds_what_is_not_overwritten(tiny_bundle: Path, tmp_path: Path):
+    """Without the settings words and pictures do stay: the test above can fail."""
+    canaries = Canaries()
+    with Serving(tmp_path, tiny_bundle, env={**SETTINGS, "PYTHONMALLOC": "pymalloc", "GLIBC_TUNABLES": ""}) as server:
+        server.wait_ready()
+        ask_everything(server, canaries)
+        assert {"word", "scan"} <= canaries.found(memory(server.pid))
+    with Serving(tmp_path, tiny_bundle, "--log-content") as server:
+        server.wait_ready()
+        ask_everything(server, canaries)
+        assert "word" in canaries.found(server.log.encode())
