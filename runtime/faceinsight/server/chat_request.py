@@ -14,7 +14,7 @@ from . import json_schema
 from .errors import ApiError, bad_request
 from .schemas import clean, data_uri, flag, number, require, tokens, whole
 
-MAX_MESSAGES, MAX_IMAGES, MAX_STOPS, MAX_STOP = 64, 4, 4, 64
+MAX_MESSAGES, MAX_IMAGES, MAX_STOPS, MAX_STOP = 64, 20, 4, 64
 DESCRIBE = "Describe this face."
 #: Sampling options -> their range, and the values that ask for what happens anyway. Decoding is greedy.
 SAMPLING: Mapping[str, tuple[float, float, tuple[float, ...]]] = {
@@ -29,8 +29,8 @@ SAMPLING: Mapping[str, tuple[float, float, tuple[float, ...]]] = {
 }
 #: Options that would change the answer in a way that is not there.
 _REFUSED = ("logit_bias", "functions", "function_call", "audio", "prediction")
-#: What some clients write before a picture.
-_CAPTION = re.compile(r"\s*image\s*\d*\s*:?\s*", re.IGNORECASE)
+#: What some clients write before a picture: "Image 1:", "Frame 2 of 3 (+4.0s):", a name.
+_CAPTION = re.compile(r"\s*(?:image\s*\d*|[^\n?]{1,60}:)\s*", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,9 +39,9 @@ class ChatRequest:
 
     Attributes:
         model: as the client names it.
-        question: the last user's text.
+        question: the user's last one.
         after: the user's text before it.
-        images: of the newest message that has any.
+        images: of the newest turn that has any.
         face: number of the face, if the client says; labels: of which characteristics it wants the findings.
         max_tokens, stop: where the answer ends.
         logprobs: are they wanted? top_logprobs: how many of each.
@@ -139,12 +139,16 @@ def _ignored(body: Mapping[str, Any]) -> list[str]:
 
 
 def _conversation(messages: Any) -> tuple[str, str | None, tuple[bytes, ...], bool]:
-    """The question, the one before it, the newest message's pictures, and whether there are system messages."""
+    """The question, the one before it, the newest pictures, and whether there are system messages.
+
+    What a user says between two answers is one turn: some clients send each picture in a message of its own, and the
+    question before or after them.
+    """
     require(isinstance(messages, list) and bool(messages), "missing_field", "messages: expected a list.", "messages")
     require(len(messages) <= MAX_MESSAGES, "too_many", f"messages: at most {MAX_MESSAGES}.", "messages")
-    texts: list[str] = []
+    turns: list[list[str]] = [[]]
     images: tuple[bytes, ...] = ()
-    systems = False
+    pictured, systems = 0, False
     for i, message in enumerate(messages):
         param = f"messages.{i}"
         require(isinstance(message, dict), "invalid_value", f"{param}: expected an object.", param)
@@ -153,15 +157,24 @@ def _conversation(messages: Any) -> tuple[str, str | None, tuple[bytes, ...], bo
             systems = True
         elif role == "user":
             text, found = _content(message.get("content"), f"{param}.content")
-            texts.append(text)
-            images = found or images
-        elif role != "assistant":
+            turns[-1].append(text)
+            if found:
+                images = found if pictured != len(turns) else images + found
+                pictured = len(turns)
+                fits = len(images) <= MAX_IMAGES
+                require(fits, "too_many", f"{param}: at most {MAX_IMAGES} pictures.", f"{param}.content")
+        elif role == "assistant":
+            turns.append([])
+        else:
             raise bad_request(
                 "unsupported_content", f"{param}.role: expected user, assistant or system.", f"{param}.role"
             )
-    require(bool(texts), "missing_field", "messages: there is none of the user's.", "messages")
-    question = texts[-1] or DESCRIBE
-    after = next((t for t in reversed(texts[:-1]) if t), None)
+    turns = [turn for turn in turns if turn]
+    require(bool(turns), "missing_field", "messages: there is none of the user's.", "messages")
+    *earlier, last = turns
+    said = [text for text in last if text] or [DESCRIBE]
+    question = next((text for text in reversed(said) if "?" in text), said[-1])
+    after = next((text for turn in reversed(earlier) for text in reversed(turn) if text), None)
     return question, after, images, systems
 
 
@@ -178,7 +191,6 @@ def _content(content: Any, param: str) -> tuple[str, tuple[bytes, ...]]:
         if kind == "text" and isinstance(part.get("text"), str):
             texts.append(clean(part["text"], where))
         elif kind == "image_url":
-            require(len(images) < MAX_IMAGES, "too_many", f"{param}: at most {MAX_IMAGES} pictures.", where)
             url = part.get("image_url")
             url = url.get("url") if isinstance(url, dict) else url
             if not isinstance(url, str):

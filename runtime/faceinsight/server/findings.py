@@ -18,35 +18,11 @@ from .errors import ApiError, bad_request
 
 _SPELLINGS = {"grey": "gray", "blonde": "blond", "moustache": "mustache", "colour": "color", "spectacles": "glasses"}
 #: Words of a name that say nothing about what is meant.
-_EMPTY = frozenset(
-    [
-        "a",
-        "an",
-        "the",
-        "is",
-        "are",
-        "has",
-        "have",
-        "had",
-        "does",
-        "do",
-        "look",
-        "looks",
-        "appears",
-        "wear",
-        "wears",
-        "wearing",
-        "person",
-        "visitor",
-        "customer",
-        "user",
-        "subject",
-        "face",
-        "facial",
-        "slightly",
-        "currently",
-    ]
-)
+_FILLERS = """
+    a an the is are has have had does do look looks appears wear wears wearing person visitor customer user subject face
+    facial slightly currently
+"""
+_EMPTY = frozenset(_FILLERS.split())
 #: Names that mean how many faces there are.
 _COUNTS = tuple(
     map(frozenset, (["faces"], ["people"], ["count"], ["number", "of", "faces"], ["number", "of", "people"]))
@@ -131,10 +107,7 @@ class Filler:
         if kind == "object":
             return self._object(node, face, faces, path)
         if kind == "array":
-            if node["items"]["kind"] == "object":
-                return [self.fill(node["items"], f, faces, name) for f in faces]
-            found = ((v, self._state(face, self._source({}, v))) for v in node["items"]["values"])
-            return [value for value, state in found if state == "yes"]
+            return self._array(node, face, faces, path)
         if kind == "enum":
             return self._enum(node, face, path)
         if kind == "boolean":
@@ -149,8 +122,19 @@ class Filler:
             answer = self._ask(face, question)
             if answer is None:
                 raise Unfillable(f"{path} asks what is not answered")
+            _require_within(node, len(answer), path)
             return answer
         return None
+
+    def _array(self, node: Mapping[str, Any], face: Face, faces: Sequence[Face], path: str) -> list[Any]:
+        """One object for each face; or of an enum's values those that are found."""
+        if node["items"]["kind"] == "object":
+            name = path.rpartition(".")[2]
+            values = [self.fill(node["items"], f, faces, name) for f in faces]
+        else:
+            values = [v for v in node["items"]["values"] if self._state(face, self._source({}, v)) == "yes"]
+        _require_within(node, len(values), path)
+        return values
 
     def _object(self, node: Mapping[str, Any], face: Face, faces: Sequence[Face], path: str) -> dict[str, Any]:
         out = {}
@@ -177,9 +161,7 @@ class Filler:
                 value = round(1 - value, 6)
         if value is None:
             raise Unfillable(f"{path} is not known, and the schema has no null for it")
-        low, high = node["low"], node["high"]
-        if (low is not None and value < low) or (high is not None and value > high):
-            raise Unfillable(f"{path} lies outside of what the schema allows")
+        _require_within(node, value, path)
         return round(value) if node["kind"] == "integer" else value
 
     def _enum(self, node: Mapping[str, Any], face: Face, path: str) -> str:
@@ -245,6 +227,13 @@ class Filler:
 def everything(faces: Sequence[Face]) -> dict[str, Any]:
     """JSON of no particular shape: all that was found."""
     return {"faces": [{x.name: {"state": x.state, "probability": x.probability} for x in f.labels} for f in faces]}
+
+
+def _require_within(node: Mapping[str, Any], value: float, path: str) -> None:
+    """Raises Unfillable where a number, or how many items or characters there are, is not what the schema allows."""
+    low, high = node["low"], node["high"]
+    if (low is not None and value < low) or (high is not None and value > high):
+        raise Unfillable(f"{path} lies outside of what the schema allows")
 
 
 def _label(face: Face, source: Source) -> Label:

@@ -13,29 +13,11 @@ from typing import Any
 from .errors import ApiError, bad_request
 
 MAX_BYTES, MAX_PROPERTIES, MAX_DEPTH = 32_000, 64, 4
-_KNOWN = frozenset(
-    [
-        "type",
-        "properties",
-        "required",
-        "additionalProperties",
-        "enum",
-        "const",
-        "items",
-        "anyOf",
-        "$ref",
-        "$defs",
-        "definitions",
-        "title",
-        "description",
-        "default",
-        "minimum",
-        "maximum",
-        "$schema",
-        "$id",
-        "x-faceinsight",
-    ]
-)
+_KEYWORDS = """
+    type properties required additionalProperties enum const items anyOf $ref $defs definitions title description
+    default minimum maximum minItems maxItems uniqueItems minLength maxLength $schema $id x-faceinsight
+"""
+_KNOWN = frozenset(_KEYWORDS.split())
 _TYPES = ("object", "array", "string", "number", "integer", "boolean", "null")
 #: What the worker fills where the client wants JSON of any shape.
 ANY_JSON: Mapping[str, Any] = {"kind": "any"}
@@ -45,7 +27,8 @@ def read(response_format: Any) -> dict[str, Any] | None:
     """The field `response_format` -> a node to be filled; None where plain text is wanted.
 
     A node has `kind` ("object", "array", "enum", "boolean", "number", "integer", "string", "null" or "any"),
-    `nullable`, and by its kind `properties` and `required`, `items`, `values`, `low` and `high`, `question`, `source`.
+    `nullable`, and by its kind `properties` and `required`, `items`, `values`, `low` and `high` (of a number, or of how
+    many items or characters there may be), `question`, `source`.
 
     Raises:
         ApiError: it is not a format that is known, or uses what is not in the subset.
@@ -106,11 +89,13 @@ class _Reader:
             node |= self._object(schema, depth, path)
         elif kind == "array":
             node["items"] = self.node(schema.get("items"), depth, path)
+            node |= {"low": _bound(schema.get("minItems")), "high": _bound(schema.get("maxItems"))}
         elif kind in ("number", "integer"):
             node |= {"low": _bound(schema.get("minimum")), "high": _bound(schema.get("maximum"))}
         elif kind == "string":
             words = schema.get("description") or schema.get("title")
             node["question"] = words[:500] if isinstance(words, str) else None
+            node |= {"low": _bound(schema.get("minLength")), "high": _bound(schema.get("maxLength"))}
         return node
 
     def _object(self, schema: Mapping[str, Any], depth: int, path: tuple[str, ...]) -> dict[str, Any]:
@@ -163,5 +148,5 @@ def _bound(value: Any) -> float | None:
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) < 1e300:
-        raise _unsupported("has a minimum or maximum that is no number")
+        raise _unsupported("has a limit that is no number")
     return float(value)

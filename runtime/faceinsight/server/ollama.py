@@ -6,6 +6,7 @@ can be pulled, pushed or changed.
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from datetime import datetime, timezone
@@ -24,6 +25,8 @@ from .web import Json, last_of, ndjson, read_json, stream, unless_gone
 #: The version of Ollama whose API this is; clients compare it before they use newer parts of it.
 VERSION = "0.13.0"
 _TAG = ":latest"
+#: The place of a picture in a text, with the line before it that says what it is.
+_PLACE = re.compile(r"^(?:[^\n?]{1,60}:\n)?(?:\[tracker\][^\n]*\n)?\[img(?:-\d+)?\][ \t]*$\n?", re.MULTILINE)
 #: What changes models.
 REFUSED = ("pull", "push", "create", "copy", "delete", "blobs/{digest}")
 #: Options that have the same name and meaning in OpenAI's API, or are ignored there too.
@@ -213,6 +216,8 @@ def _message(message: Any) -> dict[str, Any]:
     require(fits, "invalid_value", "images: expected a list of pictures in base64.")
     uris = [image if image.startswith("data:") else f"data:image/jpeg;base64,{image}" for image in images]
     parts = [{"type": "image_url", "image_url": uri} for uri in uris]
+    if images:
+        text = _PLACE.sub("", text)
     return {"role": message.get("role"), "content": [{"type": "text", "text": text}, *parts]}
 
 

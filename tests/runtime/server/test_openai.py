@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import random
 from collections.abc import Iterator
@@ -14,7 +15,7 @@ import pytest
 pytest.importorskip("starlette", reason="the extra server")
 openai = pytest.importorskip("openai")
 from paths import PHOTO
-from serving import Serving, data_uri, no_face, user
+from serving import Serving, data_uri, no_face, small_photo, user
 
 from faceinsight import FaceInsight
 
@@ -136,7 +137,19 @@ def test_pictures_are_compared_or_the_best_is_taken(server: Serving):
     assert len(done["faceinsight"]["faces"]) == 2
     done = server.chat(user(Q, data_uri(tiny_one), data_uri(), data_uri(no_face()))).json()
     assert done["faceinsight"]["ignored"] == ["image 1", "image 3"]
-    assert server.chat(user(Q, *[data_uri()] * 5)).status_code == 400
+    assert server.chat(user(Q, *[data_uri()] * 21)).status_code == 400
+
+
+def test_a_turn_may_be_several_messages(server: Serving):
+    """Some clients send each picture in a message of its own."""
+    frames = [user(f"Frame {i} of 3 (+{i}.0s):", data_uri()) for i in range(1, 4)]
+    for messages in ([*frames, user(Q)], [user(Q), *frames], [user(Q), *frames, user("These are for reference.")]):
+        done = server.chat(*messages).json()["faceinsight"]
+        assert [x["name"] for x in done["labels"]] == ["Eyeglasses"]
+        assert len(done["ignored"]) == 2
+    earlier = [user("And what is this?", data_uri(no_face())), {"role": "assistant", "content": "A wall."}]
+    done = server.chat(*earlier, *frames[:1], user(Q)).json()["faceinsight"]
+    assert (done["finish"] != "no_face", done["ignored"]) == (True, [])
 
 
 def test_the_caption_of_a_picture_is_no_question(server: Serving):
@@ -233,6 +246,45 @@ def test_errors_are_the_clients_classes(client):
     with pytest.raises(openai.BadRequestError) as error:
         client.chat.completions.create(model="faceinsight", messages=[user(Q, "https://example.org/x.png")])
     assert error.value.code == "unsupported_image_url"
+
+
+def test_the_async_client(server: Serving, tiny: FaceInsight):
+    (face,) = tiny.perceive(small_photo())
+    expected = tiny.ask(face, Q).text
+
+    async def ask() -> list[str]:
+        async with openai.AsyncOpenAI(base_url=f"{server.url}/v1", api_key="any", max_retries=0) as client:
+            request = {"model": "faceinsight", "messages": [user(Q, data_uri())]}
+            whole = client.chat.completions.create(**request)
+            streamed = await client.chat.completions.create(**request, stream=True)
+            text = "".join([chunk.choices[0].delta.content or "" async for chunk in streamed])
+            return [(await whole).choices[0].message.content, text]
+
+    assert asyncio.run(ask()) == [expected, expected]
+
+
+def test_langchain(server: Serving, tiny: FaceInsight):
+    langchain = pytest.importorskip("langchain_openai")
+    from langchain_core.messages import HumanMessage
+    from pydantic import BaseModel
+
+    class Visitor(BaseModel):
+        smiling: bool | None
+        face_count: int
+
+    (face,) = tiny.perceive(small_photo())
+    expected = tiny.ask(face, Q).text
+    llm = langchain.ChatOpenAI(base_url=f"{server.url}/v1", api_key="any", model="faceinsight", max_retries=0)
+    message = HumanMessage(user(Q, data_uri())["content"])
+    assert llm.invoke([message]).content == expected
+    assert "".join(chunk.content for chunk in llm.stream([message])) == expected
+    for method in ("json_schema", "json_mode"):
+        filled = llm.with_structured_output(Visitor, method=method, include_raw=True).invoke([message])
+        assert filled["raw"].content.startswith("{")
+        if method == "json_schema":
+            assert filled["parsed"].face_count == 1
+    with pytest.raises(openai.BadRequestError, match="tool_choice"):
+        llm.with_structured_output(Visitor, method="function_calling").invoke([message])
 
 
 def test_models_and_a_raw_response(client):
