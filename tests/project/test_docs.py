@@ -24,7 +24,7 @@ from faceinsight_models.cli import main as train_main
 
 #: The commands, each with its own parser.
 MAINS = {"faceinsight": command_line.main, "faceinsight-export": export_main, "faceinsight-train": train_main}
-FOLDERS = ("docs", "benchmarks/results", "examples", ".github")
+FOLDERS = ("docs", "deploy", "benchmarks/results", "examples", ".github")
 PAGES = sorted([*ROOT.glob("*.md"), *(p for folder in FOLDERS for p in (ROOT / folder).rglob("*.md"))])
 LINK = re.compile(r"(?<!`)\[[^\]]*\]\(([^)\s]+)\)")
 CODE = re.compile(r"^( *)```(\w*)\n(.*?)^\1```", re.MULTILINE | re.DOTALL)

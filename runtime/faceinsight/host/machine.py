@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import platform
 import re
@@ -24,9 +25,35 @@ def saturates(root: Path = Path("/")) -> bool:
     return not found & {"avx512_vnni", "avx_vnni", "amx_int8"}
 
 
-def cores() -> int:
-    """Cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def cores(root: Path = Path("/")) -> int:
+    """Cores this process may use: those it may run on, or fewer where a control group limits its time (Docker's
+    `--cpus`): more threads than that stop each other. root: where /proc and /sys are."""
+    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, int(min(count, _quota(root))))
+
+
+def _quota(root: Path) -> float:
+    """Cores' worth of time that the control groups of this process leave it; infinite where none limits it."""
+    try:
+        found = re.findall(r"^\d+:([^:]*):(/.*)$", (root / "proc/self/cgroup").read_text(), re.MULTILINE)
+    except OSError:
+        return math.inf
+    quota, groups = math.inf, root / "sys/fs/cgroup"
+    for controllers, path in found:
+        if controllers and "cpu" not in controllers.split(","):
+            continue
+        # Version 2 has no controllers' names here. In a container the group's own folder is the top one.
+        top = groups / "cpu" if controllers else groups
+        for folder in {top, *(top / part for part in (Path(path.strip("/")), *Path(path.strip("/")).parents))}:
+            try:
+                if controllers:
+                    limit, period = ((folder / f"cpu.cfs_{name}_us").read_text() for name in ("quota", "period"))
+                else:
+                    limit, period = (folder / "cpu.max").read_text().split()
+                quota = min(quota, int(limit) / int(period)) if int(limit) > 0 else quota
+            except (OSError, ValueError, ZeroDivisionError):
+                continue  # no limit here ("max" or -1), or another layout
+    return quota
 
 
 def cache_folder() -> Path:

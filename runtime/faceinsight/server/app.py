@@ -138,12 +138,14 @@ class Door:
         if code in (429, 503) and "endpoint" in scope:
             self._state.metrics.rejected.labels("queue_full" if code == 429 else "unavailable").inc()
         method = scope["method"] if scope["method"] in ("GET", "HEAD", "POST", "DELETE") else "OTHER"
-        log.info("%s", " ".join([method, route, str(code), f"{seconds * 1e3:.1f} ms", *scope["notes"]]))
+        # Those who ask again and again whether all is well fill no log.
+        level = logging.DEBUG if code == 200 and scope["path"] in OPEN_PATHS else logging.INFO
+        log.log(level, "%s", " ".join([method, route, str(code), f"{seconds * 1e3:.1f} ms", *scope["notes"]]))
 
 
 async def _api_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, ApiError)
-    request.scope["notes"].append(error.code)
+    request.scope["notes"] += [*(f"sha256 {image}" for image in error.images), error.code]
     return error_response(error, request.url.path)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import traceback
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,10 +38,13 @@ class ApiError(Exception):
         param: str | None = None,
         retry_after: int | None = None,
         retry: bool | None = None,
+        images: Sequence[str] = (),
     ) -> None:
-        """message: one sentence for a person. retry: whether the same request may work; by default by its status."""
+        """message: one sentence for a person. retry: whether the same request may work; by default by its status.
+        images: what the log calls the pictures of the request."""
         super().__init__(message)
         self.status, self.code, self.param, self.retry_after = status, code, param, retry_after
+        self.images = images
         self._retry = status in _RETRY if retry is None else retry
 
     @property

@@ -28,12 +28,14 @@ class Photo:
     """A picture that was looked at.
 
     Attributes:
+        sha256: of the picture's bytes.
         width, height: pixels of the picture itself.
         faces: the largest first.
         ids: of the faces, 128 random bits each.
         used: when it was last asked about.
     """
 
+    sha256: str
     width: int
     height: int
     faces: tuple[Face, ...]
@@ -83,7 +85,7 @@ class FaceStore:
             pixels, scale = load_scaled(data)
             faces = tuple(scaled(face, scale) for face in self.insight.perceive(pixels))
             ids = tuple(secrets.token_hex(16) for _ in faces)
-            photo = Photo(scale * pixels.shape[1], scale * pixels.shape[0], faces, ids, 0.0)
+            photo = Photo(key, scale * pixels.shape[1], scale * pixels.shape[0], faces, ids, 0.0)
             self.counts.found += len(faces)
         else:
             self.counts.hits += 1

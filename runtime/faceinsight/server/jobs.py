@@ -65,7 +65,13 @@ class Jobs:
                 report["labels"] = [x for x in report["labels"] if x["name"] in names]
             faces.append({"id": photo.ids[i], "index": i, **report, "landmarks": plain(face.landmarks)})
         image = {"width": photo.width, "height": photo.height}
-        yield {"event": "done", "image": image, "faces": faces, "timings": {"perceive": milliseconds}}
+        yield {
+            "event": "done",
+            "image": image,
+            "images": [photo.sha256[:12]],
+            "faces": faces,
+            "timings": {"perceive": milliseconds},
+        }
 
     def _chat(self, header: Event, blobs: Sequence[bytes]) -> Events:
         began = time.perf_counter()
@@ -85,7 +91,8 @@ class Jobs:
         if not all(photo.faces for photo, _ in chosen):
             text = NO_FACE_OF_TWO if any(p.faces for p in photos) else NO_FACE
             yield {"event": "refusal" if schema else "chunk", "text": text}
-            yield _fixed("no_face", text, ignored, refused=bool(schema)) | {"timings": {"perceive": milliseconds}}
+            fixed = _fixed("no_face", text, ignored, refused=bool(schema)) | {"timings": {"perceive": milliseconds}}
+            yield fixed | {"images": [p.sha256[:12] for p in photos]}
             return
         for photo, index in chosen:
             if not 0 <= index < len(photo.faces):
@@ -95,6 +102,7 @@ class Jobs:
         for event in events:
             if event["event"] == "done":
                 event["timings"]["perceive"] = milliseconds
+                event["images"] = [p.sha256[:12] for p in photos]
                 event["ignored"] += ignored
             yield event
 

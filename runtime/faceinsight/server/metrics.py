@@ -17,7 +17,11 @@ from prometheus_client import (
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 #: Why faces are wiped.
 WIPES = ("expired", "evicted", "deleted", "worker_ended")
-_SECONDS = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30)
+_SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60, 120)
+#: Values of labels, which are there from the start: `increase()` does not see the first event of a new series.
+FINISHES = ("stop", "length", "repaired", "withheld", "no_face", "no_image", "declined", "cancelled")
+LOSSES = ("killed", "crashed", "exception", "hang", "heartbeat", "protocol", "load")
+REJECTIONS = ("queue_full", "unavailable", "bad_host", "bad_origin", "invalid_api_key", "shutting_down")
 
 disable_created_metrics()  # type: ignore[no-untyped-call]
 
@@ -53,7 +57,17 @@ class Metrics:
         self.worker_restarts = self._counter("worker_restarts", "Workers that ended and were replaced.", "reason")
         self.reloads = self._counter("reloads", "Reloads asked for by SIGHUP.", "result")
         self.worker_up = self._gauge("worker_up", "1 while a worker is ready.")
+        self.worker_memory = self._gauge("worker_resident_memory_bytes", "Of the worker; 0 while there is none.")
         self.canary_failures = self._counter("canary_failures", "Workers that did not answer the canary as recorded.")
+        for counter, values in (
+            (self.answers, FINISHES),
+            (self.wipes, WIPES),
+            (self.worker_restarts, LOSSES),
+            (self.rejected, REJECTIONS),
+            (self.reloads, ("done", "failed")),
+        ):
+            for value in values:
+                counter.labels(value)
 
     def take(self, event: dict[str, Any]) -> None:
         """Count what the worker reports at the end of a request."""

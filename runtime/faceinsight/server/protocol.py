@@ -5,10 +5,9 @@ from __future__ import annotations
 
 import asyncio
 import json
-import socket
 import struct
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, BinaryIO
 
 _LENGTHS = struct.Struct(">II")
 MAX_HEADER, MAX_BODY = 8_000_000, 160_000_000
@@ -28,6 +27,8 @@ def encode(header: Mapping[str, Any], blobs: Sequence[bytes] = ()) -> bytes:
 def split(frame: Frame) -> list[bytes]:
     """The blobs of a frame. Raises FrameError."""
     header, body = frame
+    if header.get("sizes") == [len(body)]:
+        return [body]
     view, out = memoryview(body), []
     for size in header.get("sizes", ()):
         out.append(bytes(view[:size]))
@@ -46,14 +47,17 @@ async def read(reader: asyncio.StreamReader) -> Frame | None:
         return None
 
 
-def receive(sock: socket.socket) -> Frame | None:
-    """As `read`, of a blocking socket."""
-    lengths = _exactly(sock, _LENGTHS.size)
-    if lengths is None:
+def receive(reader: BinaryIO) -> Frame | None:
+    """As `read`, of a blocking socket's buffered file (`makefile("rb")`)."""
+    try:
+        lengths = reader.read(_LENGTHS.size)
+        if len(lengths) < _LENGTHS.size:
+            return None
+        header, body = _checked(lengths)
+        text, data = reader.read(header), reader.read(body)
+    except ConnectionError:
         return None
-    header, body = _checked(lengths)
-    text, data = _exactly(sock, header), _exactly(sock, body)
-    return None if text is None or data is None else (_parse(text), data)
+    return None if len(text) < header or len(data) < body else (_parse(text), data)
 
 
 def _checked(lengths: bytes) -> tuple[int, int]:
@@ -71,18 +75,3 @@ def _parse(text: bytes) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise FrameError(f"a header of type {type(found).__name__}")
     return found
-
-
-def _exactly(sock: socket.socket, size: int) -> bytes | None:
-    """So many bytes; None where the other side has closed."""
-    data = bytearray(size)
-    view, n = memoryview(data), 0
-    while n < size:
-        try:
-            got = sock.recv_into(view[n:])
-        except ConnectionError:
-            return None
-        if not got:
-            return None
-        n += got
-    return bytes(data)

@@ -8,6 +8,7 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response
 
+from .allocator import overwrites_freed
 from .errors import ApiError
 from .metrics import CONTENT_TYPE, WIPES
 from .state import State
@@ -51,6 +52,7 @@ async def metrics(request: Request) -> Response:
     state.metrics.queue_depth.set(supervisor.lane.depth)
     state.metrics.queue_limit.set(supervisor.lane.limit)
     state.metrics.ready.set(supervisor.state == "ready")
+    state.metrics.worker_memory.set(supervisor.worker_memory())
     if supervisor.info:
         info = supervisor.info
         labels = (state.version, info["bundle"], info["bundle_sha256"], info["device"])
@@ -136,6 +138,9 @@ async def privacy(request: Request) -> Response:
                 "picture": "in memory, while its request runs",
                 "face": f"in the worker's memory, {held}; DELETE /v1/faces wipes all of them",
                 "question and answer": "in memory, while the request runs" + ("; logged" if state.log_content else ""),
+                "freed memory": "overwritten"
+                if overwrites_freed()
+                else "not overwritten: the C library was not told to",
                 "disk": "nothing",
                 "network": "nothing leaves but the answer",
             },

@@ -8,9 +8,11 @@ import contextlib
 import itertools
 import logging
 import math
+import os
 import time
 from collections import deque
 from collections.abc import AsyncGenerator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from ..errors import FaceInsightError
@@ -62,6 +64,14 @@ class Supervisor:
         self._ready, self._reloaded = asyncio.Event(), asyncio.Event()
         self._failure: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self._task: asyncio.Task[None] | None = None
+
+    def worker_memory(self) -> int:
+        """Bytes of the worker that are resident; 0 where there is none, or the system does not tell."""
+        try:
+            pages = Path(f"/proc/{self._child.pid if self._child else 0}/statm").read_text().split()[1]
+        except OSError:
+            return 0
+        return int(pages) * os.sysconf("SC_PAGE_SIZE")
 
     def start(self) -> None:
         """Begin: loads in the background."""
@@ -127,7 +137,8 @@ class Supervisor:
             while True:
                 event = await job.next()
                 if event["event"] == "error":
-                    raise ApiError(event["status"], event["code"], event["message"], param=event.get("param"))
+                    fields = {"param": event.get("param"), "images": event["images"]}
+                    raise ApiError(event["status"], event["code"], event["message"], **fields)
                 yield event
                 if event["event"] == "done":
                     return

@@ -20,6 +20,9 @@ T = TypeVar("T")
 
 #: Bytes of a body: a JPEG of 16 megapixels in base64, and slack. Seconds to send it. Depth of its JSON.
 MAX_BODY, BODY_SECONDS, MAX_DEPTH = 24_000_000, 30.0, 32
+#: Commas of a JSON body, which bound its parts: nobody else is answered while one is parsed, and that takes as long as
+#: there are parts. Pictures are one string each.
+MAX_COMMAS = 50_000
 #: Bytes of all bodies that are held at a time: a crowd of clients must not fill the memory.
 MAX_HELD = 128_000_000
 #: Seconds between two comments that keep a stream alive.
@@ -85,7 +88,9 @@ async def read_json(request: Request) -> dict[str, Any]:
 
 
 def parse_json(body: bytes) -> dict[str, Any]:
-    """A JSON object of limited depth, without NaN and infinity. Raises ApiError."""
+    """A JSON object of limited depth and number of parts, without NaN and infinity. Raises ApiError."""
+    if body.count(b",") > MAX_COMMAS:
+        raise bad_request("invalid_json", f"The JSON has more than {MAX_COMMAS:,} commas.")
 
     def refuse(constant: str) -> None:
         raise ValueError(f"{constant} is no JSON")

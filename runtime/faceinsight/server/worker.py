@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import faulthandler
+import hashlib
 import json
 import logging
 import os
@@ -41,7 +42,8 @@ class Pipe:
         """Reads from now on."""
         self.jobs: queue.Queue[protocol.Frame] = queue.Queue()
         self.insight: Any = None
-        self._sock, self._sending, self._choosing = sock, threading.Lock(), threading.Lock()
+        self._sock, self._reader = sock, sock.makefile("rb")
+        self._sending, self._choosing = threading.Lock(), threading.Lock()
         self._running: int | None = None
         self._cancelled: set[int] = set()
         threading.Thread(target=self._read, daemon=True).start()
@@ -68,7 +70,7 @@ class Pipe:
 
     def _read(self) -> None:
         try:
-            while frame := protocol.receive(self._sock):
+            while frame := protocol.receive(self._reader):
                 header = frame[0]
                 if header["op"] == "ping":
                     self.send({"event": "pong"})
@@ -135,8 +137,9 @@ def _work(pipe: Pipe, jobs: Any, frame: protocol.Frame) -> None:
     """One job. Ends the process where what went wrong may be the device's or the memory's."""
     number = frame[0]["id"]
     pipe.begin(number)
+    blobs = protocol.split(frame)
     try:
-        events = jobs.run(frame[0], protocol.split(frame))
+        events = jobs.run(frame[0], blobs)
         while not pipe.is_cancelled(number):
             event = next(events)
             pipe.send({**event, "id": number})
@@ -153,9 +156,14 @@ def _work(pipe: Pipe, jobs: Any, frame: protocol.Frame) -> None:
         else:
             error = _answer(e)
             fields = {"status": error.status, "code": error.code, "message": str(error), "param": error.param}
-            pipe.send({"event": "error", "id": number, **fields})
+            pipe.send({"event": "error", "id": number, "images": list(map(_fingerprint, blobs)), **fields})
     finally:
         pipe.end()
+
+
+def _fingerprint(image: bytes) -> str:
+    """What the log calls a picture."""
+    return hashlib.sha256(image).hexdigest()[:12]
 
 
 def _is_fatal(error: Exception) -> bool:

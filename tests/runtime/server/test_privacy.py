@@ -78,6 +78,7 @@ def test_nothing_stays_in_memory_logs_files_or_metrics(tiny_bundle: Path, tmp_pa
     temporary.mkdir()
     with Serving(tmp_path, tiny_bundle, env={"TMPDIR": str(temporary), "HOME": str(temporary)}) as server:
         server.wait_ready()
+        assert server.get("/v1/privacy").json()["held"]["freed memory"] == "overwritten"
         ask_everything(server, canaries)
         time.sleep(0.2)
         assert canaries.found(memory(server.pid)) == set()
@@ -95,6 +96,7 @@ def test_the_search_finds_what_is_not_overwritten(tiny_bundle: Path, tmp_path: P
     canaries = Canaries()
     with Serving(tmp_path, tiny_bundle, env={**SETTINGS, "PYTHONMALLOC": "pymalloc", "GLIBC_TUNABLES": ""}) as server:
         server.wait_ready()
+        assert server.get("/v1/privacy").json()["held"]["freed memory"].startswith("not overwritten")
         ask_everything(server, canaries)
         assert {"word", "scan"} <= canaries.found(memory(server.pid))
     with Serving(tmp_path, tiny_bundle, "--log-content") as server:

@@ -1,0 +1,498 @@
+"""What the server stands for months, in an hour: workers killed, servers ended, a long soak, malformed requests.
+
+    python benchmarks/speed/endurance.py --out work/endurance.json                      (about 70 minutes on two cores)
+    python benchmarks/speed/endurance.py --out work/endurance.json --only soak --requests 2000
+    python benchmarks/speed/endurance.py --out work/endurance.json --only kills ends --kills 4 --ends 9
+
+Each part runs a server of its own, as users start it, and is written when it is done; parts that are in the file are
+left as they are unless `--only` names them. Latencies of the soak want an otherwise idle machine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import os
+import random
+import re
+import resource
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from tqdm import tqdm
+
+from faceinsight import __version__
+from faceinsight.bench.state import machine
+from faceinsight.bundle.bundle import Bundle
+from serve import JSON, PHOTO, PNG, Server, percentiles
+
+QUESTIONS = (
+    "Is she smiling?",
+    "Is she wearing glasses?",
+    "What color is the hair?",
+    "Describe this face.",
+    "Who is it?",
+)
+JPEG = {"content-type": "image/jpeg"}
+#: Ways in which a worker ends; "memory": the next request finds none left.
+WAYS = ("SIGKILL", "SIGSEGV", "SIGSTOP", "memory")
+#: Seconds between two ends: more than four a minute would be taken for a fault of the bundle.
+DISTANCE = 13.0
+#: The soak's criteria: growth after warm-up, and the p99 of the last tenth against the first.
+GROWTH, SLOWER = 0.01, 1.2
+
+
+@contextmanager
+def serving(bundle: str, *options: str) -> Iterator[Server]:
+    """A server that is killed at the end."""
+    server = Server(bundle, "--device", "cpu", *options)
+    try:
+        yield server
+    finally:
+        server.process.kill()
+        server.process.wait()
+
+
+def small() -> bytes:
+    """The photo as a JPEG of 40 kB."""
+    return cv2.imencode(".jpg", cv2.imread(str(PHOTO)))[1].tobytes()
+
+
+def chat_body(image: bytes, question: str, **more: Any) -> bytes:
+    import base64
+
+    url = f"data:image/jpeg;base64,{base64.b64encode(image).decode()}"
+    parts = [{"type": "text", "text": question}, {"type": "image_url", "image_url": {"url": url}}]
+    return json.dumps({"model": "faceinsight", "messages": [{"role": "user", "content": parts}], **more}).encode()
+
+
+def post(server: Server, path: str, body: bytes, headers: dict[str, str]) -> tuple[int, bytes]:
+    connection = server.connect()
+    connection.request("POST", path, body, headers)
+    response = connection.getresponse()
+    found = response.status, response.read()
+    connection.close()
+    return found
+
+
+def children(pid: int) -> list[int]:
+    return [int(x) for x in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def zombies(pid: int) -> int:
+    return sum(") Z " in Path(f"/proc/{child}/stat").read_text() for child in children(pid))
+
+
+def descriptors(pid: int) -> int:
+    return len(list(Path(f"/proc/{pid}/fd").iterdir()))
+
+
+def end_worker(pid: int, way: str) -> None:
+    if way != "memory":
+        os.kill(pid, getattr(signal, way))
+        return
+    used = int(Path(f"/proc/{pid}/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.prlimit(pid, resource.RLIMIT_AS, (used, used))
+
+
+def kills(bundle: str, count: int) -> dict[str, Any]:
+    """A worker that ends while it works on a request and another one waits: how long until a new one is ready, and
+    whether the other request gets what it would have got."""
+    times: dict[str, list[float]] = {way: [] for way in WAYS}
+    codes: dict[str, Counter[str]] = {way: Counter() for way in WAYS}
+    harmed = most_zombies = 0
+    with serving(bundle, "--timeout", "20") as server:
+        body = chat_body(small(), QUESTIONS[0])
+        expected = json.loads(post(server, "/v1/chat/completions", body, JSON)[1])["choices"][0]["message"]["content"]
+        at_first = descriptors(server.process.pid)
+        for i in tqdm(range(count), desc="kills"):
+            began, way, pid = time.monotonic(), WAYS[i % len(WAYS)], server.worker
+            assert pid
+            found: dict[str, tuple[int, bytes]] = {}
+
+            def ask(name: str, image: bytes, found: dict[str, tuple[int, bytes]] = found) -> None:
+                found[name] = post(server, "/v1/chat/completions", chat_body(image, QUESTIONS[0]), JSON)
+
+            # A crowd of pixels takes the worker a while: it ends in the middle of that.
+            large = cv2.imencode(".jpg", cv2.resize(cv2.imread(str(PHOTO)), (3000, 3000)))[1].tobytes() + b"%d" % i
+            threads = [threading.Thread(target=ask, args=("first", large))]
+            threads[0].start()
+            time.sleep(0.15)
+            threads.append(threading.Thread(target=ask, args=("second", small())))
+            threads[1].start()
+            time.sleep(0.05)
+            ended = time.perf_counter()
+            end_worker(pid, way)
+            while server.worker in (None, pid):
+                time.sleep(0.01)
+                if time.perf_counter() > ended + 60:
+                    raise SystemExit(f"{way}: the worker was not replaced")
+            server.wait_ready()
+            times[way].append(time.perf_counter() - ended)
+            for thread in threads:
+                thread.join()
+            codes[way][str(found["first"][0])] += 1
+            answer = found["second"]
+            same = answer[0] == 200 and json.loads(answer[1])["choices"][0]["message"]["content"] == expected
+            harmed += not same
+            most_zombies = max(most_zombies, zombies(server.process.pid))
+            time.sleep(max(0.0, DISTANCE - (time.monotonic() - began)))
+        leaked = descriptors(server.process.pid) - at_first
+    return {
+        "kills": count,
+        "ready again": {way: percentiles(found) for way, found in times.items() if found},
+        "status of the request under way": {way: dict(found) for way, found in codes.items()},
+        "answers of others that were harmed": harmed,
+        "zombies at most": most_zombies,
+        "descriptors leaked": leaked,
+    }
+
+
+def ends(bundle: str, count: int) -> dict[str, Any]:
+    """SIGTERM with 0, 1 or 8 open streams, and under load: how long until the process is gone, and its exit code."""
+    times: dict[str, list[float]] = {}
+    codes: Counter[str] = Counter()
+    cut = 0
+    body = chat_body(small(), "Describe this face.", stream=True)
+    head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n\r\n".encode()
+    for i in tqdm(range(count), desc="ends"):
+        streams = (0, 1, 8, 8)[i % 4]
+        with serving(bundle) as server:
+            held = i % 4 == 3
+            if held:
+                # Nothing can finish.
+                os.kill(server.worker or 0, signal.SIGSTOP)
+            open_ones = []
+            for _ in range(streams):
+                sock = socket.create_connection(("127.0.0.1", server.port))
+                sock.sendall(head + body)
+                open_ones.append(sock)
+            time.sleep(random.Random(i).uniform(0, 0.2))
+            began = time.perf_counter()
+            server.process.terminate()
+            code = server.process.wait(30)
+            name = f"{streams} streams" + (" that cannot end" if held else "")
+            times.setdefault(name, []).append(time.perf_counter() - began)
+            codes[str(code)] += 1
+            for sock in open_ones:
+                data = b""
+                while part := sock.recv(65536):
+                    data += part
+                sock.close()
+                whole = b"[DONE]" in data or b'"error"' in data
+                cut += not whole
+    return {
+        "trials": count,
+        "seconds": {name: round(max(found), 2) for name, found in times.items()},
+        "exit codes": dict(codes),
+        "streams cut without a word": cut,
+    }
+
+
+def soak(bundle: str, count: int, planted: Path | None = None) -> dict[str, Any]:
+    """A day at a kiosk: people come, are asked about, leave; some are sent as chats, some streams are left.
+
+    planted: a folder whose `sitecustomize.py` every process of the server runs first.
+    """
+    before = os.environ.get("PYTHONPATH")
+    if planted:
+        os.environ["PYTHONPATH"] = str(planted)
+    try:
+        with serving(bundle, "--forget-after", "20") as server:
+            return _soak(server, count)
+    finally:
+        if planted:
+            os.environ.pop("PYTHONPATH") if before is None else os.environ.update(PYTHONPATH=before)
+
+
+def _soak(server: Server, count: int) -> dict[str, Any]:
+    image, numbers, worker = small(), itertools.count(), server.worker
+    times: dict[str, list[tuple[int, float]]] = {}
+    memory: list[dict[str, float]] = []
+    codes: Counter[str] = Counter()
+    connection, face = server.connect(), ""
+    for i in tqdm(range(count), desc="soak"):
+        kind = "new face" if i % 10 == 0 else "chat" if i % 10 == 5 else "known photo" if i % 2 else "ask"
+        path, body, headers = "/v1/faces", image, JPEG
+        if kind == "new face":
+            image = image[: len(small())] + b"%d" % next(numbers)
+            body = image
+        elif kind == "chat":
+            path, body, headers = "/v1/chat/completions", chat_body(image, QUESTIONS[i % 5], stream=i % 20 == 5), JSON
+        elif kind == "ask":
+            path, headers = f"/v1/faces/{face}/ask", JSON
+            body = json.dumps({"question": QUESTIONS[i // 2 % 5]}).encode()
+        began = time.perf_counter()
+        connection.request("POST", path, body, headers)
+        response = connection.getresponse()
+        data = response.read()
+        times.setdefault(kind, []).append((i, time.perf_counter() - began))
+        codes[str(response.status)] += 1
+        if kind == "new face":
+            face = json.loads(data)["faces"][0]["id"]
+        if i % max(1, count // 200) == 0:
+            memory.append(server.resident())
+    tenth = count // 10
+    first = {k: [s for i, s in found if tenth <= i < 2 * tenth] for k, found in times.items()}
+    last = {k: [s for i, s in found if i >= count - tenth] for k, found in times.items()}
+    slower = {k: float(np.percentile(last[k], 99) / np.percentile(first[k], 99)) for k in times}
+    growth = {name: growth_of([m[name] for m in memory]) for name in ("parent", "worker")}
+    return {
+        "requests": count,
+        "statuses": dict(codes),
+        "same worker to the end": server.worker == worker,
+        "second tenth": {k: percentiles(found) for k, found in first.items()},
+        "last tenth": {k: percentiles(found) for k, found in last.items()},
+        "p99 of the last against the second tenth": {k: round(x, 2) for k, x in slower.items()},
+        "resident MB": {"first": memory[len(memory) // 10], "last": memory[-1]},
+        "growth of resident memory": growth,
+        "holds": max(growth.values()) < GROWTH and max(slower.values()) <= SLOWER,
+    }
+
+
+def growth_of(memory: list[float]) -> float:
+    """Of resident memory after the first tenth, in which caches fill: the median of the last tenth against that of the
+    second."""
+    n = max(1, len(memory) // 10)
+    return round(float(np.median(memory[-n:]) / np.median(memory[n : 2 * n]) - 1), 4)
+
+
+LEAK = """
+import threading, time
+kept = []
+def leak():
+    while True:
+        kept.append(bytearray(b"x" * 20_000))
+        time.sleep(0.01)
+threading.Thread(target=leak, daemon=True).start()
+"""
+
+
+def planted_leak(bundle: str, count: int) -> dict[str, Any]:
+    """The same soak with a leak of 2 MB a second planted: it must be caught."""
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "sitecustomize.py").write_text(LEAK)
+        found = soak(bundle, count, Path(folder))
+    return {"requests": count, "growth of resident memory": found["growth of resident memory"], "holds": found["holds"]}
+
+
+def malformed(bundle: str, count: int) -> dict[str, Any]:
+    """Requests made by schemathesis from /openapi.json, and damaged ones on raw sockets, in two halves."""
+    program = Path(sys.executable).with_name("schemathesis")
+    with serving(bundle) as server, tempfile.TemporaryDirectory() as folder:
+        worker, made, failed = server.worker, 0, ""
+        for seed in itertools.count(1):
+            if made >= count // 2 or failed:
+                break
+            command = [str(program), "run", f"http://127.0.0.1:{server.port}/openapi.json", "--seed", str(seed)]
+            checks = "not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance"
+            options = ["--max-examples", "100", "--phases", "examples,coverage,fuzzing", "--checks", checks]
+            done = subprocess.run(
+                [*command, *options, "--suppress-health-check", "all"], capture_output=True, text=True, cwd=folder
+            )
+            found = re.search(r"(\d+) generated", done.stdout)
+            made += int(found[1]) if found else 0
+            failed = "" if done.returncode == 0 else done.stdout[-2000:]
+        raw = raw_requests(server, count - made)
+        return {
+            "by schemathesis": made,
+            "failed there": failed,
+            "raw": sum(raw.values()),
+            "statuses of raw ones": dict(raw),
+            "same worker to the end": server.worker == worker,
+        }
+
+
+def raw_requests(server: Server, count: int) -> Counter[str]:
+    """Whole requests with bytes changed, cut, doubled or lengths that lie, each on a socket of its own."""
+    rng = random.Random(16)
+    body = chat_body(b"\xff\xd8\xff", QUESTIONS[0])
+    heads = [
+        b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n",
+        b"POST /v1/faces HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n%x\r\n",
+        b"GET /v1/models HTTP/1.1\r\nHost: localhost\r\nConnection: keep-alive\r\nX-Number: %d\r\n\r\n",
+        b"POST /api/chat HTTP/1.1\r\nHost: localhost\r\nExpect: 100-continue\r\nContent-Length: %d\r\n\r\n",
+    ]
+    statuses: Counter[str] = Counter()
+    for _ in tqdm(range(count), desc="raw"):
+        data = bytearray(rng.choice(heads) % len(body) + body)
+        for _ in range(rng.randrange(1, 6)):
+            at = rng.randrange(min(len(data), 300) or 1)
+            data[at : at + rng.randrange(4)] = rng.randbytes(rng.randrange(4))
+        if rng.random() < 0.3:
+            del data[rng.randrange(len(data)) :]
+        if rng.random() < 0.1:
+            data *= 2
+        with socket.create_connection(("127.0.0.1", server.port), timeout=10) as sock:
+            try:
+                sock.sendall(data)
+                sock.shutdown(socket.SHUT_WR)
+                first = sock.recv(200)
+            except ConnectionError:
+                first = b""
+        statuses[first.split()[1].decode() if first.startswith(b"HTTP/") else "closed"] += 1
+    return statuses
+
+
+def pictures(bundle: str, count: int) -> dict[str, Any]:
+    """Pictures of absurd shapes and damaged files, through POST /v1/faces."""
+    rng, photo = np.random.default_rng(16), small()
+    statuses: Counter[str] = Counter()
+    slowest = 0.0
+    with serving(bundle) as server:
+        worker, connection = server.worker, server.connect()
+        for i in tqdm(range(count), desc="pictures"):
+            kind = i % 3
+            if kind == 0:
+                height, width = (int(2 ** rng.uniform(0, 13.9)) for _ in range(2))
+                height = max(1, min(height, 16_000_000 // width))
+                shape = (height, width, 3) if rng.random() < 0.8 else (height, width)
+                data = cv2.imencode((".png", ".jpg", ".webp")[i % 9 // 3], rng.integers(0, 255, shape, np.uint8))[
+                    1
+                ].tobytes()
+            else:
+                damaged = bytearray(photo if kind == 1 else PHOTO.read_bytes()[:200_000])
+                for at in rng.integers(0, len(damaged) if rng.random() < 0.5 else 700, rng.integers(1, 20)):
+                    damaged[at] = rng.integers(256)
+                data = bytes(damaged[: rng.integers(1, len(damaged))] if rng.random() < 0.3 else damaged)
+            began = time.perf_counter()
+            connection.request("POST", "/v1/faces", data, PNG)
+            response = connection.getresponse()
+            response.read()
+            slowest = max(slowest, time.perf_counter() - began)
+            statuses[str(response.status)] += 1
+        return {
+            "pictures": count,
+            "statuses": dict(statuses),
+            "slowest s": round(slowest, 2),
+            "same worker": server.worker == worker,
+        }
+
+
+def schemas(bundle: str, count: int) -> dict[str, Any]:
+    """Hostile JSON schemas and extreme numbers in every field: each is answered soon, whatever the answer."""
+    rng, image = random.Random(16), b"\xff\xd8\xff"
+    numbers: tuple[Any, ...] = (-1, 0, 2**31, 2**63, 10**400, 1e308, "x", None, True, [], {})
+    fields = [
+        "n",
+        "max_tokens",
+        "max_completion_tokens",
+        "temperature",
+        "top_p",
+        "top_k",
+        "seed",
+        "top_logprobs",
+        "stop",
+        "stream",
+        "logprobs",
+    ]
+    statuses: Counter[str] = Counter()
+    times: list[float] = []
+    with serving(bundle) as server:
+        worker, connection = server.worker, server.connect()
+        for i in tqdm(range(count), desc="schemas"):
+            more: dict[str, Any] = {rng.choice(fields): rng.choice(numbers)}
+            if i % 2:
+                schema = hostile(rng, 0)
+                more = {"response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}}
+            body = chat_body(image, QUESTIONS[0], **more)
+            began = time.perf_counter()
+            connection.request("POST", "/v1/chat/completions", body, JSON)
+            response = connection.getresponse()
+            response.read()
+            times.append(time.perf_counter() - began)
+            statuses[str(response.status)] += 1
+        return {
+            "requests": count,
+            "statuses": dict(statuses),
+            **percentiles(times),
+            "slowest ms": round(max(times) * 1e3, 1),
+            "same worker": server.worker == worker,
+        }
+
+
+def hostile(rng: random.Random, depth: int) -> Any:
+    """A schema with something in it that a compiler of grammars chokes on."""
+    if depth > rng.randrange(1, 12):
+        return rng.choice(
+            [
+                {"type": "boolean"},
+                {"$ref": "#"},
+                {"$ref": "#/$defs/a"},
+                {"type": "string", "pattern": "(a+)+b"},
+                1,
+                None,
+                [],
+            ]
+        )
+    inner = hostile(rng, depth + 1)
+    return rng.choice(
+        [
+            {"type": "object", "properties": {"smiling": inner, "x" * rng.randrange(1, 200): inner}},
+            {"type": "array", "items": inner, "minItems": 10**9},
+            {"anyOf": [inner] * rng.randrange(1, 50)},
+            {
+                "$defs": {"a": {"$ref": "#/$defs/b"}, "b": {"$ref": "#/$defs/a"}},
+                "type": "object",
+                "properties": {"a": inner},
+            },
+            {
+                "type": ["object", "null"],
+                "properties": {f"p{i}": {"type": "boolean"} for i in range(rng.randrange(200))},
+            },
+            {"enum": [str(i) for i in range(rng.randrange(5000))]},
+            {"type": "string", "maxLength": 10**300, "enum": inner},
+            {"allOf": [inner], "not": inner, "if": inner},
+        ]
+    )
+
+
+#: Part -> function of the bundle and the number of its option.
+PARTS = {
+    "schemas": (schemas, 5000),
+    "pictures": (pictures, 2000),
+    "malformed": (malformed, 20_000),
+    "ends": (ends, 200),
+    "kills": (kills, 100),
+    "soak": (soak, 50_000),
+    "planted_leak": (planted_leak, 3000),
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--bundle", default="nano")
+    parser.add_argument("--only", nargs="+", choices=list(PARTS))
+    for name, (_, count) in PARTS.items():
+        parser.add_argument(f"--{'requests' if name == 'soak' else name.replace('_', '-')}", type=int, default=count)
+    parser.add_argument("--out", type=Path, required=True)
+    args = parser.parse_args()
+    result = json.loads(args.out.read_text()) if args.out.exists() else {}
+    result |= {
+        "faceinsight": __version__,
+        "machine": machine(),
+        "bundle": args.bundle,
+        "bundle_sha256": Bundle.open(args.bundle).sha256,
+    }
+    for name, (part, _) in PARTS.items():
+        if name in args.only if args.only else name not in result:
+            result[name] = part(args.bundle, vars(args)["requests" if name == "soak" else name])
+            print(name, json.dumps(result[name], indent=1), flush=True)
+            args.out.write_text(json.dumps(result, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
