@@ -185,6 +185,9 @@ class Child:
         job = self._job
         if job is None or event.get("id") != job.number:
             return
+        if kind == "progress":
+            self._wait()
+            return
         job.put(event)
         if kind in ("done", "error"):
             self._end_job()

@@ -1,5 +1,5 @@
 """What the worker does for a request: pictures to faces, questions to checked answers. Every job is a generator of
-events, the last of which says "done"."""
+events: "progress" goes no further than the parent, "chunk" and "refusal" have text, the last one says "done"."""
 
 from __future__ import annotations
 
@@ -76,7 +76,11 @@ class Jobs:
     def _chat(self, header: Event, blobs: Sequence[bytes]) -> Events:
         began = time.perf_counter()
         names = self._names(header.get("labels"), "faceinsight.labels")
-        photos = [self.store.photo(blob) for blob in blobs]
+        photos = []
+        for blob in blobs:
+            # Between two pictures a client may have left, and whoever waits for a sign of progress gets one.
+            yield {"event": "progress"}
+            photos.append(self.store.photo(blob))
         milliseconds = _since(began)
         if len(photos) == 2 and header.get("face") is None:
             chosen, ignored = [(p, 0) for p in photos], []

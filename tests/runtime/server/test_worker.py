@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import json
 import os
 import signal
 import socket
@@ -10,11 +11,13 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import cv2
 import httpx
 import pytest
 
 pytest.importorskip("starlette", reason="the extra server")
-from serving import BODY, Serving, raw_chat
+from paths import PHOTO
+from serving import BODY, Serving, data_uri, raw_chat, user
 
 pytestmark = pytest.mark.slow
 
@@ -136,6 +139,34 @@ def test_a_client_that_vanishes_frees_the_worker(server: Serving):
         assert server.chat(*BODY["messages"], max_tokens=1).status_code == 200
     assert server.metric("answers_total", finish="cancelled") == 5
     assert server.worker == pid
+
+
+def test_a_client_that_vanishes_while_pictures_are_looked_at_frees_the_worker(server: Serving):
+    """Not only while words are written: the next request waits for one picture, not for twenty."""
+    large = cv2.imencode(".jpg", cv2.resize(cv2.imread(str(PHOTO)), (2500, 2500)))[1].tobytes()
+
+    def body(n: int) -> bytes:
+        pictures = [data_uri(large + bytes([n, i]), "jpeg") for i in range(12)]
+        return json.dumps({"model": "faceinsight", "messages": [user(Q, *pictures)], "stream": True}).encode()
+
+    def seconds(leaves: bool, n: int) -> float:
+        data = body(n)
+        sock = socket.create_connection(("127.0.0.1", server.port))
+        head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(data)}\r\n\r\n"
+        sock.sendall(head.encode() + data)
+        time.sleep(0.2)
+        if leaves:
+            sock.close()
+        began = time.monotonic()
+        assert server.chat(*BODY["messages"]).status_code == 200
+        taken = time.monotonic() - began
+        sock.close()
+        return taken
+
+    server.chat(*BODY["messages"])
+    stays, left = seconds(False, 1), seconds(True, 2)
+    assert left < stays / 2
+    assert server.metric("answers_total", finish="cancelled") == 1
 
 
 def test_a_worker_that_dies_is_replaced(server: Serving, pool):
