@@ -13,10 +13,8 @@ from statistics import fmean
 from ..errors import RequestError
 from ..host.jetson import read_jetson, read_number, read_text
 from ..host.machine import available_memory
+from ..host.thermal import temperatures, throttled
 from .nvml import Nvml
-
-#: Cooling devices that hold a processor back (a fan does not): Jetson's, cpufreq's, devfreq's, ACPI's.
-HOLDING_BACK = ("throttle", "alert", "cpufreq", "devfreq", "Processor")
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +41,7 @@ class MachineState:
 
 def read_state(root: Path = Path("/"), nvml: Nvml | None = None) -> MachineState:
     """Now. root: where /proc and /sys are. nvml: of the GPU that is used."""
-    celsius = _temperatures(root)
+    celsius = temperatures(root)
     if nvml and (die := nvml.celsius()) is not None:
         celsius["GPU"] = float(die)
     now, most = (_mean_mhz(root, f"scaling_{kind}_freq") for kind in ("cur", "max"))
@@ -113,16 +111,6 @@ def others_share(before: CpuTime | None, after: CpuTime | None) -> float | None:
     return round(min(max(others / (after.total - before.total), 0.0), 1.0), 3)
 
 
-def _temperatures(root: Path) -> dict[str, float]:
-    out: dict[str, float] = {}
-    for zone in sorted((root / "sys/class/thermal").glob("thermal_zone*")):
-        # A zone whose part is switched off cannot be read.
-        name, value = read_text(zone / "type"), read_number(zone / "temp")
-        if name and value is not None:
-            out[name if name not in out else f"{name} {zone.name.removeprefix('thermal_zone')}"] = value / 1e3
-    return out
-
-
 def _mean_mhz(root: Path, file: str) -> float | None:
     cores = (root / "sys/devices/system/cpu").glob(f"cpu[0-9]*/cpufreq/{file}")
     khz = [v for c in cores if (v := read_number(c)) is not None]
@@ -130,17 +118,10 @@ def _mean_mhz(root: Path, file: str) -> float | None:
 
 
 def _throttled(root: Path, nvml: Nvml | None) -> tuple[str, ...] | None:
-    found: list[str] = []
-    readable = False
-    for device in sorted((root / "sys/class/thermal").glob("cooling_device*")):
-        name, level = read_text(device / "type"), read_number(device / "cur_state")
-        if name and level is not None and any(part in name for part in HOLDING_BACK):
-            readable = True
-            found += [name] * (level > 0)
+    found = throttled(root)
     if nvml and (reasons := nvml.throttled()) is not None:
-        readable = True
-        found += [f"GPU: {reason}" for reason in reasons]
-    return tuple(dict.fromkeys(found)) if readable else None
+        found = (*(found or ()), *(f"GPU: {reason}" for reason in reasons))
+    return None if found is None else tuple(dict.fromkeys(found))
 
 
 def _events(root: Path) -> dict[str, int]:

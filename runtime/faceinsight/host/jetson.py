@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,9 +76,14 @@ def _is_gpu(name: str) -> bool:
 
 
 def read_text(path: Path) -> str | None:
-    """A file's text, without the zeros that the device tree ends strings with; None where it cannot be read."""
+    """A file's text, without the zeros that the device tree ends strings with; None where it cannot be read.
+
+    A FIFO in its place is not waited for.
+    """
     try:
-        return path.read_text(errors="replace").replace("\0", " ").strip()
+        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
+        with open(descriptor, errors="replace") as file:
+            return file.read().replace("\0", " ").strip()
     except OSError:
         return None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from prometheus_client import (
@@ -13,6 +14,8 @@ from prometheus_client import (
     disable_created_metrics,
     generate_latest,
 )
+
+from ..host.thermal import temperatures, throttled
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 #: Why faces are wiped.
@@ -58,6 +61,8 @@ class Metrics:
         self.reloads = self._counter("reloads", "Reloads asked for by SIGHUP.", "result")
         self.worker_up = self._gauge("worker_up", "1 while a worker is ready.")
         self.worker_memory = self._gauge("worker_resident_memory_bytes", "Of the worker; 0 while there is none.")
+        self.temperature = self._gauge("temperature_celsius", "Of the machine, by thermal zone.", "zone")
+        self.throttled = self._gauge("throttled", "1 while heat or power hold clocks back; 0 where nothing tells.")
         self.canary_failures = self._counter("canary_failures", "Workers that did not answer the canary as recorded.")
         for counter, values in (
             (self.answers, FINISHES),
@@ -68,6 +73,15 @@ class Metrics:
         ):
             for value in values:
                 counter.labels(value)
+
+    def read_machine(self, root: Path = Path("/")) -> None:
+        """Heat and throttling now. What cannot be read has no series. root: where /sys is."""
+        self.temperature.clear()
+        for zone, celsius in temperatures(root).items():
+            self.temperature.labels(zone).set(celsius)
+        held_back = throttled(root)
+        if held_back is not None:
+            self.throttled.set(bool(held_back))
 
     def take(self, event: dict[str, Any]) -> None:
         """Count what the worker reports at the end of a request."""

@@ -52,6 +52,7 @@ async def metrics(request: Request) -> Response:
     state.metrics.queue_depth.set(supervisor.lane.depth)
     state.metrics.queue_limit.set(supervisor.lane.limit)
     state.metrics.ready.set(supervisor.state == "ready")
+    state.metrics.read_machine()
     state.metrics.worker_memory.set(supervisor.worker_memory())
     if supervisor.info:
         info = supervisor.info

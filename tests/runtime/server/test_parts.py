@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import random
 import socket
 from pathlib import Path
@@ -173,3 +174,30 @@ def test_a_fault_of_ours_is_a_number(caplog: pytest.LogCaptureFixture, monkeypat
     number = done.json()["error"]["message"].split()[-1].rstrip(".")
     assert f"error {number}: KeyError at" in caplog.text
     assert "secret" not in done.text + caplog.text
+
+
+def test_heat_is_shown_where_it_can_be_read(tmp_path: Path):
+    """Files that are missing, no numbers, or hang as FIFOs do: no series, and no waiting."""
+    thermal = tmp_path / "sys/class/thermal"
+    for i, (kind, temperature) in enumerate([("cpu-thermal", "51500"), ("gpu-thermal", "rubbish"), ("fifo", None)]):
+        zone = thermal / f"thermal_zone{i}"
+        zone.mkdir(parents=True)
+        (zone / "type").write_text(kind)
+        if temperature:
+            (zone / "temp").write_text(temperature)
+        else:
+            os.mkfifo(zone / "temp")
+    cooling = thermal / "cooling_device0"
+    cooling.mkdir()
+    (cooling / "type").write_text("cpu-throttle-alert")
+    metrics = Metrics()
+    for level in ("0", "2"):
+        (cooling / "cur_state").write_text(level)
+        metrics.read_machine(tmp_path)
+        text = metrics.text().decode()
+        assert [x for x in text.splitlines() if x.startswith("faceinsight_temperature")] == [
+            'faceinsight_temperature_celsius{zone="cpu-thermal"} 51.5'
+        ]
+        assert f"faceinsight_throttled {float(level != '0')}" in text
+    metrics.read_machine(tmp_path / "nothing")
+    assert 'zone="' not in metrics.text().decode()
