@@ -443,7 +443,7 @@ def hostile(rng: random.Random, depth: int) -> Any:
         [
             {"type": "object", "properties": {"smiling": inner, "x" * rng.randrange(1, 200): inner}},
             {"type": "array", "items": inner, "minItems": 10**9},
-            {"anyOf": [inner] * rng.randrange(1, 50)},
+            {"anyOf": [inner] * rng.randrange(1, 3 if depth else 50)},
             {
                 "$defs": {"a": {"$ref": "#/$defs/b"}, "b": {"$ref": "#/$defs/a"}},
                 "type": "object",
