@@ -13,6 +13,7 @@ from typing import Any
 
 import accuracy_table
 import published
+import serve_tables
 import versions
 
 Figures = dict[str, Any]
@@ -21,6 +22,8 @@ RESULTS = ROOT / "benchmarks" / "results"
 NANO = ROOT / "models" / "faceinsight_models" / "bundles" / "nano"
 #: The folder whose files the docs show.
 SHOWN = RESULTS / "xeon-2026-11"
+#: The same for the server.
+SERVED = RESULTS / "epyc-2026-11"
 
 
 class Results:
@@ -412,6 +415,13 @@ def licences(_: Results) -> str:
     return markdown(("component", "licence", "source", "trained on"), rows)
 
 
+def _served(
+    name: str, make: Callable[[Mapping[str, Any]], tuple[Sequence[str], Sequence[Sequence[str]]]]
+) -> Callable[[Results], str]:
+    """A table of serve_tables.py. Its figures are of another machine than those of the other tables."""
+    return lambda _: markdown(*make(Results(SERVED)[name]))
+
+
 #: Marker -> its table.
 TABLES: dict[str, Callable[[Results], str]] = {
     "summary": summary,
@@ -442,5 +452,10 @@ TABLES: dict[str, Callable[[Results], str]] = {
     "convert": convert,
     "soak": soak,
     "versions": versions_tried,
+    "serve-cost": _served("serve-nano", serve_tables.cost),
+    "serve-overload": _served("serve-nano", serve_tables.overload),
+    "serve-endurance": _served("serve-endurance", serve_tables.endurance),
+    "llama-server": _served("llama-server", serve_tables.llama_server),
+    "better-there": lambda _: serve_tables.better_there(Results(SERVED)["llama-server"]),
     "licences": licences,
 }

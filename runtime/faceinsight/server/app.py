@@ -60,6 +60,8 @@ ROUTES: tuple[tuple[str, str, Callable[..., Any]], ...] = (
 )
 
 _TEMPLATES: dict[Any, str] = {endpoint: path for _, path, endpoint in ROUTES}
+#: Bytes of all headers.
+MAX_HEADERS = 16_000
 #: Status of a request whose client went away, as nginx logs it; nobody receives it.
 GONE = 499
 _CODES = {404: "unknown_path", 405: "method_not_allowed"}
@@ -127,6 +129,8 @@ class Door:
 
     def _check(self, scope: Scope) -> None:
         request = Request(scope)
+        if sum(len(name) + len(value) + 4 for name, value in scope["headers"]) > MAX_HEADERS:
+            raise ApiError(431, "headers_too_large", f"The headers have more than {MAX_HEADERS:,} bytes.")
         if self.draining and scope["path"] not in OPEN_PATHS:
             raise shutting_down()
         self.gate.check(scope["path"], request.headers)

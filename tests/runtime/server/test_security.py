@@ -113,6 +113,8 @@ def test_half_requests_and_rubbish(server: Serving):
         b"POST /v1/faces HTTP/1.1\r\nHost: localhost\r\nContent-Length: -5\r\n\r\n",
         b"POST /v1/faces HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\n",
         b"GET /livez HTTP/1.1\r\nHost: localhost\r\nX: " + b"a" * 200_000 + b"\r\n\r\n",
+        b"GET /livez HTTP/1.1\r\nHost: localhost\r\nX: " + b"a" * 20_000 + b"\r\n\r\n",
+        b"GET /livez HTTP/1.1\r\nHost: localhost\r\n" + b"X: " + b"a: b\r\n" * 5_000 + b"\r\n",
     ):
         with socket.create_connection(("127.0.0.1", server.port), timeout=5) as sock:
             sock.sendall(data)

@@ -1,0 +1,169 @@
+"""Tables of the server: what it costs, what it stands, and how it compares with llama-server."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+Figures = Mapping[str, Any]
+Row = tuple[str, ...]
+OURS, LARGE, SMALL = "faceinsight", "llama-server, SigLIP-B/16 at 512", "llama-server, ViT-Ti/16 at 128"
+ROUTER = f"{SMALL}, router mode"
+
+
+def cost(result: Figures) -> tuple[Row, list[Row]]:
+    """Latency added to the library's, and an overload."""
+    rows: list[Row] = []
+    for name in ("report", "report of a JPEG", "first token of a known face"):
+        found = result[name]
+        times = (f"{found[arm]['p50 ms']:.1f} / {found[arm]['p99 ms']:.1f}" for arm in ("library", "server"))
+        rows.append((name, *times, f"{found['added p50 ms']:.1f} / {found['added p99 ms']:.1f}"))
+    return ("milliseconds, p50 / p99", "library", "server", "added"), rows
+
+
+def overload(result: Figures) -> tuple[Row, list[Row]]:
+    """Many clients at a time."""
+    found = result["overload"]
+    answers = found["answers"]
+    refused = sum(n for status, n in answers.items() if status.startswith("429"))
+    others = sum(n for status, n in answers.items() if not status.startswith(("200", "429")))
+    before, after = found["resident MB before"], found["resident MB after"]
+    rows: list[Row] = [
+        ("clients, seconds", f"{found['clients']}, {found['seconds']:.0f}"),
+        ("answered", f"{answers['200']:,}"),
+        ("turned away with 429; without a Retry-After", f"{refused:,}; {answers.get('429 without Retry-After', 0)}"),
+        ("any other status", str(others)),
+        ("waiting at most, of a limit of", f"{found['queue at most']:.0f}, {found['queue limit']:.0f}"),
+        ("one client alone, p50", f"{found['alone']['p50 ms']:.0f} ms"),
+        ("in the worker under this load, mean", f"{found['service ms']:.0f} ms"),
+        ("an admitted request, p50 / p99", f"{found['admitted']['p50 ms']:.0f} / {found['admitted']['p99 ms']:.0f} ms"),
+        (
+            "resident memory before and after: server, worker",
+            f"{before['parent']:.0f} -> {after['parent']:.0f} MB, {before['worker']:.0f} -> {after['worker']:.0f} MB",
+        ),
+    ]
+    return ("", ""), rows
+
+
+def endurance(result: Figures) -> tuple[Row, list[Row]]:
+    """What a month may bring, in an hour."""
+    kills, ends, soak, leak = (result[name] for name in ("kills", "ends", "soak", "planted_leak"))
+    malformed, pictures, schemas = (result[name] for name in ("malformed", "pictures", "schemas"))
+    worst = max(found["p99 ms"] for found in kills["ready again"].values()) / 1e3
+    by_way = ", ".join(f"{way} {found['p50 ms'] / 1e3:.1f} s" for way, found in kills["ready again"].items())
+    growth = soak["growth of resident memory"]
+    slower = soak["p99 of the last against the second tenth"]
+    fives = {status for part in (malformed["statuses of raw ones"], pictures["statuses"]) for status in part}
+    harm = (kills[name] for name in ("answers of others that were harmed", "zombies at most", "descriptors leaked"))
+    rows: list[Row] = [
+        (f"{kills['kills']} workers ended in the middle of a request: ready again, p50", by_way),
+        ("the slowest", f"{worst:.1f} s"),
+        ("answers of others that were harmed; zombies; descriptors leaked", "; ".join(map(str, harm))),
+        (
+            f"{ends['trials']} times SIGTERM with 0, 1 and 8 open streams: slowest; streams cut without a word",
+            f"{max(ends['seconds'].values()):.1f} s; {ends['streams cut without a word']}",
+        ),
+        (
+            f"{soak['requests']:,} requests: growth of resident memory, server; worker",
+            f"{growth['parent']:+.2%}; {growth['worker']:+.2%}",
+        ),
+        ("p99 of the last tenth against the second", ", ".join(f"{kind} {x:.2f}" for kind, x in slower.items())),
+        (f"a planted leak, {leak['requests']:,} requests: caught", "no" if leak["holds"] else "yes"),
+        (
+            f"{malformed['by schemathesis'] + malformed['raw']:,} malformed requests: 5xx; the worker is the same",
+            f"{sum(s.startswith('5') for s in fives)}; {_yes(malformed['same worker to the end'])}",
+        ),
+        (
+            f"{pictures['pictures']:,} pictures of absurd shapes and damaged files: the worker is the same",
+            _yes(pictures["same worker"]),
+        ),
+        (
+            f"{schemas['requests']:,} hostile schemas and numbers: p50 / p99 / slowest",
+            f"{schemas['p50 ms']:.1f} / {schemas['p99 ms']:.1f} / {schemas['slowest ms']:.0f} ms",
+        ),
+    ]
+    return ("", ""), rows
+
+
+def llama_server(result: Figures) -> tuple[Row, list[Row]]:
+    """The same requests to both."""
+    arms = (OURS, LARGE, SMALL)
+    questions, crowd, kills, wrong, leaving = (
+        result[name] for name in ("questions", "overload", "kills", "malformed", "disconnect")
+    )
+
+    def times(found: Figures, digits: int = 0) -> str:
+        return f"{found['p50 ms']:.{digits}f} / {found['p99 ms']:.{digits}f}"
+
+    kinds = wrong[OURS]["requests"] // wrong[OURS]["rounds"]
+    rows: list[Row] = [
+        ("first question about a picture, ms", *(times(questions[a]["first question"]) for a in arms)),
+        ("second question about it, ms", *(times(questions[a]["second question"]) for a in arms)),
+        ("overload: answers a second", *(f"{crowd[a]['answers per s']:.1f}" for a in arms)),
+        ("turned away, all with Retry-After", *(_turned_away(crowd[a]) for a in arms)),
+        ("an answered request, from its first try on, ms", *(times(crowd[a]["from the first try on"]) for a in arms)),
+        ("`/health` meanwhile, slowest, ms", *(f"{crowd[a]['GET /health meanwhile']['worst ms']:.0f}" for a in arms)),
+        (
+            "resident memory before -> after, MB",
+            *(f"{crowd[a]['resident MB before']:.0f} -> {crowd[a]['resident MB after']:.0f}" for a in arms),
+        ),
+        ("a question behind a client that left early, ms", *(_behind(leaving[a]) for a in arms)),
+        ("kill -9: the request under way gets", _got(kills[OURS]), "-", _both(_got, kills)),
+        ("until questions are answered again, ms", _again(kills[OURS]), "-", _both(_again, kills)),
+        (f"{kinds} kinds of malformed requests: 5xx; processes ended", *(_wrong(wrong.get(a)) for a in arms)),
+        ("slowest of these, ms", *(f"{wrong[a]['times']['worst ms']:.0f}" if a in wrong else "-" for a in arms)),
+        ("a picture at an http URL is fetched; a foreign page may read", *(_fetches(wrong.get(a)) for a in arms)),
+    ]  # fmt: skip
+    return (
+        "p50 / p99 where there are two",
+        "FaceInsight",
+        "llama-server, SigLIP-B/16",
+        "llama-server, ViT-Ti/16",
+    ), rows
+
+
+def better_there(result: Figures) -> str:
+    """What the other one can do and ours cannot."""
+    return "\n".join(f"- {entry['what']}" for entry in result["better_there"])
+
+
+def _yes(value: bool) -> str:
+    return "yes" if value else "**no**"
+
+
+def _turned_away(found: Figures) -> str:
+    refused, named = found["turned away"], found["of these with Retry-After"]
+    return str(refused) if refused == named else f"{refused} ({named} with)"
+
+
+def _behind(found: Figures) -> str:
+    behind = found["a question behind"]
+    return f"{behind['one that left after 20%']['p50 ms']:.0f} (nobody before: {behind['nobody']['p50 ms']:.0f})"
+
+
+def _got(found: Figures) -> str:
+    return ", ".join(found["the request under way got"])
+
+
+def _both(say: Callable[[Figures], str], kills: Figures) -> str:
+    """llama-server by itself, and in router mode."""
+    return f"{say(kills[SMALL])}; router: {say(kills[ROUTER])}"
+
+
+def _again(found: Figures) -> str:
+    times = found["until it was answered"]
+    return f"{times['p50 ms']:.0f}" if times["N"] else "not by itself"
+
+
+def _wrong(found: Figures | None) -> str:
+    if found is None:
+        return "-"
+    ended: Sequence[str] = found["the process ended, or answered no more, after"]
+    return f"{found['5xx'] // found['rounds']}; {len(ended)}"
+
+
+def _fetches(found: Figures | None) -> str:
+    if found is None:
+        return "-"
+    foreign = found["Access-Control-Allow-Origin sent to another site"]
+    return f"{'yes' if found['fetched from an http URL'] else 'no'}; {'yes' if foreign else 'no'}"
