@@ -136,7 +136,12 @@ def kills(bundle: str, count: int) -> dict[str, Any]:
             time.sleep(0.05)
             ended = time.perf_counter()
             end_worker(pid, way)
-            while server.worker in (None, pid):
+            for k in itertools.count():
+                if server.worker not in (None, pid):
+                    break
+                if way == "memory":
+                    # Some requests still find room in what the process has already.
+                    post(server, "/v1/faces", large + b" %d" % k, JPEG)
                 time.sleep(0.01)
                 if time.perf_counter() > ended + 60:
                     raise SystemExit(f"{way}: the worker was not replaced")

@@ -1,4 +1,4 @@
-"""faceinsight: ask, describe, report, draw, serve, info, doctor, fit, bench, schema."""
+"""faceinsight: ask, describe, report, draw, watch, serve, info, doctor, fit, bench, schema."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from .bench import COMPARE, Commands, add_bench
 from .console import end
 from .photo_commands import print_json
 from .serve import add_serve
+from .watch import add_watch
 
 EXIT_CODES = """exit codes:
   0    done
@@ -50,7 +51,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add_photo_commands(add: Commands) -> None:
-    """ask, describe, report, draw: what is done with photos."""
+    """ask, describe, report, draw, watch: what is done with photos and cameras."""
     photo, photos = "a JPEG, PNG or WebP; - is standard input", "photos and folders; - is standard input"
     ask = add.add_parser("ask", help="ask one or more questions about a face")
     ask.add_argument("image", help=photo)
@@ -77,7 +78,7 @@ def _add_photo_commands(add: Commands) -> None:
     draw.add_argument("--face", type=_faces, default=(1,), metavar="N", help="which face the questions are about (1)")
     draw.set_defaults(run=photo_commands.draw)
 
-    for command in (ask, describe, report, draw):
+    for command in (ask, describe, report, draw, add_watch(add)):
         _add_device(command)
         _add_switches(command)
     ask.add_argument("--json", action="store_true", help="machine-readable output")

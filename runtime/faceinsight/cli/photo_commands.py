@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 DESCRIBE = "Describe this face."
 
 
-def _load(args: argparse.Namespace) -> FaceInsight:
+def load_insight(args: argparse.Namespace) -> FaceInsight:
+    """The bundle that the options of a command name."""
     allow, deny = (
         list(dict.fromkeys(g.strip() for text in given for g in text.split(",") if g.strip()))
         for given in (args.allow, args.deny)
@@ -41,7 +42,7 @@ def ask(args: argparse.Namespace) -> int:
     """Questions about a face; of several, which one it is and where the others are goes to stderr."""
     from .text import listed, place
 
-    with _load(args) as insight:
+    with load_insight(args) as insight:
         faces, width = perceive(insight, args.image)
         if not faces:
             raise RequestError(f"{args.image}: no face found")
@@ -113,7 +114,7 @@ def _each_photo(
     """Photo by photo; of several, one that cannot be read does not end the run. work: prints, or returns for JSON."""
     many, json, failed = several(args.image), args.json or args.jsonl, 0
     lines = args.jsonl or many
-    with _load(args) as insight:
+    with load_insight(args) as insight:
         for name in expand(args.image):
             try:
                 faces, width = perceive(insight, name)
@@ -150,7 +151,7 @@ def draw(args: argparse.Namespace) -> int:
     image, _ = read(args.image)
     if args.image != "-" and args.out.exists() and args.out.samefile(args.image):
         raise RequestError(f"{args.out} is the photo itself; name another file")
-    with _load(args) as insight:
+    with load_insight(args) as insight:
         faces = insight.perceive(image)
         about = _choose(faces, args.face, args.image) if faces else ()
         talk = [(q, insight.ask(about, q).text) for q in args.question] if about else []
