@@ -72,13 +72,13 @@ class Steady:
     def update(self, time: float, labels: Sequence[Label]) -> list[Label]:
         """The labels of a reading; returns those whose shown state is another one now."""
         before = {label.name: label for label in self.labels}
-        shown, changed = [], []
+        shown, updates = [], []
         for label in labels:
             old = before.get(label.name)
             if old is None or old.state == label.state:
                 self._since.pop(label.name, None)
                 shown.append(label)
-                changed += [] if old else [label]
+                updates += [] if old else [label]
                 continue
             state, since = self._since.get(label.name, ("", time))
             if state != label.state:
@@ -87,8 +87,8 @@ class Steady:
             if time - since >= STEADY:
                 del self._since[label.name]
                 shown.append(label)
-                changed.append(label)
+                updates.append(label)
             else:
                 shown.append(replace(label, state=old.state))
         self.labels = tuple(shown)
-        return changed
+        return updates

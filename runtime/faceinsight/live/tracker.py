@@ -27,7 +27,7 @@ class Track:
         id: random, of this visit only.
         box: x, y, width, height in pixels, where it was last found.
         velocity: of its center, pixels a second.
-        began, seen: seconds, when it was first and last found.
+        began, last_time: seconds, when it was first and last found.
         hits: in how many frames.
     """
 
@@ -35,7 +35,7 @@ class Track:
     box: Box
     velocity: tuple[float, float]
     began: float
-    seen: float
+    last_time: float
     hits: int = 1
 
     @property
@@ -46,7 +46,7 @@ class Track:
     def predicted(self, time: float) -> Box:
         """Where it will be, if it moves on as it did."""
         x, y, width, height = self.box
-        seconds = min(time - self.seen, LOST)
+        seconds = min(time - self.last_time, LOST)
         return x + self.velocity[0] * seconds, y + self.velocity[1] * seconds, width, height
 
 
@@ -90,8 +90,8 @@ class Tracker:
                 track = Track(secrets.token_hex(4), box, (0.0, 0.0), time, time)
                 self.tracks.append(track)
                 found[i] = track
-        gone = [track for track in self.tracks if time - track.seen > LOST]
-        self.tracks = [track for track in self.tracks if time - track.seen <= LOST]
+        gone = [track for track in self.tracks if time - track.last_time > LOST]
+        self.tracks = [track for track in self.tracks if time - track.last_time <= LOST]
         return found, [track for track in gone if track.is_certain]
 
 
@@ -104,7 +104,7 @@ def _distance(a: Box, b: Box) -> float | None:
 
 
 def _move(track: Track, time: float, box: Box) -> None:
-    seconds = time - track.seen
+    seconds = time - track.last_time
     if seconds > 0:
         step = [
             (b + bw / 2 - a - aw / 2) / seconds
@@ -112,4 +112,4 @@ def _move(track: Track, time: float, box: Box) -> None:
         ]
         vx, vy = ((1 - _NEWEST) * v + _NEWEST * s for v, s in zip(track.velocity, step, strict=True))
         track.velocity = (vx, vy)
-    track.box, track.seen, track.hits = box, time, track.hits + 1
+    track.box, track.last_time, track.hits = box, time, track.hits + 1

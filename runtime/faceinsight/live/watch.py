@@ -122,7 +122,7 @@ class Watcher:
         known = {track.id for track in self._tracker.tracks}
         self._people = {key: person for key, person in self._people.items() if key in known}
         self._last = at
-        return events + self._look(image, at, present)
+        return events + self._encode_one(image, at, present)
 
     def end(self, at: float) -> list[Event]:
         """Everybody has left. at: when."""
@@ -130,7 +130,9 @@ class Watcher:
         self._tracker, self._people, self._last = Tracker(), {}, None
         return events
 
-    def _look(self, image: NDArray[np.uint8], at: float, present: Sequence[tuple[Person, Detection]]) -> list[Event]:
+    def _encode_one(
+        self, image: NDArray[np.uint8], at: float, present: Sequence[tuple[Person, Detection]]
+    ) -> list[Event]:
         """At the one whose last look is longest ago, if it is time."""
         # So that looking takes no more than its share of the time between two frames.
         interval = min(max(OFTEN, self._looking * max(1, len(present)) / SHARE), SELDOM)
@@ -145,7 +147,7 @@ class Watcher:
         mean = person.average.add(at, encoded)
         face = perception.face(image, detection, mean, 0, matrices[0])
         first = person.face is None
-        changed = person.steady.update(at, face.labels)
+        updates = person.steady.update(at, face.labels)
         person.face, person.looked = replace(face, labels=person.labels), at
         self._looking = _mean(self._looking, self._clock() - began)
         self.looks += 1
@@ -153,7 +155,7 @@ class Watcher:
             return [
                 Event("appeared", at, person.track.id, {"box": plain(detection.box), "labels": _states(person.labels)})
             ]
-        return [Event("labels", at, person.track.id, {"labels": _states(changed)})] if changed else []
+        return [Event("labels", at, person.track.id, {"labels": _states(updates)})] if updates else []
 
     def _attend(self, person: Person, detection: Detection, at: float) -> None:
         facing = is_facing(detection.landmarks)
@@ -169,7 +171,7 @@ class Watcher:
             at,
             track.id,
             {
-                "dwell_s": round(track.seen - track.began, 2),
+                "dwell_s": round(track.last_time - track.began, 2),
                 "attention_s": round(person.attention, 2),
                 "glances": person.glances,
                 "labels": _states(person.labels),

@@ -26,7 +26,7 @@ def test_a_face_that_moves_is_one_track_and_leaves_once():
     assert tracker.update(30 / 15 + LOST / 2, []) == ([], [])
     _, (gone,) = tracker.update(30 / 15 + LOST + 0.1, [])
     assert {gone.id} == ids
-    assert gone.seen - gone.began == pytest.approx(29 / 15)
+    assert gone.last_time - gone.began == pytest.approx(29 / 15)
     assert tracker.update(9, []) == ([], [])
 
 

@@ -64,17 +64,18 @@ def test_somebody_comes_stays_and_leaves(insight: FaceInsight):
 
 @pytest.mark.slow
 def test_labels_are_those_of_the_photo(insight: FaceInsight):
-    """What single noisy frames are certain of, the average shows."""
-    watcher, same = Watcher(insight), []
+    """What single noisy frames are certain of, the average shows, or doubts; it never says the opposite."""
+    watcher, pairs = Watcher(insight), []
     for i in range(40):
         frame = scene((200, 100), seed=i, noise=6)
         watcher.update(frame, i / FPS)
         if i >= 20 and i % 2:
             (face,) = insight.perceive(frame)
             shown = {x.name: x.state for x in watcher.people[0].labels}
-            same += [shown[x.name] == x.state for x in face.labels if x.state in ("yes", "no")]
-    assert len(same) > 200
-    assert np.mean(same) >= 0.98
+            pairs += [(x.state, shown[x.name]) for x in face.labels if x.state in ("yes", "no")]
+    assert len(pairs) > 200
+    assert sum(a == b for a, b in pairs) >= 0.96 * len(pairs)
+    assert not {("yes", "no"), ("no", "yes")} & set(pairs)
     (person,) = watcher.people
     answer = insight.ask(person.face, "Is she smiling?")
     assert answer.text.startswith("Yes")
