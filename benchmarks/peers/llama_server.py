@@ -174,7 +174,7 @@ def kills(arm: Arm, pictures: Pictures, count: int) -> dict[str, Any]:
     restarts: list[float] = []
     for i in range(count):
         if i and count > 4:
-            time.sleep(13)
+            time.sleep(16)
         lost[said(_kill_during_one(arm, pictures))] += 1
         began = time.perf_counter()
         while time.perf_counter() - began < AFTER_KILL:

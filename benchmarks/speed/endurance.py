@@ -50,7 +50,7 @@ JPEG = {"content-type": "image/jpeg"}
 #: Ways in which a worker ends; "memory": the next request finds none left.
 WAYS = ("SIGKILL", "SIGSEGV", "SIGSTOP", "memory")
 #: Seconds between two ends: more than four a minute would be taken for a fault of the bundle.
-DISTANCE = 13.0
+DISTANCE = 16.0
 #: The soak's criteria: growth after warm-up, and the p99 of the last tenth against the first.
 GROWTH, SLOWER = 0.01, 1.2
 

@@ -218,7 +218,7 @@ def kills(server: Server, count: int) -> dict[str, Any]:
     times = []
     for i in range(count):
         if i:
-            time.sleep(13)
+            time.sleep(16)
         pid = server.worker
         assert pid
         os.kill(pid, signal.SIGKILL)
