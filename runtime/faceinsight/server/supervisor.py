@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import FaceInsightError
+from . import canary
 from .child import Child
 from .errors import ApiError, degraded, loading, shutting_down
 from .lane import INTERACTIVE, SERVER, Lane
@@ -27,8 +28,6 @@ log = logging.getLogger(__name__)
 DEATHS, WINDOW, PAUSE = 5, 60.0, 60.0
 #: Seconds that loading may take: a TensorRT engine is built for minutes.
 LOAD_TIMEOUT = 1800.0
-#: Share of the canary's labels that must be as the worker before gave them.
-AGREEMENT = 0.95
 
 
 class Supervisor:
@@ -231,18 +230,16 @@ class Supervisor:
         return child
 
     def _canary_fault(self, said: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
-        """Empty where the canary's face was answered as it must be: found where it is, and as the worker before read it
-        with the same bundle and the same settings."""
-        states = said["canary"]["states"]
-        same = self.info and settings == self._settings and said["bundle_sha256"] == self.info["bundle_sha256"]
-        known = self.info["canary"]["states"] if self.info and same else states
-        agreed = sum(states.get(name) == state for name, state in known.items())
-        if said["canary"]["ok"] and agreed >= AGREEMENT * len(known):
-            return ""
-        self._metrics.canary_failures.inc()
-        if not said["canary"]["ok"]:
-            return "the canary's face was not found, or not answered"
-        return f"the canary's face was read otherwise than before: {agreed} of {len(known)} labels are the same"
+        """Empty where the canary's face was answered as it must be: as it was recorded for this bundle, or as the
+        worker before read it with the same bundle and the same settings."""
+        sha256 = said["bundle_sha256"]
+        known = canary.recorded(sha256)
+        if self.info and settings == self._settings and sha256 == self.info["bundle_sha256"]:
+            known = self.info["canary"]["states"]
+        fault = canary.fault(said["canary"], known)
+        if fault:
+            self._metrics.canary_failures.inc()
+        return fault
 
     def _install(self, child: Child, settings: Mapping[str, Any]) -> None:
         """Requests go to this worker from now on."""
