@@ -11,13 +11,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..perception.encoders import Encoded
-from ..types import Label
+from ..types import NO, STATES, UNSURE, YES, Label
 
 T = TypeVar("T")
 #: Seconds over which readings are averaged: after so long the older ones weigh a third.
-SPAN = 1.5
+SPAN = 2.0
 #: Seconds for which a new state must hold before it is shown.
-STEADY = 0.8
+STEADY = 1.0
+#: Logits by which the evidence must exceed that of the doubt.
+MARGIN = 0.7
 
 
 class Average:
@@ -58,7 +60,10 @@ def _mixed(old: T, new: T, share: float) -> T:
 
 
 class Steady:
-    """States as they are shown: one that differs takes their place once it has held for a while.
+    """States as they are shown.
+
+    One that differs takes their place once it has held for a while. What is in doubt is claimed only when the evidence
+    is clearly stronger than it was then: a probability that sways about a bound stays in doubt.
 
     Attributes:
         labels: as shown; empty before the first ones.
@@ -68,27 +73,42 @@ class Steady:
         """Of nobody yet."""
         self.labels: tuple[Label, ...] = ()
         self._since: dict[str, tuple[str, float]] = {}
+        self._doubted: dict[str, float] = {}
 
     def update(self, time: float, labels: Sequence[Label]) -> list[Label]:
         """The labels of a reading; returns those whose shown state is another one now."""
-        before = {label.name: label for label in self.labels}
+        before = {label.name: label.state for label in self.labels}
         shown, updates = [], []
         for label in labels:
             old = before.get(label.name)
-            if old is None or old.state == label.state:
-                self._since.pop(label.name, None)
-                shown.append(label)
-                updates += [] if old else [label]
-                continue
-            state, since = self._since.get(label.name, ("", time))
-            if state != label.state:
-                since = time
-                self._since[label.name] = label.state, since
-            if time - since >= STEADY:
-                del self._since[label.name]
+            if old is None or self._takes_over(time, label, old):
                 shown.append(label)
                 updates.append(label)
+                if label.state == STATES[UNSURE]:
+                    self._doubted[label.name] = _strength(label) + MARGIN
             else:
-                shown.append(replace(label, state=old.state))
+                shown.append(replace(label, state=old))
         self.labels = tuple(shown)
         return updates
+
+    def _takes_over(self, time: float, label: Label, old: str) -> bool:
+        """Is the state of this label shown from now on, instead of the old one?"""
+        claimed = label.state in (STATES[YES], STATES[NO])
+        weak = claimed and _strength(label) < self._doubted.get(label.name, 0.0)
+        if label.state == old or weak:
+            self._since.pop(label.name, None)
+            return False
+        state, since = self._since.get(label.name, ("", time))
+        if state != label.state:
+            since = time
+            self._since[label.name] = label.state, since
+        if time - since < STEADY:
+            return False
+        del self._since[label.name]
+        return True
+
+
+def _strength(label: Label) -> float:
+    """How far its probability lies from one half, as a logit."""
+    p = min(max(label.probability or 0.0, 1e-6), 1 - 1e-6)
+    return abs(math.log(p / (1 - p)))

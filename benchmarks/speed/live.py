@@ -1,0 +1,130 @@
+"""A camera watched: how old a frame is when its boxes and its labels are there, what that costs, and what flickers.
+
+    python benchmarks/speed/live.py --out work/live.json               (two and a half minutes)
+    python benchmarks/speed/live.py --out live.json --seconds 10 --people 1
+
+A video of the portrait, once and four times, moving and noisy, is played by `faceinsight.camera.Camera` as a camera
+would send it, and watched by `faceinsight.live.Watcher`. Run it on an otherwise idle machine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import tempfile
+import time
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from faceinsight import FaceInsight, __version__
+from faceinsight.bench.state import machine
+from faceinsight.bundle.bundle import Bundle
+from faceinsight.camera import Camera
+from faceinsight.live import Watcher
+
+PHOTO = Path(__file__).parents[2] / "tests" / "data" / "astronaut.png"
+SIZE, FPS = (1280, 720), 15
+#: The portrait's width by how many there are, and how far it sways.
+WIDTH, SWAY = {1: 512, 4: 300}, 25
+
+
+def frame(photo: NDArray[np.uint8], people: int, i: int, rng: np.random.Generator) -> NDArray[np.uint8]:
+    """BGR: people side by side who sway, in light that changes."""
+    width = WIDTH[people]
+    portrait = cv2.resize(photo, (width, width), interpolation=cv2.INTER_AREA)
+    out = np.full((SIZE[1], SIZE[0], 3), 90, np.float32)
+    for k in range(people):
+        middle = SIZE[0] * (k + 0.5) / people
+        x = int(middle - width / 2 + SWAY * np.sin(i / 11 + 2 * k))
+        y = int((SIZE[1] - width) / 2 + SWAY / 2 * np.cos(i / 17 + k))
+        x = min(max(x, 0), SIZE[0] - width)
+        out[y : y + width, x : x + width] = portrait
+    light = 1 + 0.15 * np.sin(i / 40)
+    return np.clip(out * light + rng.normal(0, 5, out.shape), 0, 255).astype(np.uint8)
+
+
+def video(path: Path, people: int, seconds: float) -> None:
+    photo, rng = np.asarray(cv2.imread(str(PHOTO)), np.uint8), np.random.default_rng(people)
+    out = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), FPS, SIZE)
+    for i in range(int(seconds * FPS)):
+        out.write(frame(photo, people, i, rng))
+    out.release()
+
+
+def watch(insight: FaceInsight, people: int, seconds: float) -> dict[str, Any]:
+    """One video from its beginning to its end."""
+    boxes: list[float] = []
+    labels: list[float] = []
+    looks = 0
+    changes: dict[str, int] = defaultdict(int)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "people.avi"
+        video(path, people, seconds)
+        watcher = Watcher(insight)
+        before, began = cpu(), time.monotonic()
+        with Camera(f"file:{path}", size=SIZE, fps=FPS, loop=False) as camera:
+            for found in camera:
+                events = watcher.update(found.image, found.time)
+                age = time.monotonic() - found.time
+                (labels if watcher.looks > looks else boxes).append(age)
+                looks = watcher.looks
+                for event in events:
+                    if event.kind == "labels":
+                        changes[event.track] += len(event.values["labels"])
+            status, tracks = camera.status, len(watcher.people)
+            spent, taken = cpu() - before, time.monotonic() - began
+            watcher.end(time.monotonic())
+    return {
+        "people": people,
+        "seconds": round(taken, 1),
+        "frames": status.frames,
+        "watched": status.frames - status.dropped,
+        "tracks at the end": tracks,
+        "looks": looks,
+        "frame to boxes": percentiles(boxes),
+        "frame to labels": percentiles(labels),
+        "cores": round(spent / taken, 2),
+        "changes of a state, a track and minute": round(sum(changes.values()) / people / (taken / 60), 2),
+    }
+
+
+def cpu() -> float:
+    """Seconds of this process and its children, those that have ended included."""
+    own, others = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return own.ru_utime + own.ru_stime + others.ru_utime + others.ru_stime
+
+
+def percentiles(seconds: list[float]) -> dict[str, float]:
+    middle, high = np.percentile(np.array(seconds) * 1e3, (50, 99))
+    return {"p50 ms": round(float(middle), 1), "p99 ms": round(float(high), 1), "N": len(seconds)}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--bundle", default="nano")
+    parser.add_argument("--people", type=int, nargs="+", choices=list(WIDTH), default=list(WIDTH))
+    parser.add_argument("--seconds", type=float, default=60)
+    parser.add_argument("--out", type=Path, required=True)
+    args = parser.parse_args()
+    with FaceInsight.load(args.bundle, device="cpu") as insight:
+        result = {
+            "faceinsight": __version__,
+            "machine": machine(),
+            "bundle": args.bundle,
+            "bundle_sha256": Bundle.open(args.bundle).sha256,
+            "size": SIZE,
+            "fps": FPS,
+            "runs": [watch(insight, people, args.seconds) for people in args.people],
+        }
+    args.out.write_text(json.dumps(result, indent=1) + "\n")
+    print(json.dumps(result, indent=1))
+
+
+if __name__ == "__main__":
+    main()
