@@ -47,7 +47,8 @@ def overload(result: Figures) -> tuple[Row, list[Row]]:
 
 def endurance(result: Figures) -> tuple[Row, list[Row]]:
     """What a month may bring, in an hour."""
-    kills, ends, soak, leak = (result[name] for name in ("kills", "ends", "soak", "planted_leak"))
+    kills, ends, leavers = (result[name] for name in ("kills", "ends", "leavers"))
+    soak, leak = result["soak"], result["planted_leak"]
     malformed, pictures, schemas = (result[name] for name in ("malformed", "pictures", "schemas"))
     worst = max(found["p99 ms"] for found in kills["ready again"].values()) / 1e3
     by_way = ", ".join(f"{way} {found['p50 ms'] / 1e3:.1f} s" for way, found in kills["ready again"].items())
@@ -62,6 +63,10 @@ def endurance(result: Figures) -> tuple[Row, list[Row]]:
         (
             f"{ends['trials']} times SIGTERM with 0, 1 and 8 open streams: slowest; streams cut without a word",
             f"{max(ends['seconds'].values()):.1f} s; {ends['streams cut without a word']}",
+        ),
+        (
+            f"{leavers['clients']} clients that left at a random moment: answers of others harmed; next answer, p99",
+            f"{leavers['harmed']}; {leavers['then the next answer']['p99 ms']:.0f} ms",
         ),
         (
             f"{soak['requests']:,} requests: growth of resident memory, server; worker",

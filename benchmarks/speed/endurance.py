@@ -207,6 +207,50 @@ def ends(bundle: str, count: int) -> dict[str, Any]:
     }
 
 
+def leavers(bundle: str, count: int) -> dict[str, Any]:
+    """Clients that leave at a random moment, waiting or being answered, streaming or not: is the worker free then, and
+    did those who stayed get what they would have got?"""
+    rng, body = random.Random(16), chat_body(small(), "Describe this face.")
+    streamed = chat_body(small(), "Describe this face.", stream=True)
+    line = "POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: {}\r\n\r\n"
+    with serving(bundle, "--queue", "16") as server:
+        worker = server.worker
+        expected = json.loads(post(server, "/v1/chat/completions", body, JSON)[1])["choices"][0]["message"]["content"]
+        harmed = 0
+        free: list[float] = []
+        for _ in tqdm(range(count // 4), desc="leavers"):
+            found: list[tuple[int, bytes]] = []
+            stays = threading.Thread(
+                target=lambda found=found: found.append(post(server, "/v1/chat/completions", body, JSON))
+            )
+            leaving = []
+            for k in range(4):
+                if k == 2:
+                    stays.start()
+                data = rng.choice((body, streamed))
+                sock = socket.create_connection(("127.0.0.1", server.port))
+                sock.sendall(line.format(len(data)).encode() + data)
+                leaving.append(sock)
+            for sock in rng.sample(leaving, 4):
+                time.sleep(rng.uniform(0, 0.06))
+                sock.close()
+            stays.join()
+            answer = json.loads(found[0][1])
+            harmed += found[0][0] != 200 or answer["choices"][0]["message"]["content"] != expected
+            began = time.perf_counter()
+            while server.metric("queue_depth"):
+                time.sleep(0.001)
+            post(server, "/v1/chat/completions", chat_body(small(), "Hm?", max_tokens=1), JSON)
+            free.append(time.perf_counter() - began)
+        return {
+            "clients": count // 4 * 4,
+            "answers of those who stayed that were harmed": harmed,
+            "then the next answer": percentiles(free),
+            "waiting at the end": server.metric("queue_depth"),
+            "same worker": server.worker == worker,
+        }
+
+
 def soak(bundle: str, count: int, planted: Path | None = None) -> dict[str, Any]:
     """A day at a kiosk: people come, are asked about, leave; some are sent as chats, some streams are left.
 
@@ -471,6 +515,7 @@ PARTS = {
     "pictures": (pictures, 2000),
     "malformed": (malformed, 20_000),
     "ends": (ends, 200),
+    "leavers": (leavers, 200),
     "kills": (kills, 100),
     "soak": (soak, 50_000),
     "planted_leak": (planted_leak, 3000),

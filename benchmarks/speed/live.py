@@ -45,8 +45,8 @@ def frame(photo: NDArray[np.uint8], people: int, i: int, rng: np.random.Generato
         y = int((SIZE[1] - width) / 2 + SWAY / 2 * np.cos(i / 17 + k))
         x = min(max(x, 0), SIZE[0] - width)
         out[y : y + width, x : x + width] = portrait
-    light = 1 + 0.15 * np.sin(i / 40)
-    return np.clip(out * light + rng.normal(0, 5, out.shape), 0, 255).astype(np.uint8)
+    lit = out * (1 + 0.15 * np.sin(i / 40)) + rng.normal(0, 5, out.shape)
+    return np.asarray(np.clip(lit, 0, 255), np.uint8)
 
 
 def video(path: Path, people: int, seconds: float) -> None:
