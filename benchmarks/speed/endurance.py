@@ -114,6 +114,7 @@ def kills(bundle: str, count: int) -> dict[str, Any]:
     times: dict[str, list[float]] = {way: [] for way in WAYS}
     codes: dict[str, Counter[str]] = {way: Counter() for way in WAYS}
     harmed = most_zombies = 0
+    largest = cv2.imencode(".jpg", cv2.resize(cv2.imread(str(PHOTO)), (4000, 4000)))[1].tobytes()
     with serving(bundle, "--timeout", "20") as server:
         body = chat_body(small(), QUESTIONS[0])
         expected = json.loads(post(server, "/v1/chat/completions", body, JSON)[1])["choices"][0]["message"]["content"]
@@ -140,8 +141,8 @@ def kills(bundle: str, count: int) -> dict[str, Any]:
                 if server.worker not in (None, pid):
                     break
                 if way == "memory":
-                    # Some requests still find room in what the process has already.
-                    post(server, "/v1/faces", large + b" %d" % k, JPEG)
+                    # Some requests still find room in what the process has already: larger ones do not.
+                    post(server, "/v1/faces", largest + b" %d" % k, JPEG)
                 time.sleep(0.01)
                 if time.perf_counter() > ended + 60:
                     raise SystemExit(f"{way}: the worker was not replaced")

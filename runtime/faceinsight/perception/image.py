@@ -12,13 +12,16 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import ImageError, ImageNotFoundError
+from ..errors import ImageError, ImageNotFoundError, MemoryShortError
+from ..host.memory import room
 from .alignment import BORDER
 from .image_header import Header, read_header
 
 #: Of what is decoded. A larger JPEG is decoded at half, a quarter or an eighth of its width.
 MAX_PIXELS = 16_000_000
 MAX_BYTES = 128_000_000
+#: Bytes that a pixel takes while it is decoded.
+_DECODING = 4
 #: What OpenCV is told, by how much libjpeg reduces a picture's width and height on the way.
 _FLAGS = {
     1: cv2.IMREAD_COLOR,
@@ -140,7 +143,7 @@ def _decode(data: bytes, name: str) -> tuple[NDArray[np.uint8], int]:
     scale = _scale(header)
     width, height = -(-header.width // scale), -(-header.height // scale)
     _check_size(width, height, name)
-    bgr = _pixels(data, _FLAGS[scale], name)
+    bgr = _pixels(data, _FLAGS[scale], name, width * height)
     if bgr.shape[0] * bgr.shape[1] != width * height:
         raise ImageError(f"{name}: expected {width}x{height} by its header, decoded {bgr.shape[1]}x{bgr.shape[0]}")
     rgb = np.asarray(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB), np.uint8)
@@ -149,14 +152,15 @@ def _decode(data: bytes, name: str) -> tuple[NDArray[np.uint8], int]:
 
 def _alpha(data: bytes, bgr: NDArray[np.uint8], name: str) -> NDArray[np.uint8]:
     """0 to 255 (H,W), upright as the decoded colours (H,W,3) are."""
-    layers = _pixels(data, cv2.IMREAD_UNCHANGED, name)
+    size = bgr.shape[0] * bgr.shape[1]
+    layers = _pixels(data, cv2.IMREAD_UNCHANGED, name, size)
     if layers.ndim != 3 or layers.shape[2] != 4:
         return np.full(bgr.shape[:2], 255, np.uint8)
     alpha = np.asarray(layers[:, :, 3] >> 8 * (layers.itemsize - 1), np.uint8)
     if (alpha == 255).all():
         return np.full(bgr.shape[:2], 255, np.uint8)
     # OpenCV turns colours as EXIF says, but not alpha: the turn is the one that the colours made.
-    lying = _pixels(data, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION, name)
+    lying = _pixels(data, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION, name, size)
     for turns in range(4):
         for pair in ((lying, alpha), (lying.swapaxes(0, 1), alpha.T)):
             colours, veil = (np.rot90(x, turns) for x in pair)
@@ -165,13 +169,19 @@ def _alpha(data: bytes, bgr: NDArray[np.uint8], name: str) -> NDArray[np.uint8]:
     raise ImageError(f"{name}: its alpha does not fit its colours; save it without")
 
 
-def _pixels(data: bytes, flags: int, name: str) -> NDArray[Any]:
+def _pixels(data: bytes, flags: int, name: str, size: int) -> NDArray[Any]:
+    """Decode. size: pixels that the header promises; where there is no room for them, the picture is not to blame."""
+    decoded: Any = None
     try:
-        decoded: Any = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+        decoded = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+        fault = "the data is damaged"
     except cv2.error as e:
-        raise ImageError(f"{name} does not decode: {e.err}") from None
+        fault = e.err
     if decoded is None:
-        raise ImageError(f"{name} does not decode: the data is damaged")
+        # OpenCV's decoders answer a lack of memory as they do damaged data.
+        if not room(_DECODING * size):
+            raise MemoryShortError(f"memory is short: {name} needs {_DECODING * size / 1e6:,.0f} MB to be decoded")
+        raise ImageError(f"{name} does not decode: {fault}")
     return decoded  # type: ignore[no-any-return]
 
 

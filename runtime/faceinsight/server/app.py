@@ -17,7 +17,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from .._version import __version__
-from . import chat, faces, ollama, openapi, status
+from . import camera, chat, faces, ollama, openapi, status
 from .errors import ApiError, internal, shutting_down, where
 from .security import OPEN_PATHS, Gate
 from .state import State
@@ -50,6 +50,10 @@ ROUTES: tuple[tuple[str, str, Callable[..., Any]], ...] = (
     ("DELETE", "/v1/faces/{id}", faces.forget),
     ("POST", "/v1/faces/{id}/ask", faces.ask),
     ("POST", "/v1/faces/{id}/choose", faces.choose),
+    ("GET", "/v1/camera", camera.status),
+    ("POST", "/v1/camera", camera.switch),
+    ("GET", "/v1/camera/events", camera.events),
+    ("POST", "/v1/camera/ask", camera.ask),
     ("GET", "/api/version", ollama.version),
     ("GET", "/api/tags", ollama.tags),
     ("GET", "/api/ps", ollama.running),

@@ -63,25 +63,28 @@ async def ask(request: Request) -> Response:
         "max_tokens": tokens(body.max_tokens, "max_tokens"),
     }
     if body.stream:
-        return await stream(request, state.events(request, "ask", fields), lambda e: _chunks(state, request, e))
+        return await stream(request, state.events(request, "ask", fields), lambda e: answer_parts(state, request, e))
     done = await unless_gone(request, state.call(request, "ask", fields))
-    return Json(_answer(done))
+    return Json(answer_of(done))
 
 
-async def _chunks(
+async def answer_parts(
     state: State, request: Request, events: AsyncIterator[Mapping[str, Any]]
 ) -> AsyncGenerator[bytes, None]:
+    """The text as it comes, and the whole answer, as server-sent events."""
     async for event in events:
         if event["event"] == "chunk":
             yield sse({"text": event["text"]})
         else:
             state.count(request, event)
-            yield sse({"answer": _answer(event)})
+            yield sse({"answer": answer_of(event)})
 
 
-def _answer(done: Mapping[str, Any]) -> dict[str, Any]:
+def answer_of(done: Mapping[str, Any]) -> dict[str, Any]:
+    """An answer in the native API's shape."""
     names = ("text", "labels", "confidence", "evidence", "outcome", "reason", "rules", "faces", "usage", "timings")
-    return {"finish_reason": done["finish"]} | {name: done[name] for name in names}
+    now = {name: done[name] for name in ("track", "age_ms") if name in done}
+    return {"finish_reason": done["finish"]} | {name: done[name] for name in names} | now
 
 
 async def choose(request: Request) -> Response:

@@ -16,6 +16,7 @@ from ..types import AnswerChunk, Face, Label
 from .errors import ApiError, bad_request
 from .face_store import FaceStore, Photo
 from .findings import Filler, Unfillable, everything
+from .scene import Scene
 from .stops import StopCutter
 
 if TYPE_CHECKING:
@@ -33,12 +34,16 @@ class Jobs:
     def __init__(self, insight: FaceInsight, store: FaceStore) -> None:
         """store: where faces are held between requests."""
         self._insight, self.store = insight, store
+        self._scene = Scene(insight)
         self._known: Mapping[str, Callable[[Event, Sequence[bytes]], Events]] = {
             "faces": self._faces,
             "chat": self._chat,
             "ask": self._ask,
             "choose": self._choose,
             "forget": self._forget,
+            "frame": self._frame,
+            "ask_now": self._ask_now,
+            "camera_off": self._camera_off,
         }
 
     def run(self, header: Event, blobs: Sequence[bytes]) -> Events:
@@ -112,6 +117,25 @@ class Jobs:
 
     def _ask(self, header: Event, blobs: Sequence[bytes]) -> Events:
         yield from self._answer(header, [self._held(i) for i in header["faces"]], None)
+
+    def _frame(self, header: Event, blobs: Sequence[bytes]) -> Events:
+        began = time.perf_counter()
+        done = self._scene.frame(header, blobs[0])
+        yield {"event": "done", **done, "timings": {"watch": _since(began)}}
+
+    def _camera_off(self, header: Event, blobs: Sequence[bytes]) -> Events:
+        yield {"event": "done", **self._scene.end()}
+
+    def _ask_now(self, header: Event, blobs: Sequence[bytes]) -> Events:
+        """About somebody in front of the camera: what was found of them in the frames so far."""
+        person = self._scene.person(header.get("track"), header["max_age"])
+        assert person.face is not None
+        photo = Photo("", 0, 0, (person.face,), ("",), 0.0)
+        for event in self._answer(header, [(photo, 0)], None):
+            if event["event"] == "done":
+                event |= {"track": person.track.id, "age_ms": round(self._scene.age(person) * 1e3)}
+                event["faces"] = []
+            yield event
 
     def _answer(self, header: Event, chosen: Sequence[tuple[Photo, int]], names: set[str] | None) -> Events:
         began = time.perf_counter()

@@ -12,8 +12,8 @@ from .errors import ApiError, queue_full
 #: Weight of the last request in the mean, and what is assumed of the first one, in seconds.
 _WEIGHT, _FIRST = 0.2, 1.0
 _LONGEST = 120
-#: Ranks of those who wait, best first: the server itself, somebody who waits for an answer, a batch.
-SERVER, INTERACTIVE, BATCH = range(3)
+#: Ranks of those who wait, best first: the server itself, somebody who waits for an answer, a batch, a camera's frame.
+SERVER, INTERACTIVE, BATCH, FRAME = range(4)
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,6 +26,18 @@ FINISHES = ("stop", "length", "repaired", "withheld", "no_face", "no_image", "de
 LOSSES = ("killed", "crashed", "exception", "hang", "heartbeat", "protocol", "load")
 REJECTIONS = ("queue_full", "unavailable", "bad_host", "bad_origin", "invalid_api_key", "shutting_down")
 
+
+class _Total:
+    """A counter that is counted elsewhere, from zero again after a restart there."""
+
+    def __init__(self, counter: Counter) -> None:
+        self._counter, self._last = counter, 0
+
+    def set_to(self, total: int) -> None:
+        self._counter.inc(total - self._last if total >= self._last else total)
+        self._last = total
+
+
 disable_created_metrics()  # type: ignore[no-untyped-call]
 
 
@@ -60,6 +72,11 @@ class Metrics:
         self.worker_restarts = self._counter("worker_restarts", "Workers that ended and were replaced.", "reason")
         self.reloads = self._counter("reloads", "Reloads asked for by SIGHUP.", "result")
         self.worker_up = self._gauge("worker_up", "1 while a worker is ready.")
+        self.camera_up = self._gauge("camera_up", "1 while the camera sends frames.")
+        self.camera_age = self._gauge("camera_frame_age_seconds", "Of its newest frame; 0 where there is none.")
+        self.camera_frames = _Total(self._counter("camera_frames", "Frames that came."))
+        self.camera_dropped = _Total(self._counter("camera_frames_dropped", "Of these, not looked at."))
+        self.camera_reconnects = _Total(self._counter("camera_reconnects", "Times that it was started anew."))
         self.worker_memory = self._gauge("worker_resident_memory_bytes", "Of the worker; 0 while there is none.")
         self.temperature = self._gauge("temperature_celsius", "Of the machine, by thermal zone.", "zone")
         self.throttled = self._gauge("throttled", "1 while heat or power hold clocks back; 0 where nothing tells.")

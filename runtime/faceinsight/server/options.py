@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -28,6 +29,8 @@ class Options:
         queue: how many requests may wait.
         timeout: seconds without progress after which a request's worker is replaced.
         log_content: log questions and answers.
+        camera: a source as `faceinsight watch` takes it; None: none.
+        camera_size, camera_fps: what is asked of it.
     """
 
     host: str = "127.0.0.1"
@@ -45,12 +48,23 @@ class Options:
     queue: int = 8
     timeout: float = 60.0
     log_content: bool = False
+    camera: str | None = None
+    camera_size: str = "1280x720"
+    camera_fps: int = 15
 
     def __post_init__(self) -> None:
-        ranges = {"port": (0, 65535), "queue": (0, 1000), "timeout": (1, 86400), "forget_after": (1, 1e9)}
+        ranges = {
+            "port": (0, 65535),
+            "queue": (0, 1000),
+            "timeout": (1, 86400),
+            "forget_after": (1, 1e9),
+            "camera_fps": (1, 120),
+        }
         for name, (low, high) in ranges.items():
             if not low <= getattr(self, name) <= high:
                 raise FieldError(f"{name}: expected {low} to {high:g}, found {getattr(self, name)}")
+        if not re.fullmatch(r"\d{1,4}x\d{1,4}", self.camera_size):
+            raise FieldError(f"camera_size: expected a size like 1280x720, found {self.camera_size!r}")
 
 
 def gather(given: Mapping[str, Any], environ: Mapping[str, str], config: Path | None) -> Options:

@@ -22,6 +22,7 @@ from . import systemd
 from .app import Door, build
 from .errors import ApiError
 from .listen import listen
+from .live import LiveCamera
 from .metrics import Metrics
 from .options import Options
 from .security import Gate, gate
@@ -37,7 +38,7 @@ LOADING = ("bundle", "device", "allow", "deny", "threads", "forget_after")
 #: Seconds that a connection may be without a whole request; how many connections there may be.
 IDLE, CONNECTIONS = 30.0, 256
 #: Options that a reload cannot change.
-FIXED = ("host", "port", "unix")
+FIXED = ("host", "port", "unix", "camera", "camera_size", "camera_fps")
 
 if sys.platform == "win32":
     raise ImportError("the server needs a Unix system")
@@ -96,6 +97,10 @@ async def _serve(options: Options, again: Callable[[], Options], who: Gate, list
     supervisor = Supervisor(_settings(options), queue=options.queue, deadline=options.timeout, metrics=metrics)
     state = State(supervisor, metrics)
     state.take(options)
+    if options.camera:
+        width, height = map(int, options.camera_size.split("x"))
+        state.camera = LiveCamera(supervisor, metrics, options.camera, (width, height), options.camera_fps)
+        state.camera.start()
     door = build(state, who)
     http = _Http(
         uvicorn.Config(
@@ -144,6 +149,9 @@ async def _serve(options: Options, again: Callable[[], Options], who: Gate, list
     await asyncio.wait(tasks.values(), return_when=asyncio.FIRST_COMPLETED)
     failure = tasks["failed"].result() if tasks["failed"].done() else None
     systemd.notify("STOPPING=1")
+    if state.camera:
+        state.camera.close()
+        await state.camera.stop()
     await _end(door, supervisor, http, tasks["http"], grace=0 if failure else GRACE)
     for task in (*tasks.values(), *beside):
         task.cancel()

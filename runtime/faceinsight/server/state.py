@@ -12,6 +12,7 @@ from starlette.requests import Request
 from .._version import __version__
 from .errors import loading
 from .lane import BATCH, INTERACTIVE
+from .live import LiveCamera
 from .metrics import Metrics
 from .options import Options
 from .supervisor import Supervisor
@@ -28,6 +29,7 @@ class State:
         forget_after: seconds after which a face is wiped; None: never.
         log_content: may questions and answers be logged?
         held: bytes of the bodies of requests under way.
+        camera: None where the server has none.
     """
 
     supervisor: Supervisor
@@ -36,6 +38,7 @@ class State:
     forget_after: float | None = None
     log_content: bool = False
     held: int = 0
+    camera: LiveCamera | None = None
     version: str = __version__
 
     def take(self, options: Options) -> None:

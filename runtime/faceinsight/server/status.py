@@ -53,6 +53,8 @@ async def metrics(request: Request) -> Response:
     state.metrics.queue_limit.set(supervisor.lane.limit)
     state.metrics.ready.set(supervisor.state == "ready")
     state.metrics.read_machine()
+    if state.camera:
+        state.camera.count()
     state.metrics.worker_memory.set(supervisor.worker_memory())
     if supervisor.info:
         info = supervisor.info

@@ -185,7 +185,9 @@ def _answer(error: Exception) -> ApiError:
     if isinstance(error, ImageError):
         large = "megapixels" in text or "; at most" in text
         # What a decoder says of itself is nobody's business.
-        return bad_request("image_too_large" if large else "bad_image", text.partition(" does not decode")[0] or text)
+        if " does not decode" in text:
+            text = "The picture does not decode: it is damaged, or none."
+        return bad_request("image_too_large" if large else "bad_image", text)
     if isinstance(error, QuestionError):
         return bad_request("question_too_long" if "at most" in text else "question_empty", text, "messages")
     if isinstance(error, PolicyError):
