@@ -27,7 +27,7 @@ def overload(result: Figures) -> tuple[Row, list[Row]]:
     answers = found["answers"]
     refused = sum(n for status, n in answers.items() if status.startswith("429"))
     others = sum(n for status, n in answers.items() if not status.startswith(("200", "429")))
-    before, after = found["resident MB before"], found["resident MB after"]
+    moments = [found[f"resident MB {when}"] for when in ("before", "after a third", "after")]
     rows: list[Row] = [
         ("clients, seconds", f"{found['clients']}, {found['seconds']:.0f}"),
         ("answered", f"{answers['200']:,}"),
@@ -38,8 +38,8 @@ def overload(result: Figures) -> tuple[Row, list[Row]]:
         ("in the worker under this load, mean", f"{found['service ms']:.0f} ms"),
         ("an admitted request, p50 / p99", f"{found['admitted']['p50 ms']:.0f} / {found['admitted']['p99 ms']:.0f} ms"),
         (
-            "resident memory before and after: server, worker",
-            f"{before['parent']:.0f} -> {after['parent']:.0f} MB, {before['worker']:.0f} -> {after['worker']:.0f} MB",
+            "resident memory before, after a third, at the end: server; worker",
+            "; ".join(" -> ".join(f"{m[process]:.0f}" for m in moments) + " MB" for process in ("parent", "worker")),
         ),
     ]
     return ("", ""), rows
@@ -100,7 +100,7 @@ def llama_server(result: Figures) -> tuple[Row, list[Row]]:
     def times(found: Figures, digits: int = 0) -> str:
         return f"{found['p50 ms']:.{digits}f} / {found['p99 ms']:.{digits}f}"
 
-    kinds = wrong[OURS]["requests"] // wrong[OURS]["rounds"]
+    kinds = len(wrong[OURS]["each"])
     rows: list[Row] = [
         ("first question about a picture, ms", *(times(questions[a]["first question"]) for a in arms)),
         ("second question about it, ms", *(times(questions[a]["second question"]) for a in arms)),
@@ -125,6 +125,27 @@ def llama_server(result: Figures) -> tuple[Row, list[Row]]:
         "llama-server, SigLIP-B/16",
         "llama-server, ViT-Ti/16",
     ), rows
+
+
+def live(result: Figures) -> tuple[Row, list[Row]]:
+    """A camera that is watched."""
+    runs = result["runs"]
+
+    def times(name: str) -> list[str]:
+        return [f"{run[name]['p50 ms']:.0f} / {run[name]['p99 ms']:.0f} ms" for run in runs]
+
+    rows: list[Row] = [
+        ("frame to boxes, p50 / p99", *times("frame to boxes")),
+        ("frame to labels, p50 / p99", *times("frame to labels")),
+        ("frames that came; that were watched", *(f"{run['frames']}; {run['watched']}" for run in runs)),
+        ("looks", *(str(run["looks"]) for run in runs)),
+        ("cores in use", *(f"{run['cores']:.2f}" for run in runs)),
+        (
+            "changes of a state, a person and minute",
+            *(f"{run['changes of a state, a track and minute']:.1f}" for run in runs),
+        ),
+    ]
+    return ("", *(f"{run['people']} {'person' if run['people'] == 1 else 'people'}" for run in runs)), rows
 
 
 def better_there(result: Figures) -> str:
@@ -164,7 +185,7 @@ def _wrong(found: Figures | None) -> str:
     if found is None:
         return "-"
     ended: Sequence[str] = found["the process ended, or answered no more, after"]
-    return f"{found['5xx'] // found['rounds']}; {len(ended)}"
+    return f"{found['5xx'] // found['rounds']}; {len(set(ended))}"
 
 
 def _fetches(found: Figures | None) -> str:

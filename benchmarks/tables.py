@@ -455,6 +455,7 @@ TABLES: dict[str, Callable[[Results], str]] = {
     "serve-cost": _served("serve-nano", serve_tables.cost),
     "serve-overload": _served("serve-nano", serve_tables.overload),
     "serve-endurance": _served("serve-endurance", serve_tables.endurance),
+    "live": _served("live-nano", serve_tables.live),
     "llama-server": _served("llama-server", serve_tables.llama_server),
     "better-there": lambda _: serve_tables.better_there(Results(SERVED)["llama-server"]),
     "licences": licences,

@@ -100,6 +100,7 @@ def _unit(options: Options, given: Mapping[str, Any], config: Path | None) -> st
         token_file=str(Path(options.token_file).resolve()) if options.token_file else None,
         local=options.unix is not None or is_loopback(options.host),
         device=options.device,
+        camera=options.camera,
     )
 
 

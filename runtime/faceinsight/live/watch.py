@@ -10,6 +10,7 @@ with FaceInsight.load("nano") as insight, Camera("v4l2:0") as camera:
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -26,8 +27,9 @@ from .tracker import Track, Tracker
 
 #: Seconds between two looks at one face: at the least, and at the most where the machine is slow.
 OFTEN, SELDOM = 0.3, 2.0
-#: Share of the time that looking may take, so that detection keeps up with the camera.
-SHARE = 0.6
+#: Share of the time between two frames that detection and looks may take together, to keep up with the camera;
+#: and what looks have at the least.
+SHARE, LEAST = 0.75, 0.1
 #: People who are looked at: the nearest.
 MOST = 8
 #: A face is turned to the camera when its nose lies so near to the middle of its eyes, in distances of the eyes.
@@ -87,6 +89,7 @@ class Watcher:
         self._tracker = Tracker()
         self._people: dict[str, Person] = {}
         self._last: float | None = None
+        self._periods: deque[float] = deque(maxlen=30)
         self._detecting = self._looking = 0.0
         self.looks = 0
 
@@ -111,6 +114,8 @@ class Watcher:
         detections = sorted(perception.detector.detect(image), key=lambda d: -d.box[2] * d.box[3])[:MOST]
         found, gone = self._tracker.update(at, [d.box for d in detections])
         self._detecting = _mean(self._detecting, self._clock() - began)
+        if self._last is not None and at > self._last:
+            self._periods.append(at - self._last)
         events = [self._left(track, at) for track in gone]
         present = []
         for track, detection in zip(found, detections, strict=True):
@@ -134,8 +139,10 @@ class Watcher:
         self, image: NDArray[np.uint8], at: float, present: Sequence[tuple[Person, Detection]]
     ) -> list[Event]:
         """At the one whose last look is longest ago, if it is time."""
-        # So that looking takes no more than its share of the time between two frames.
-        interval = min(max(OFTEN, self._looking * max(1, len(present)) / SHARE), SELDOM)
+        # The shorter ones of late: where frames are missed, that is what is to be mended.
+        period = sorted(self._periods)[len(self._periods) // 4] if self._periods else SELDOM
+        left = max(SHARE - self._detecting / period, LEAST)
+        interval = min(max(OFTEN, self._looking * max(1, len(present)) / left), SELDOM)
         due = [(p, d) for p, d in present if at - p.looked >= interval]
         if not due:
             return []

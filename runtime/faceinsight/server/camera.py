@@ -58,6 +58,7 @@ async def events(request: Request) -> Response:
     text = request.query_params.get("preview", "0")
     fits = text.isdigit() and int(text[:6]) <= MAX_PREVIEW
     require(fits, "invalid_value", f"preview: expected a width up to {MAX_PREVIEW}.", "preview")
+    camera.require_place()
     return Stream(camera.listen(int(text)), sse)
 
 

@@ -17,9 +17,9 @@ from typing import Any
 
 from ..camera import Camera, Frame
 from .errors import ApiError
-from .lane import FRAME
+from .lane import FRAME, SERVER
 from .metrics import Metrics
-from .supervisor import Supervisor
+from .supervisor import Late, Supervisor
 
 log = logging.getLogger(__name__)
 
@@ -85,19 +85,23 @@ class LiveCamera:
             self._camera = Camera(self.source, size=self._size, fps=self._fps)
             self._task = asyncio.get_running_loop().create_task(self._pump(self._camera))
 
-    async def stop(self) -> None:
-        """Switch it off, and have the worker forget who is there."""
+    async def stop(self, *, forget: bool = True) -> None:
+        """Switch it off, and have the worker forget who is there. forget: not where the worker ends anyway."""
         task, self._task = self._task, None
-        if task is None:
+        camera, self._camera = self._camera, None
+        if task is None or camera is None:
             return
+        # First the camera, so that nobody waits for a frame any more.
+        await asyncio.to_thread(camera.close)
         task.cancel()
         await asyncio.wait([task])
-        camera, self._camera = self._camera, None
-        if camera:
-            await asyncio.to_thread(camera.close)
         self._say_state("off", "")
+        if not forget:
+            return
         with contextlib.suppress(ApiError):
-            await self._give("camera_off", {})
+            done = await self._give("camera_off", {}, rank=SERVER)
+            for event in done["events"]:
+                self._publish(event["event"], event)
 
     def close(self) -> None:
         """The server ends: tell everybody."""
@@ -136,10 +140,13 @@ class LiveCamera:
             self._metrics.camera_dropped.set_to(status.dropped)
             self._metrics.camera_reconnects.set_to(status.reconnects)
 
-    async def listen(self, preview: int) -> AsyncGenerator[bytes, None]:
-        """Server-sent events. Raises ApiError where too many listen already."""
+    def require_place(self) -> None:
+        """Raises ApiError where too many listen already."""
         if len(self._listeners) >= MAX_LISTENERS:
             raise ApiError(429, "too_many", f"At most {MAX_LISTENERS} listen at a time.", retry_after=5)
+
+    async def listen(self, preview: int) -> AsyncGenerator[bytes, None]:
+        """Server-sent events. preview: width of the pictures wanted; 0: none."""
         listener = Listener(preview)
         self._listeners.append(listener)
         try:
@@ -153,28 +160,37 @@ class LiveCamera:
     async def _pump(self, camera: Camera) -> None:
         """Frames to the worker, until it is cancelled."""
         loop = asyncio.get_running_loop()
-        with ThreadPoolExecutor(1, "camera-wait") as pool:
+        pool = ThreadPoolExecutor(1, "camera-wait")
+        try:
             while True:
                 frame = await loop.run_in_executor(pool, camera.read, _PATIENCE)
                 status = camera.status
                 self._say_state(status.state, status.reason)
                 if frame is None:
                     continue
+
+                def newest(frame: Frame = frame) -> tuple[dict[str, Any], tuple[bytes, ...]]:
+                    """Whoever had the worker may have taken a while."""
+                    frame = camera.read(0) or frame
+                    return _fields(frame, self._preview), (frame.data,)
+
                 try:
-                    done = await self._give("frame", _fields(frame, self._preview), (frame.data,))
+                    self._found(await self._give("frame", {}, late=newest))
                 except ApiError:
                     # Somebody else's turn, or no worker: the next frame is as good.
                     await asyncio.sleep(_PATIENCE / 5)
-                    continue
-                self._found(done)
+        finally:
+            pool.shutdown(wait=False)
 
     @property
     def _preview(self) -> int:
         return max((listener.preview for listener in self._listeners), default=0)
 
-    async def _give(self, op: str, fields: dict[str, Any], blobs: tuple[bytes, ...] = ()) -> dict[str, Any]:
+    async def _give(
+        self, op: str, fields: dict[str, Any], *, rank: int = FRAME, late: Late | None = None
+    ) -> dict[str, Any]:
         done: dict[str, Any] = {}
-        async for event in self._supervisor.events(op, fields, blobs, rank=FRAME):
+        async for event in self._supervisor.events(op, fields, rank=rank, late=late):
             done = event
         return done
 

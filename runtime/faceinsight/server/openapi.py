@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from . import chat_request
+from .camera import AskNowBody, SwitchBody
 from .schemas import MAX_CHOICES, MAX_TEXT, AskBody, ChooseBody, FacesBody
 
 Json = dict[str, Any]
@@ -189,6 +190,8 @@ _BODIES: Mapping[str, Json] = {
             }
         }
     ),
+    "/v1/camera": _json(schema_of(SwitchBody)),
+    "/v1/camera/ask": _json(schema_of(AskNowBody)),
     "/api/show": _json({"type": "object", "properties": {"model": _STRING}, "required": ["model"]}),
     "/api/chat": _json(
         _ollama(
@@ -222,6 +225,8 @@ _ANSWERS: Mapping[str, Json] = {
     "/v1/chat/completions": _answer("A completion.", "id", "choices", "usage", "faceinsight", streams=_SSE),
     "/v1/faces/{id}/ask": _answer("An answer.", "text", "labels", "outcome", "finish_reason", streams=_SSE),
     "/v1/faces/{id}/choose": _answer("Probabilities.", "choices"),
+    "/v1/camera/events": {"description": "Server-sent events.", "content": {_SSE: {}}},
+    "/v1/camera/ask": _answer("An answer.", "text", "labels", "track", "age_ms", streams=_SSE),
     "/api/chat": _answer("An answer.", "model", "message", "done", streams=_NDJSON),
     "/api/generate": _answer("An answer.", "model", "response", "done", streams=_NDJSON),
 }

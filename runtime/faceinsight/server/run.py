@@ -151,7 +151,7 @@ async def _serve(options: Options, again: Callable[[], Options], who: Gate, list
     systemd.notify("STOPPING=1")
     if state.camera:
         state.camera.close()
-        await state.camera.stop()
+        await state.camera.stop(forget=False)
     await _end(door, supervisor, http, tasks["http"], grace=0 if failure else GRACE)
     for task in (*tasks.values(), *beside):
         task.cancel()

@@ -21,11 +21,12 @@ async def livez(request: Request) -> Response:
 
 
 async def readyz(request: Request) -> Response:
-    """A worker is there, and answered the canary when it started."""
+    """A worker is there that answered the canary when it started, and the camera, if there is one, sends frames."""
     state: State = request.app.state.server
-    if state.supervisor.state == "ready":
-        return Json({"status": "ok"})
-    return Json({"status": "unavailable", "reasons": [state.supervisor.state]}, 503)
+    reasons = [] if state.supervisor.state == "ready" else [state.supervisor.state]
+    camera = state.camera.status["state"] if state.camera else "off"
+    reasons += [f"camera {camera}"] if camera in ("down", "frozen") else []
+    return Json({"status": "unavailable", "reasons": reasons}, 503) if reasons else Json({"status": "ok"})
 
 
 async def health(request: Request) -> Response:
@@ -140,6 +141,7 @@ async def privacy(request: Request) -> Response:
             "held": {
                 "picture": "in memory, while its request runs",
                 "face": f"in the worker's memory, {held}; DELETE /v1/faces wipes all of them",
+                **({"frame": "in memory, while it is looked at: the newest one only"} if state.camera else {}),
                 "question and answer": "in memory, while the request runs" + ("; logged" if state.log_content else ""),
                 "freed memory": "overwritten"
                 if overwrites_freed()

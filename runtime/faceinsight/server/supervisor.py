@@ -11,7 +11,7 @@ import math
 import os
 import time
 from collections import deque
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,8 @@ log = logging.getLogger(__name__)
 DEATHS, WINDOW, PAUSE = 5, 60.0, 60.0
 #: Seconds that loading may take: a TensorRT engine is built for minutes.
 LOAD_TIMEOUT = 1800.0
+#: Fields and blobs of a request, made when the worker is free.
+Late = Callable[[], tuple[Mapping[str, Any], Sequence[bytes]]]
 
 
 class Supervisor:
@@ -113,10 +115,18 @@ class Supervisor:
             await old.stop()
 
     async def events(
-        self, op: str, fields: Mapping[str, Any], blobs: Sequence[bytes] = (), *, rank: int = INTERACTIVE
+        self,
+        op: str,
+        fields: Mapping[str, Any],
+        blobs: Sequence[bytes] = (),
+        *,
+        rank: int = INTERACTIVE,
+        late: Late | None = None,
     ) -> AsyncGenerator[dict[str, Any], None]:
         """What the worker says to a request, up to its end. Closing the iterator frees the worker, or the place in the
         queue, which `rank` decides.
+
+        late: gives fields and blobs when the worker is free, instead of those given.
 
         Raises:
             ApiError: the queue is full, the worker is lost or not there, or the request is at fault.
@@ -128,6 +138,7 @@ class Supervisor:
         try:
             child = await self._worker()
             self._metrics.queue_wait.observe(time.monotonic() - began)
+            fields, blobs = late() if late else (fields, blobs)
             job = child.submit(next(self._numbers), {**fields, "op": op}, blobs, self.lane.release)
         finally:
             if job is None:

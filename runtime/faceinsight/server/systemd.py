@@ -67,7 +67,15 @@ async def report(supervisor: Supervisor) -> None:
         await asyncio.sleep(max(limit / 2, _SHORTEST))
 
 
-def unit(command: Sequence[str], *, token_file: str | None, local: bool, device: str, watchdog: int = 30) -> str:
+def unit(
+    command: Sequence[str],
+    *,
+    token_file: str | None,
+    local: bool,
+    device: str,
+    camera: str | None = None,
+    watchdog: int = 30,
+) -> str:
     """The text of a unit.
 
     Args:
@@ -75,15 +83,24 @@ def unit(command: Sequence[str], *, token_file: str | None, local: bool, device:
         token_file: read by systemd as root and handed over as a credential.
         local: does it listen for this machine only? Then the kernel drops packets of all others.
         device: "cpu" needs no device files.
+        camera: a source, which may need some, or the network.
         watchdog: seconds without a ping after which the server is started anew.
     """
+    kind = (camera or "").partition(":")[0]
+    files = "PrivateDevices=yes\n"
+    if device != "cpu" or kind == "csi":
+        files = "SupplementaryGroups=video render\n"
+    elif kind == "v4l2":
+        files = "DevicePolicy=closed\nDeviceAllow=char-video4linux rw\nSupplementaryGroups=video\n"
     words = [*command, *(["--token-file", "${CREDENTIALS_DIRECTORY}/token"] if token_file else [])]
     filling = {
         "exec": " ".join(w if w.startswith("${") else _quoted(w) for w in words),
         "watchdog": str(watchdog),
         "credential": f"LoadCredential=token:{token_file}\n" if token_file else "",
-        "network": "IPAddressDeny=any\nIPAddressAllow=localhost\n" if local else "",
-        "devices": "PrivateDevices=yes\n" if device == "cpu" else "SupplementaryGroups=video render\n",
+        "network": "IPAddressDeny=any\nIPAddressAllow=localhost\n" if local and not kind.startswith("rtsp") else "",
+        "devices": files,
+        # A Jetson's cameras are reached through a socket in /tmp.
+        "private_tmp": "no" if kind == "csi" else "yes",
     }
     return _UNIT.format(**filling)
 
@@ -138,7 +155,7 @@ ProtectHostname=yes
 ProtectKernelLogs=yes
 ProtectKernelModules=yes
 ProtectKernelTunables=yes
-PrivateTmp=yes
+PrivateTmp={private_tmp}
 KeyringMode=private
 LockPersonality=yes
 RemoveIPC=yes

@@ -127,6 +127,14 @@ def test_a_unit_starts_what_was_asked_for(tmp_path: Path):
     assert f"LoadCredential=token:{token}" in text
     assert "IPAddressAllow=localhost" in text
     assert "SupplementaryGroups=video render" in text
+    devices = {
+        "v4l2:0": "DeviceAllow=char-video4linux rw",
+        "csi:0": "PrivateTmp=no",
+        "file:x.mp4": "PrivateDevices=yes",
+    }
+    for camera, line in devices.items():
+        assert line in unit(["/opt/x"], token_file=None, local=True, device="cpu", camera=camera).splitlines()
+    assert "IPAddress" not in unit(["/opt/x"], token_file=None, local=True, device="cpu", camera="rtsp://cam/1")
     beyond = unit(["/opt/x"], token_file="/etc/t", local=False, device="cpu")
     assert "IPAddress" not in beyond
     assert "PrivateDevices=yes" in beyond
