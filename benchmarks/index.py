@@ -98,9 +98,20 @@ MEASUREMENTS = {
 } | {
     "epyc-2026-11/serve-nano": Measurement(
         "what the server adds to the library, an overload, killed workers",
-        "speed/serve.py --repeats 30 --clients 16 --seconds 8 --kills 3 --out OUT",
-        "ecb0917",
+        "speed/serve.py --repeats 100 --clients 32 --seconds 30 --kills 3 --out OUT",
+        "d23fc5d",
     ),
+    "epyc-2026-11/serve-endurance": Measurement(
+        "killed workers, ended servers, clients that leave, a soak, malformed requests",
+        "speed/endurance.py --out OUT",
+        "d23fc5d",
+    ),
+    "epyc-2026-11/llama-server": Measurement(
+        "the server beside llama.cpp's; encoders of random weights",
+        "peers/llama_server.py --llama-server PATH --out OUT",
+        "d23fc5d",
+    ),
+    "epyc-2026-11/live-nano": Measurement("a camera that is watched", "speed/live.py --out OUT", "d23fc5d"),
     "epyc-2026-11/latency-nano": Measurement(
         "every step on a CPU without AMX",
         "faceinsight bench tests/data/astronaut.png --device cpu --out OUT",

@@ -87,6 +87,6 @@ def _plain(event: Event) -> dict[str, Any]:
 def _jpeg(image: Any, width: int) -> str:
     """Base64 of a smaller picture."""
     scale = min(1.0, width / image.shape[1])
-    small = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
-    done, data = cv2.imencode(".jpg", small[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, _QUALITY])
+    reduced = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+    done, data = cv2.imencode(".jpg", reduced[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, _QUALITY])
     return base64.b64encode(data.tobytes()).decode() if done else ""
