@@ -391,7 +391,7 @@ def raw_requests(server: Server, count: int) -> Counter[str]:
                 sock.sendall(data)
                 sock.shutdown(socket.SHUT_WR)
                 first = sock.recv(200)
-            except ConnectionError:
+            except OSError:
                 first = b""
         statuses[first.split()[1].decode() if first.startswith(b"HTTP/") else "closed"] += 1
     return statuses

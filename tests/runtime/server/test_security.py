@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
@@ -117,9 +118,13 @@ def test_half_requests_and_rubbish(server: Serving):
         b"GET /livez HTTP/1.1\r\nHost: localhost\r\n" + b"X: " + b"a: b\r\n" * 5_000 + b"\r\n",
     ):
         with socket.create_connection(("127.0.0.1", server.port), timeout=5) as sock:
-            sock.sendall(data)
-            sock.shutdown(socket.SHUT_WR)
-            first = sock.recv(100)
+            first = b""
+            # The server may have closed the connection before all was sent.
+            with contextlib.suppress(OSError):
+                sock.sendall(data)
+                sock.shutdown(socket.SHUT_WR)
+            with contextlib.suppress(ConnectionError):
+                first = sock.recv(100)
             assert not first or first.split()[1].startswith(b"4"), (data[:60], first)
     assert server.get("/livez").status_code == 200
 
