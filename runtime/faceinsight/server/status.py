@@ -143,9 +143,7 @@ async def privacy(request: Request) -> Response:
                 "face": f"in the worker's memory, {held}; DELETE /v1/faces wipes all of them",
                 **({"frame": "in memory, while it is looked at: the newest one only"} if state.camera else {}),
                 "question and answer": "in memory, while the request runs" + ("; logged" if state.log_content else ""),
-                "freed memory": "overwritten"
-                if overwrites_freed()
-                else "not overwritten: the C library was not told to",
+                "freed memory": "overwritten" if overwrites_freed() else "left as it is",
                 "disk": "nothing",
                 "network": "nothing leaves but the answer",
             },
