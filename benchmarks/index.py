@@ -99,10 +99,10 @@ MEASUREMENTS = {
     "epyc-2026-11/serve-nano": Measurement(
         "what the server adds to the library, an overload, killed workers",
         "speed/serve.py --repeats 100 --clients 32 --seconds 30 --kills 3 --out OUT",
-        "d23fc5d",
+        "e3f8bcd",
     ),
     "epyc-2026-11/serve-endurance": Measurement(
-        "killed workers, ended servers, clients that leave, a soak, malformed requests",
+        "killed workers, ended servers, clients that leave, malformed requests, soaks; the second with --requests 8000",
         "speed/endurance.py --out OUT",
         "d23fc5d",
     ),
@@ -111,7 +111,9 @@ MEASUREMENTS = {
         "peers/llama_server.py --llama-server PATH --out OUT",
         "d23fc5d",
     ),
-    "epyc-2026-11/live-nano": Measurement("a camera that is watched", "speed/live.py --out OUT", "d23fc5d"),
+    "epyc-2026-11/live-nano": Measurement(
+        "a camera that is watched", "speed/live.py --seconds 30 --out OUT", "e3f8bcd"
+    ),
     "epyc-2026-11/latency-nano": Measurement(
         "every step on a CPU without AMX",
         "faceinsight bench tests/data/astronaut.png --device cpu --out OUT",

@@ -70,8 +70,11 @@ def endurance(result: Figures) -> tuple[Row, list[Row]]:
         what = f"{soak['requests']:,} requests: growth of resident memory, server; worker"
         rows += [
             (what, f"{growth['parent']:+.2%}; {growth['worker']:+.2%}"),
-            ("p99 of the last tenth against the second", ", ".join(f"{kind} {x:.2f}" for kind, x in slower.items())),
+            ("p99 of the last tenth against the second; other work ran on the machine by then", _ratios(slower)),
         ]
+    if idle := result.get("soak of an idle machine"):
+        what = f"the same of {idle['requests']:,} requests, with nothing beside them"
+        rows.append((what, _ratios(idle["p99 of the last against the second tenth"])))
     if leak := result.get("planted_leak"):
         rows.append((f"a planted leak, {leak['requests']:,} requests: caught", "no" if leak["holds"] else "yes"))
     if malformed := result.get("malformed"):
@@ -148,6 +151,10 @@ def live(result: Figures) -> tuple[Row, list[Row]]:
 def better_there(result: Figures) -> str:
     """What the other one can do and ours cannot."""
     return "\n".join(f"- {entry['what']}" for entry in result["better_there"])
+
+
+def _ratios(found: Figures) -> str:
+    return ", ".join(f"{kind} {x:.2f}" for kind, x in found.items())
 
 
 def _yes(value: bool) -> str:
