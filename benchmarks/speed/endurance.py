@@ -11,6 +11,7 @@ left as they are unless `--only` names them. Latencies of the soak want an other
 from __future__ import annotations
 
 import argparse
+import base64
 import itertools
 import json
 import os
@@ -37,7 +38,7 @@ from tqdm import tqdm
 from faceinsight import __version__
 from faceinsight.bench.state import machine
 from faceinsight.bundle.bundle import Bundle
-from serve import JSON, PHOTO, PNG, Server, percentiles
+from serve import JSON, PHOTO, PNG, Server, as_jpeg, percentiles
 
 QUESTIONS = (
     "Is she smiling?",
@@ -66,14 +67,7 @@ def serving(bundle: str, *options: str) -> Iterator[Server]:
         server.process.wait()
 
 
-def small() -> bytes:
-    """The photo as a JPEG of 40 kB."""
-    return cv2.imencode(".jpg", cv2.imread(str(PHOTO)))[1].tobytes()
-
-
 def chat_body(image: bytes, question: str, **more: Any) -> bytes:
-    import base64
-
     url = f"data:image/jpeg;base64,{base64.b64encode(image).decode()}"
     parts = [{"type": "text", "text": question}, {"type": "image_url", "image_url": {"url": url}}]
     return json.dumps({"model": "faceinsight", "messages": [{"role": "user", "content": parts}], **more}).encode()
@@ -116,7 +110,7 @@ def kills(bundle: str, count: int) -> dict[str, Any]:
     harmed = most_zombies = 0
     largest = cv2.imencode(".jpg", cv2.resize(cv2.imread(str(PHOTO)), (4000, 4000)))[1].tobytes()
     with serving(bundle, "--timeout", "20") as server:
-        body = chat_body(small(), QUESTIONS[0])
+        body = chat_body(as_jpeg(PHOTO), QUESTIONS[0])
         expected = json.loads(post(server, "/v1/chat/completions", body, JSON)[1])["choices"][0]["message"]["content"]
         at_first = descriptors(server.process.pid)
         for i in tqdm(range(count), desc="kills"):
@@ -132,7 +126,7 @@ def kills(bundle: str, count: int) -> dict[str, Any]:
             threads = [threading.Thread(target=ask, args=("first", large))]
             threads[0].start()
             time.sleep(0.15)
-            threads.append(threading.Thread(target=ask, args=("second", small())))
+            threads.append(threading.Thread(target=ask, args=("second", as_jpeg(PHOTO))))
             threads[1].start()
             time.sleep(0.05)
             ended = time.perf_counter()
@@ -172,7 +166,7 @@ def ends(bundle: str, count: int) -> dict[str, Any]:
     times: dict[str, list[float]] = {}
     codes: Counter[str] = Counter()
     cut = 0
-    body = chat_body(small(), "Describe this face.", stream=True)
+    body = chat_body(as_jpeg(PHOTO), "Describe this face.", stream=True)
     head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n\r\n".encode()
     for i in tqdm(range(count), desc="ends"):
         streams = (0, 1, 8, 8)[i % 4]
@@ -211,8 +205,8 @@ def ends(bundle: str, count: int) -> dict[str, Any]:
 def leavers(bundle: str, count: int) -> dict[str, Any]:
     """Clients that leave at a random moment, waiting or being answered, streaming or not: is the worker free then, and
     did those who stayed get what they would have got?"""
-    rng, body = random.Random(16), chat_body(small(), "Describe this face.")
-    streamed = chat_body(small(), "Describe this face.", stream=True)
+    rng, body = random.Random(16), chat_body(as_jpeg(PHOTO), "Describe this face.")
+    streamed = chat_body(as_jpeg(PHOTO), "Describe this face.", stream=True)
     line = "POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: {}\r\n\r\n"
     with serving(bundle, "--queue", "16") as server:
         worker = server.worker
@@ -241,7 +235,7 @@ def leavers(bundle: str, count: int) -> dict[str, Any]:
             began = time.perf_counter()
             while server.metric("queue_depth"):
                 time.sleep(0.001)
-            post(server, "/v1/chat/completions", chat_body(small(), "Hm?", max_tokens=1), JSON)
+            post(server, "/v1/chat/completions", chat_body(as_jpeg(PHOTO), "Hm?", max_tokens=1), JSON)
             free.append(time.perf_counter() - began)
         return {
             "clients": count // 4 * 4,
@@ -269,7 +263,7 @@ def soak(bundle: str, count: int, planted: Path | None = None) -> dict[str, Any]
 
 
 def _soak(server: Server, count: int) -> dict[str, Any]:
-    image, numbers, worker = small(), itertools.count(), server.worker
+    image, numbers, worker = as_jpeg(PHOTO), itertools.count(), server.worker
     times: dict[str, list[tuple[int, float]]] = {}
     memory: list[dict[str, float]] = []
     codes: Counter[str] = Counter()
@@ -278,7 +272,7 @@ def _soak(server: Server, count: int) -> dict[str, Any]:
         kind = "new face" if i % 10 == 0 else "chat" if i % 10 == 5 else "known photo" if i % 2 else "ask"
         path, body, headers = "/v1/faces", image, JPEG
         if kind == "new face":
-            image = image[: len(small())] + b"%d" % next(numbers)
+            image = image[: len(as_jpeg(PHOTO))] + b"%d" % next(numbers)
             body = image
         elif kind == "chat":
             path, body, headers = "/v1/chat/completions", chat_body(image, QUESTIONS[i % 5], stream=i % 20 == 5), JSON
@@ -399,7 +393,7 @@ def raw_requests(server: Server, count: int) -> Counter[str]:
 
 def pictures(bundle: str, count: int) -> dict[str, Any]:
     """Pictures of absurd shapes and damaged files, through POST /v1/faces."""
-    rng, photo = np.random.default_rng(16), small()
+    rng, photo = np.random.default_rng(16), as_jpeg(PHOTO)
     statuses: Counter[str] = Counter()
     slowest = 0.0
     with serving(bundle) as server:

@@ -27,8 +27,8 @@ from faceinsight.bench.state import machine
 from faceinsight.bundle.bundle import Bundle
 from faceinsight.camera import Camera
 from faceinsight.live import Watcher
+from serve import PHOTO, percentiles
 
-PHOTO = Path(__file__).parents[2] / "tests" / "data" / "astronaut.png"
 SIZE, FPS = (1280, 720), 15
 #: The portrait's width by how many there are, and how far it sways.
 WIDTH, SWAY = {1: 512, 4: 300}, 25
@@ -98,11 +98,6 @@ def cpu() -> float:
     """Seconds of this process and its children, those that have ended included."""
     own, others = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
     return own.ru_utime + own.ru_stime + others.ru_utime + others.ru_stime
-
-
-def percentiles(seconds: list[float]) -> dict[str, float]:
-    middle, high = np.percentile(np.array(seconds) * 1e3, (50, 99))
-    return {"p50 ms": round(float(middle), 1), "p99 ms": round(float(high), 1), "N": len(seconds)}
 
 
 def main() -> None:

@@ -1,5 +1,5 @@
 """People in front of a camera: who stands where, and what is found of them over many frames."""
 
-from .watch import Event, Person, Watcher
+from .watch import Event, Person, Watcher, states
 
-__all__ = ["Event", "Person", "Watcher"]
+__all__ = ["Event", "Person", "Watcher", "states"]

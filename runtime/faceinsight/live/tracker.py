@@ -61,7 +61,7 @@ class Tracker:
         """Nobody is there."""
         self.tracks: list[Track] = []
 
-    def update(self, time: float, boxes: Sequence[Box]) -> tuple[list[Track | None], list[Track]]:
+    def update(self, time: float, boxes: Sequence[Box]) -> tuple[list[Track], list[Track]]:
         """The faces of a frame.
 
         Args:
@@ -71,7 +71,7 @@ class Tracker:
         Returns:
             The track of each box, and the certain tracks that have left.
         """
-        found: list[Track | None] = [None] * len(boxes)
+        found: dict[int, Track] = {}
         pairs = []
         for track in self.tracks:
             expected = track.predicted(time)
@@ -81,18 +81,17 @@ class Tracker:
                     pairs.append((cost, track, i))
         free = {id(track) for track in self.tracks}
         for _, track, i in sorted(pairs, key=lambda pair: pair[0]):
-            if id(track) in free and found[i] is None:
+            if id(track) in free and i not in found:
                 free.remove(id(track))
                 found[i] = track
                 _move(track, time, boxes[i])
         for i, box in enumerate(boxes):
-            if found[i] is None:
-                track = Track(secrets.token_hex(4), box, (0.0, 0.0), time, time)
-                self.tracks.append(track)
-                found[i] = track
+            if i not in found:
+                found[i] = Track(secrets.token_hex(4), box, (0.0, 0.0), time, time)
+                self.tracks.append(found[i])
         gone = [track for track in self.tracks if time - track.last_time > LOST]
         self.tracks = [track for track in self.tracks if time - track.last_time <= LOST]
-        return found, [track for track in gone if track.is_certain]
+        return [found[i] for i in range(len(boxes))], [track for track in gone if track.is_certain]
 
 
 def _distance(a: Box, b: Box) -> float | None:

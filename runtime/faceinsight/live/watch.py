@@ -119,7 +119,6 @@ class Watcher:
         events = [self._left(track, at) for track in gone]
         present = []
         for track, detection in zip(found, detections, strict=True):
-            assert track is not None
             person = self._people.setdefault(track.id, Person(track))
             self._attend(person, detection, at)
             if track.is_certain:
@@ -160,9 +159,9 @@ class Watcher:
         self.looks += 1
         if first:
             return [
-                Event("appeared", at, person.track.id, {"box": plain(detection.box), "labels": _states(person.labels)})
+                Event("appeared", at, person.track.id, {"box": plain(detection.box), "labels": states(person.labels)})
             ]
-        return [Event("labels", at, person.track.id, {"labels": _states(updates)})] if updates else []
+        return [Event("labels", at, person.track.id, {"labels": states(updates)})] if updates else []
 
     def _attend(self, person: Person, detection: Detection, at: float) -> None:
         facing = is_facing(detection.landmarks)
@@ -181,7 +180,7 @@ class Watcher:
                 "dwell_s": round(track.last_time - track.began, 2),
                 "attention_s": round(person.attention, 2),
                 "glances": person.glances,
-                "labels": _states(person.labels),
+                "labels": states(person.labels),
             },
         )
 
@@ -197,7 +196,8 @@ def is_facing(landmarks: NDArray[np.float32]) -> bool:
     return abs(along) <= FACING
 
 
-def _states(labels: Sequence[Label]) -> dict[str, Any]:
+def states(labels: Sequence[Label]) -> dict[str, Any]:
+    """Name -> state and probability, as events have them."""
     return {label.name: [label.state, label.probability] for label in labels}
 
 

@@ -8,11 +8,12 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from .errors import ApiError
-from .faces import answer_of, answer_parts
+from .faces import answer
+from .framing import sse
 from .live import MAX_PREVIEW, LiveCamera
-from .schemas import clean, decoded, require, tokens, whole
+from .schemas import decoded, require, whole
 from .state import State
-from .web import Json, Stream, read_json, sse, stream, unless_gone
+from .web import Json, Stream, read_json
 
 #: Milliseconds that the newest look at a person may be old, unless the request says otherwise; and at most.
 MAX_AGE, LONGEST_AGE = 1000, 10_000
@@ -64,25 +65,10 @@ async def events(request: Request) -> Response:
 
 async def ask(request: Request) -> Response:
     """POST /v1/camera/ask: a question about somebody who stands there now; 409 where nobody does."""
-    state: State = request.app.state.server
     _camera(request)
     body = decoded(AskNowBody, await read_json(request))
-    question = clean(body.question, "question").strip()
-    require(bool(question), "missing_field", "question: it is empty.", "question")
     age = whole(body.max_age_ms, "max_age_ms", 1, LONGEST_AGE) or MAX_AGE
-    state.note(request, question=question)
-    fields = {
-        "track": body.track,
-        "question": question,
-        "after": None if body.after is None else clean(body.after, "after"),
-        "max_age": age / 1e3,
-        "max_tokens": tokens(body.max_tokens, "max_tokens"),
-    }
-    if body.stream:
-        parts = state.events(request, "ask_now", fields)
-        return await stream(request, parts, lambda rest: answer_parts(state, request, rest))
-    done = await unless_gone(request, state.call(request, "ask_now", fields))
-    return Json(answer_of(done))
+    return await answer(request, "ask_now", body, {"track": body.track, "max_age": age / 1e3})
 
 
 def _camera(request: Request) -> LiveCamera:

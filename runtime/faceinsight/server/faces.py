@@ -9,10 +9,12 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from .errors import ApiError, bad_request
+from .framing import sse
 from .lane import SERVER
 from .schemas import (
     MAX_CHOICES,
     AskBody,
+    Asked,
     ChooseBody,
     FacesBody,
     clean,
@@ -22,7 +24,7 @@ from .schemas import (
     tokens,
 )
 from .state import State
-from .web import Json, parse_json, read_body, read_json, sse, stream, unless_gone
+from .web import Json, parse_json, read_body, read_json, stream, unless_gone
 
 IMAGES = ("image/jpeg", "image/jpg", "image/png", "image/webp", "application/octet-stream")
 
@@ -51,24 +53,30 @@ async def faces(request: Request) -> Response:
 
 async def ask(request: Request) -> Response:
     """POST /v1/faces/{id}/ask: a question about one face, or two."""
-    state: State = request.app.state.server
     body = decoded(AskBody, await read_json(request))
+    faces = [request.path_params["id"], *([body.other] if body.other else [])]
+    return await answer(request, "ask", body, {"faces": faces})
+
+
+async def answer(request: Request, op: str, body: Asked, about: Mapping[str, Any]) -> Response:
+    """The answer to a question, whole or as it comes. op, about: what the worker is to do it of."""
+    state: State = request.app.state.server
     question = clean(body.question, "question").strip()
     require(bool(question), "missing_field", "question: it is empty.", "question")
     state.note(request, question=question)
     fields = {
-        "faces": [request.path_params["id"], *([body.other] if body.other else [])],
+        **about,
         "question": question,
         "after": None if body.after is None else clean(body.after, "after"),
         "max_tokens": tokens(body.max_tokens, "max_tokens"),
     }
     if body.stream:
-        return await stream(request, state.events(request, "ask", fields), lambda e: answer_parts(state, request, e))
-    done = await unless_gone(request, state.call(request, "ask", fields))
-    return Json(answer_of(done))
+        return await stream(request, state.events(request, op, fields), lambda e: _chunks(state, request, e))
+    done = await unless_gone(request, state.call(request, op, fields))
+    return Json(_answer(done))
 
 
-async def answer_parts(
+async def _chunks(
     state: State, request: Request, events: AsyncIterator[Mapping[str, Any]]
 ) -> AsyncGenerator[bytes, None]:
     """The text as it comes, and the whole answer, as server-sent events."""
@@ -77,10 +85,10 @@ async def answer_parts(
             yield sse({"text": event["text"]})
         else:
             state.count(request, event)
-            yield sse({"answer": answer_of(event)})
+            yield sse({"answer": _answer(event)})
 
 
-def answer_of(done: Mapping[str, Any]) -> dict[str, Any]:
+def _answer(done: Mapping[str, Any]) -> dict[str, Any]:
     """An answer in the native API's shape."""
     names = ("text", "labels", "confidence", "evidence", "outcome", "reason", "rules", "faces", "usage", "timings")
     now = {name: done[name] for name in ("track", "age_ms") if name in done}

@@ -107,7 +107,7 @@ class Jobs:
             if not 0 <= index < len(photo.faces):
                 text = f"The picture has {len(photo.faces)} faces, numbered from 0."
                 raise bad_request("face_unknown", text, "faceinsight.face")
-        events = self._structured(schema, *chosen[0]) if schema else self._answer(header, chosen, names)
+        events = self._structured(schema, *chosen[0]) if schema else self._answer_about(header, chosen, names)
         for event in events:
             if event["event"] == "done":
                 event["timings"]["perceive"] = milliseconds
@@ -116,7 +116,7 @@ class Jobs:
             yield event
 
     def _ask(self, header: Event, blobs: Sequence[bytes]) -> Events:
-        yield from self._answer(header, [self._held(i) for i in header["faces"]], None)
+        yield from self._answer_about(header, [self._held(i) for i in header["faces"]], None)
 
     def _frame(self, header: Event, blobs: Sequence[bytes]) -> Events:
         began = time.perf_counter()
@@ -130,16 +130,18 @@ class Jobs:
         """About somebody in front of the camera: what was found of them in the frames so far."""
         person = self._scene.person(header.get("track"), header["max_age"])
         assert person.face is not None
-        photo = Photo("", 0, 0, (person.face,), ("",), 0.0)
-        for event in self._answer(header, [(photo, 0)], None):
+        for event in self._answer(header, [person.face], None, []):
             if event["event"] == "done":
                 event |= {"track": person.track.id, "age_ms": round(self._scene.age(person) * 1e3)}
-                event["faces"] = []
             yield event
 
-    def _answer(self, header: Event, chosen: Sequence[tuple[Photo, int]], names: set[str] | None) -> Events:
+    def _answer_about(self, header: Event, chosen: Sequence[tuple[Photo, int]], names: set[str] | None) -> Events:
+        """About faces of photos."""
+        return self._answer(header, _faces_of(chosen), names, [_who(photo, i) for photo, i in chosen])
+
+    def _answer(self, header: Event, faces: Sequence[Face], names: set[str] | None, who: list[Event]) -> Events:
+        """names: of the labels that are wanted; who: what the answer says of the faces."""
         began = time.perf_counter()
-        faces = [photo.faces[i] for photo, i in chosen]
         question, after, limit = header["question"], header.get("after"), header.get("max_tokens")
         ignored = []
         try:
@@ -172,7 +174,7 @@ class Jobs:
             "first_token_ms": answer.timings.first_token_ms,
             "total_ms": answer.timings.total_ms,
             "logprobs": _logprobs(chunks) if finish_reason in ("stop", "length") and not cutter.stopped else None,
-            "faces": [_who(photo, i) for photo, i in chosen],
+            "faces": who,
             "labels": plain(labels),
             "evidence": list(answer.evidence),
             "confidence": answer.confidence,
@@ -230,7 +232,7 @@ class Jobs:
 
     def _choose(self, header: Event, blobs: Sequence[bytes]) -> Events:
         began = time.perf_counter()
-        faces = [photo.faces[i] for photo, i in map(self._held, header["faces"])]
+        faces = _faces_of(list(map(self._held, header["faces"])))
         scores = self._insight.choose(faces, header["questions"], header["answers"])
         yield {"event": "done", "choices": plain(scores), "timings": {"answer": _since(began)}}
 
@@ -280,6 +282,10 @@ def _sharpness(photo: Photo) -> tuple[bool, float, float]:
         return False, 0.0, 0.0
     face: Face = photo.faces[0]
     return True, face.quality.value if face.quality else 0.0, face.box[2] * face.box[3]
+
+
+def _faces_of(chosen: Sequence[tuple[Photo, int]]) -> list[Face]:
+    return [photo.faces[i] for photo, i in chosen]
 
 
 def _who(photo: Photo, index: int) -> dict[str, Any]:

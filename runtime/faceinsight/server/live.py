@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import logging
 import time
 from collections.abc import AsyncGenerator
@@ -17,14 +16,15 @@ from typing import Any
 
 from ..camera import Camera, Frame
 from .errors import ApiError
+from .framing import sse
 from .lane import FRAME, SERVER
 from .metrics import Metrics
 from .supervisor import Late, Supervisor
 
 log = logging.getLogger(__name__)
 
-#: Listeners at a time; each has room for one message of each kind.
-MAX_LISTENERS = 4
+#: Listeners at a time, and messages that may wait for each of them.
+MAX_LISTENERS, MAX_WAITING = 4, 100
 #: Seconds between two looks at a camera that sends nothing, and after a frame that the worker could not take.
 _PATIENCE = 0.5
 #: Width of a preview in pixels, at most.
@@ -46,7 +46,7 @@ class Listener:
         if newest_only:
             self._newest = message
         else:
-            self._waiting = [*self._waiting[-99:], message]
+            self._waiting = [*self._waiting, message][-MAX_WAITING:]
         self._there.set()
 
     async def messages(self) -> AsyncGenerator[bytes, None]:
@@ -112,23 +112,19 @@ class LiveCamera:
     @property
     def status(self) -> dict[str, Any]:
         """For GET /v1/camera."""
+        source = self.source.partition(":")[0]
         if self._camera is None:
-            return {"state": "off", "reason": "", "source": self.source.partition(":")[0], "age_ms": None}
+            return {"state": "off", "reason": "", "source": source, "age_ms": None}
         status = self._camera.status
         return {
             "state": status.state,
             "reason": status.reason,
-            "source": self.source.partition(":")[0],
+            "source": source,
             "age_ms": None if status.age is None else round(status.age * 1e3),
             "frames": status.frames,
             "dropped": status.dropped,
             "reconnects": status.reconnects,
         }
-
-    @property
-    def age(self) -> float | None:
-        """Seconds since the newest frame; None where there is none."""
-        return self._camera.status.age if self._camera else None
 
     def count(self) -> None:
         """Into the metrics, which are read now."""
@@ -227,4 +223,4 @@ def _fields(frame: Frame, preview: int) -> dict[str, Any]:
 
 
 def _message(number: int, kind: str, values: dict[str, Any]) -> bytes:
-    return f"id: {number}\nevent: {kind}\ndata: {json.dumps(values, separators=(',', ':'))}\n\n".encode()
+    return f"id: {number}\nevent: {kind}\n".encode() + sse(values)

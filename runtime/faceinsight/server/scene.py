@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 
 from ..camera import Frame
-from ..live import Event, Person, Watcher
+from ..live import Event, Person, Watcher, states
 from ..plain import plain
 from .errors import ApiError
 
@@ -75,7 +75,7 @@ def _said(person: Person, size: Any) -> dict[str, Any]:
         "track": person.track.id,
         "box": [round(float(x), 4) for x in np.array(person.track.box) / size],
         "facing": person.facing,
-        "labels": {label.name: [label.state, label.probability] for label in person.labels},
+        "labels": states(person.labels),
     }
 
 

@@ -7,7 +7,7 @@ import binascii
 import math
 import re
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from ..bundle.json_decoder import FieldError, decode
 from .errors import ApiError, bad_request
@@ -37,6 +37,26 @@ class AskBody:
     other: str | None = None
     max_tokens: int | None = None
     stream: bool = False
+
+
+class Asked(Protocol):
+    """What every question brings."""
+
+    @property
+    def question(self) -> str:
+        """In English."""
+
+    @property
+    def after(self) -> str | None:
+        """The question before, which it follows."""
+
+    @property
+    def max_tokens(self) -> int | None:
+        """Where the answer ends at the latest."""
+
+    @property
+    def stream(self) -> bool:
+        """Is it sent as it comes?"""
 
 
 @dataclass(frozen=True, slots=True)

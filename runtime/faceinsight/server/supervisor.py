@@ -147,8 +147,8 @@ class Supervisor:
             while True:
                 event = await job.next()
                 if event["event"] == "error":
-                    fields = {"param": event.get("param"), "images": event["images"]}
-                    raise ApiError(event["status"], event["code"], event["message"], **fields)
+                    named = {"param": event.get("param"), "images": event["images"]}
+                    raise ApiError(event["status"], event["code"], event["message"], **named)
                 yield event
                 if event["event"] == "done":
                     return

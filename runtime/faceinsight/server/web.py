@@ -6,7 +6,6 @@ import asyncio
 import json
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import aclosing
-from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from starlette.requests import ClientDisconnect, Request
@@ -14,6 +13,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from .errors import ApiError, bad_request, queue_full
+from .framing import Framing, sse
 from .state import State
 
 T = TypeVar("T")
@@ -138,32 +138,6 @@ async def _ended_first(task: asyncio.Future[Any], *others: Awaitable[Any]) -> bo
 async def _disconnect(receive: Receive) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
-
-
-@dataclass(frozen=True, slots=True)
-class Framing:
-    """How the parts of a stream are told apart.
-
-    Attributes:
-        media_type: of the stream.
-        before, after: what stands around a part.
-        ping: keeps a stream alive while nothing comes; None where the format has no such thing.
-    """
-
-    media_type: str
-    before: str
-    after: str
-    ping: bytes | None
-
-    def __call__(self, data: Any) -> bytes:
-        """One part: plain values as JSON, a text as it is."""
-        text = data if isinstance(data, str) else json.dumps(data, allow_nan=False, separators=(",", ":"))
-        return f"{self.before}{text}{self.after}".encode()
-
-
-#: Server-sent events, and one JSON object a line.
-sse = Framing("text/event-stream; charset=utf-8", "data: ", "\n\n", b": ping\n\n")
-ndjson = Framing("application/x-ndjson", "", "\n", None)
 
 
 class Stream(Response):
