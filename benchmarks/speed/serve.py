@@ -20,7 +20,8 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +80,24 @@ class Server:
             lines = Path(f"/proc/{pid}/status").read_text().splitlines()
             out[name] = round(next(int(x.split()[1]) for x in lines if x.startswith("VmRSS:")) / 1024, 1)
         return out
+
+
+@contextmanager
+def serving(bundle: str, *options: str) -> Iterator[Server]:
+    """A server that is killed at the end."""
+    server = Server(bundle, "--device", "cpu", *options)
+    try:
+        yield server
+    finally:
+        server.process.kill()
+        server.process.wait()
+
+
+def chat_body(image: bytes, question: str, kind: str = "jpeg", **more: Any) -> bytes:
+    """A chat about a picture."""
+    url = f"data:image/{kind};base64,{base64.b64encode(image).decode()}"
+    parts = [{"type": "text", "text": question}, {"type": "image_url", "image_url": {"url": url}}]
+    return json.dumps({"model": "faceinsight", "messages": [{"role": "user", "content": parts}], **more}).encode()
 
 
 def percentiles(seconds: list[float]) -> dict[str, float]:
@@ -162,9 +181,7 @@ def served(server: Server) -> tuple[float, float]:
 
 def overload(server: Server, photo: bytes, clients: int, seconds: float) -> dict[str, Any]:
     """Clients that ask again as soon as they have an answer, or are turned away."""
-    url = f"data:image/png;base64,{base64.b64encode(photo).decode()}"
-    content = [{"type": "text", "text": QUESTION}, {"type": "image_url", "image_url": {"url": url}}]
-    body = json.dumps({"model": "faceinsight", "messages": [{"role": "user", "content": content}]})
+    body = chat_body(photo, QUESTION, "png")
     codes: Counter[str] = Counter()
     times: list[float] = []
     alone = []
