@@ -8,7 +8,7 @@ ifneq ($(shell grep -s amx_int8 /proc/cpuinfo),)
 export CMAKE_ARGS ?= -DCMAKE_CXX_FLAGS='-fno-dse -fno-tree-dse'
 endif
 
-.PHONY: setup setup-dev demo test test-slow test-all test-versions lint types docs bench model clean
+.PHONY: setup setup-dev demo kiosk test test-slow test-all test-versions lint types docs bench model clean
 
 # The runtime alone: enough for the demo.
 setup: $(VENV)/.runtime
@@ -35,6 +35,17 @@ demo: setup
 	$(BIN)/faceinsight report $(PHOTO)
 	@mkdir -p work
 	$(BIN)/faceinsight draw $(PHOTO) "Is she smiling?" "Describe this face." -o work/demo.png
+
+# The page for the public at http://localhost:8080, with a moving portrait as its camera. Ctrl-C ends it.
+CAMERA ?= cmd:$(BIN)/python examples/swaying_portrait.py $(PHOTO)
+PORT ?= 8080
+kiosk: $(VENV)/.server
+	$(BIN)/python -m webbrowser http://localhost:$(PORT)/ || true
+	$(BIN)/faceinsight serve --kiosk --camera "$(CAMERA)" --port $(PORT)
+
+$(VENV)/.server: pyproject.toml | $(VENV)/.runtime
+	$(BIN)/python -m pip install --quiet -e '.[cpu,server]'
+	@touch $@
 
 # The fast tests; test-all has the slow ones too.
 test: setup-dev

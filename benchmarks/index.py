@@ -114,6 +114,16 @@ MEASUREMENTS = {
     "epyc-2026-11/live-nano": Measurement(
         "a camera that is watched", "speed/live.py --seconds 30 --out OUT", "e3f8bcd"
     ),
+    "epyc-2026-11/audience": Measurement(
+        "audience figures: do the intervals of drawn crowds hold the truth?",
+        "quality/audience.py --data DIR --out OUT",
+        "0dce138",
+    ),
+    "epyc-2026-11/broker": Measurement(
+        "an MQTT broker that dies in front of the server, and none at all",
+        "speed/broker.py --out OUT",
+        "0dce138",
+    ),
     "epyc-2026-11/latency-nano": Measurement(
         "every step on a CPU without AMX",
         "faceinsight bench tests/data/astronaut.png --device cpu --out OUT",

@@ -148,6 +148,57 @@ def live(result: Figures) -> tuple[Row, list[Row]]:
     return ("", *(f"{run['people']} {'person' if run['people'] == 1 else 'people'}" for run in runs)), rows
 
 
+def broker(result: Figures) -> tuple[Row, list[Row]]:
+    """A broker of MQTT that dies, and none at all."""
+    killed, offline = result["killed"], result["without a broker"]
+    seconds, order = killed["seconds"], _yes(offline["the newest, in order"])
+    first, last = killed["server's resident MB before and after"]
+    rows: list[Row] = [
+        (
+            f"{killed['kills']} times a broker was killed, and started 0 to 3 s later: until a subscriber has "
+            "`online`, discovery and state, p50 / slowest",
+            f"{seconds['p50']:.1f} / {seconds['max']:.1f} s",
+        ),
+        ("resident memory of the server before and after", f"{first:.0f} -> {last:.0f} MB"),
+        (
+            f"{offline['windows']:,} windows of 2 kB without a broker: held; dropped",
+            f"{offline['held kB']} kB; {offline['dropped']:.0f}",
+        ),
+        ("arrived once there was one; the newest, in order", f"{offline['arrived']}; {order}"),
+    ]
+    return ("", ""), rows
+
+
+#: Classes of the audience's figures that the docs show beside the worst ones.
+CLASSES = (
+    *("Eyeglasses", "Smiling", "Wearing_Hat", "Male", "Age_0_2+Age_3_9", "Age_10_19", "Age_20_29+Age_30_39"),
+    *("Age_40_49+Age_50_59", "Age_60_69+Age_70"),
+)
+
+
+def audience(result: Figures) -> tuple[Row, list[Row]]:
+    """Do the intervals of crowds hold the truth? The worst three classes, and some that are asked for."""
+    ways, classes = ("corrected", "states", "likeliest"), result["classes"]
+    rows: list[Row] = [(f"**all {len(classes)}**", *(f"**{result['overall'][way]:.1%}**" for way in ways), "")]
+    for name in dict.fromkeys((*list(classes)[:3], *CLASSES)):
+        found = classes[name]
+        label = ", ".join(f"`{part}`" for part in name.split("+"))
+        rows.append((label, *(f"{found[way]:.1%}" for way in ways), f"{found['width']:.0%}"))
+    head = "", "expected number", 'counted "yes"', "counted likeliest", "width of the first, of the people"
+    return head, rows
+
+
+def audience_sets(result: Figures) -> tuple[Row, list[Row]]:
+    """Crowds of one set, with corrections of all sets and of the others alone."""
+    found = result["crowds of one set, corrected by"]
+    rows: list[Row] = [
+        (f"{question}, people of {name}", f"{row['all sets']:.1%}", f"{row['the other sets']:.1%}")
+        for question, sets in found.items()
+        for name, row in sets.items()
+    ]
+    return ("", "measured on all sets", "on the others alone"), rows
+
+
 def better_there(result: Figures) -> str:
     """What the other one can do and ours cannot."""
     return "\n".join(f"- {entry['what']}" for entry in result["better_there"])

@@ -1,6 +1,6 @@
 """A camera watched: how old a frame is when its boxes and its labels are there, what that costs, and what flickers.
 
-    python benchmarks/speed/live.py --out work/live.json               (two and a half minutes)
+    python benchmarks/speed/live.py --out work/live.json               (seven minutes)
     python benchmarks/speed/live.py --out live.json --seconds 10 --people 1
 
 A video of the portrait, once and four times, moving and noisy, is played by `faceinsight.camera.Camera` as a camera
@@ -30,6 +30,8 @@ from faceinsight.live import Watcher
 from serve import PHOTO, percentiles
 
 SIZE, FPS = (1280, 720), 15
+#: Seconds after which what is shown is compared with photos.
+SETTLED = 3
 #: The portrait's width by how many there are, and how far it sways.
 WIDTH, SWAY = {1: 512, 4: 300}, 25
 
@@ -94,6 +96,39 @@ def watch(insight: FaceInsight, people: int, seconds: float) -> dict[str, Any]:
     }
 
 
+def agreement(insight: FaceInsight, people: int, seconds: float) -> dict[str, Any]:
+    """Labels as they are shown, against those of a photo: of one frame a second, where the photo claims something."""
+    photo, rng = np.asarray(cv2.imread(str(PHOTO)), np.uint8), np.random.default_rng(people)
+    watcher = Watcher(insight)
+    claims = agreed = unsure = 0
+    for i in range(int(seconds * FPS)):
+        image = np.ascontiguousarray(frame(photo, people, i, rng)[:, :, ::-1])
+        watcher.update(image, i / FPS)
+        if i % FPS or i < SETTLED * FPS:
+            continue
+        for face in insight.perceive(image):
+            x, y = face.box[0] + face.box[2] / 2, face.box[1] + face.box[3] / 2
+            (person,) = [p for p in watcher.people if holds(p.track.box, x, y)]
+            shown = {label.name: label.state for label in person.labels}
+            for label in face.labels:
+                if label.state in ("yes", "no"):
+                    claims += 1
+                    agreed += shown[label.name] == label.state
+                    unsure += shown[label.name] not in ("yes", "no")
+    watcher.end(seconds)
+    return {
+        "seconds": seconds,
+        "claims of the photos": claims,
+        "the same": round(agreed / claims, 4),
+        "in doubt": round(unsure / claims, 4),
+        "the opposite": round((claims - agreed - unsure) / claims, 4),
+    }
+
+
+def holds(box: tuple[float, float, float, float], x: float, y: float) -> bool:
+    return box[0] <= x <= box[0] + box[2] and box[1] <= y <= box[1] + box[3]
+
+
 def cpu() -> float:
     """Seconds of this process and its children, those that have ended included."""
     own, others = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
@@ -115,7 +150,11 @@ def main() -> None:
             "bundle_sha256": Bundle.open(args.bundle).sha256,
             "size": SIZE,
             "fps": FPS,
-            "runs": [watch(insight, people, args.seconds) for people in args.people],
+            "runs": [
+                watch(insight, people, args.seconds)
+                | {"labels against photos": agreement(insight, people, args.seconds)}
+                for people in args.people
+            ],
         }
     args.out.write_text(json.dumps(result, indent=1) + "\n")
     print(json.dumps(result, indent=1))

@@ -124,7 +124,10 @@ def commands() -> list[tuple[str, list[str]]]:
         for line in text.replace("\\\n", " ").splitlines():
             words = shlex.split(line, comments=True)
             while words:
-                end = words.index("&&") if "&&" in words else len(words)
+                # `sudo /opt/faceinsight/bin/faceinsight` is the command too.
+                words = words[words[0] == "sudo" :]
+                words[0] = words[0].rpartition("/")[2]
+                end = next((i for i, word in enumerate(words) if word in ("&&", "|", ">")), len(words))
                 if words[0] in MAINS:
                     found.append((page, words[:end]))
                 words = words[end + 1 :]

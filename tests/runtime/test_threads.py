@@ -118,7 +118,7 @@ def test_asyncio(shared, photo):
     alone = [shared.ask(face, q).text for q in questions]
 
     async def pieces(question: str) -> AsyncIterator[str]:
-        """As docs/kiosk.md has it."""
+        """As docs/integrate.md has it."""
         stream = await asyncio.to_thread(shared.stream, face, question)
         while piece := await asyncio.to_thread(next, stream, None):
             yield piece.text

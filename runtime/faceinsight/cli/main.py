@@ -1,4 +1,4 @@
-"""faceinsight: ask, describe, report, draw, watch, serve, info, doctor, fit, bench, schema."""
+"""faceinsight: ask, describe, report, draw, watch, serve, kiosk, info, doctor, fit, bench, schema."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from ..backends.device import DEVICES
 from . import photo_commands
 from .bench import COMPARE, Commands, add_bench
 from .console import end
+from .kiosk import add_kiosk
 from .photo_commands import print_json
 from .serve import add_serve
 from .watch import add_watch
@@ -46,6 +47,7 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_subparsers(dest="command", required=True)
     _add_photo_commands(add)
     add_serve(add)
+    add_kiosk(add)
     _add_machine_commands(add)
     return parser
 

@@ -29,7 +29,9 @@ from .tracker import Track, Tracker
 OFTEN, SELDOM = 0.3, 2.0
 #: Share of the time between two frames that detection and looks may take together, to keep up with the camera;
 #: and what looks have at the least.
-SHARE, LEAST = 0.75, 0.1
+SHARE, LEAST = 0.6, 0.1
+#: Seconds between two frames that are searched for small faces too, as long as nobody is missed.
+CLOSELY = 0.5
 #: People who are looked at: the nearest.
 MOST = 8
 #: A face is turned to the camera when its nose lies so near to the middle of its eyes, in distances of the eyes.
@@ -89,6 +91,7 @@ class Watcher:
         self._tracker = Tracker()
         self._people: dict[str, Person] = {}
         self._last: float | None = None
+        self._closely = -np.inf
         self._periods: deque[float] = deque(maxlen=30)
         self._detecting = self._looking = 0.0
         self.looks = 0
@@ -110,8 +113,7 @@ class Watcher:
             What happened.
         """
         began = self._clock()
-        perception = self._insight.perception
-        detections = sorted(perception.detector.detect(image), key=lambda d: -d.box[2] * d.box[3])[:MOST]
+        detections = self._detect(image, at)
         found, gone = self._tracker.update(at, [d.box for d in detections])
         self._detecting = _mean(self._detecting, self._clock() - began)
         if self._last is not None and at > self._last:
@@ -131,8 +133,17 @@ class Watcher:
     def end(self, at: float) -> list[Event]:
         """Everybody has left. at: when."""
         events = [self._left(track, at) for track in self._tracker.tracks if track.is_certain]
-        self._tracker, self._people, self._last = Tracker(), {}, None
+        self._tracker, self._people, self._last, self._closely = Tracker(), {}, None, -np.inf
         return events
+
+    def _detect(self, image: NDArray[np.uint8], at: float) -> Sequence[Detection]:
+        """The nearest faces. Small ones are searched for now and then, and whenever somebody is missed."""
+        closely = at - self._closely >= CLOSELY
+        if closely:
+            self._closely = at
+        known = sum(track.last_time == self._last for track in self._tracker.tracks)
+        found = self._insight.perception.detector.detect(image, enough=None if closely else known)
+        return sorted(found, key=lambda d: -d.box[2] * d.box[3])[:MOST]
 
     def _encode_one(
         self, image: NDArray[np.uint8], at: float, present: Sequence[tuple[Person, Detection]]

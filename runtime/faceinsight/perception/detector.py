@@ -83,18 +83,23 @@ class FaceDetector:
             raise BundleError(f"{model} is not a detector OpenCV {cv2.__version__} can load: {e.err}") from e
         self._score, self._sides = score_threshold, sides
 
-    def detect(self, image: Image) -> tuple[Detection, ...]:
-        """RGB (H,W,3) -> faces, the largest first."""
+    def detect(self, image: Image, *, enough: int | None = None) -> tuple[Detection, ...]:
+        """RGB (H,W,3) -> faces, the largest first.
+
+        Args:
+            image: the photo.
+            enough: where so many are found in the first look, no closer ones are taken. None: they always are.
+        """
         h, w = image.shape[:2]
         parts = pieces(w, h, self._sides[0])
-        rows = np.concatenate([_whole(_moved(self._find_in(cut(image, p)), p), p, w, h) for p in parts])
+        rows = np.concatenate([_whole(_moved(self._find_in(cut(image, p), enough), p), p, w, h) for p in parts])
         if len(parts) > 1:
             rows = _added(_NONE, rows)
         elif not len(rows):
             rows = self._past_border(image)
         return tuple(_detection(r) for r in sorted(rows, key=lambda r: -r[2] * r[3]) if _touches(r, w, h))
 
-    def _find_in(self, photo: Image) -> Rows:
+    def _find_in(self, photo: Image, enough: int | None) -> Rows:
         """Faces in a photo, or in a piece of a strip."""
         longer, reached, traces, faces = max(photo.shape[:2]), 0, _NONE, _NONE
         for side in dict.fromkeys(min(s, longer) for s in self._sides):
@@ -105,6 +110,8 @@ class FaceDetector:
                 reached, traces = side, rows
             if len(faces):
                 break
+        if enough is not None and len(faces) >= enough:
+            return faces
         return self._nearer(photo, faces, traces, reached)
 
     def _nearer(self, photo: Image, faces: Rows, traces: Rows, side: int) -> Rows:

@@ -17,7 +17,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from .._version import __version__
-from . import camera, chat, faces, ollama, openapi, status
+from . import audience_api, camera, chat, faces, ollama, openapi, page, status
 from .errors import ApiError, internal, shutting_down, where
 from .security import OPEN_PATHS, Gate
 from .state import State
@@ -40,6 +40,11 @@ ROUTES: tuple[tuple[str, str, Callable[..., Any]], ...] = (
     ("GET", "/version", status.version),
     ("GET", "/metrics", status.metrics),
     ("GET", "/openapi.json", document),
+    ("GET", "/", page.root),
+    ("GET", "/demo", page.demo),
+    ("GET", "/static/{name}", page.static),
+    ("GET", "/v1/page", page.words),
+    ("POST", "/v1/login", page.login),
     ("GET", "/v1/models", status.models),
     ("GET", "/v1/models/{id:path}", status.model),
     ("GET", "/v1/report/schema", status.report_schema),
@@ -54,6 +59,11 @@ ROUTES: tuple[tuple[str, str, Callable[..., Any]], ...] = (
     ("POST", "/v1/camera", camera.switch),
     ("GET", "/v1/camera/events", camera.events),
     ("POST", "/v1/camera/ask", camera.ask),
+    ("GET", "/v1/consent", camera.consent),
+    ("POST", "/v1/consent", camera.agree),
+    ("DELETE", "/v1/consent", camera.withdraw),
+    ("GET", "/v1/audience", audience_api.figures),
+    ("POST", "/v1/content", audience_api.content),
     ("GET", "/api/version", ollama.version),
     ("GET", "/api/tags", ollama.tags),
     ("GET", "/api/ps", ollama.running),
@@ -105,7 +115,7 @@ class Door:
         """One request."""
         if scope["type"] != "http":
             return
-        scope["notes"], scope["held"] = [], 0
+        scope["notes"], scope["held"], scope["gate"] = [], 0, self.gate
         began, code = time.monotonic(), 0
 
         async def counted(message: Message) -> None:

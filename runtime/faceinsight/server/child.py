@@ -71,6 +71,7 @@ class Child:
         self.lost: asyncio.Future[str] = loop.create_future()
         self._reader, self._writer = streams
         self._job: Job | None = None
+        self._beside: Job | None = None
         self._reason: str | None = None
         self._missed, self.heard = 0, time.monotonic()
         self._timer: asyncio.TimerHandle | None = None
@@ -131,6 +132,17 @@ class Child:
         self._wait()
         return job
 
+    @property
+    def interruptible(self) -> bool:
+        """Has it a request that may be interrupted for a camera's frame?"""
+        return self.alive and self._job is not None and self._beside is None
+
+    def submit_beside(self, number: int, header: Mapping[str, Any], blobs: Sequence[bytes]) -> Job:
+        """Give it a camera's frame beside the request that it has: it is looked at between two pieces of that."""
+        job = self._beside = Job(number, lambda: None)
+        self._send({**header, "id": number}, blobs)
+        return job
+
     def cancel(self, job: Job) -> None:
         """Nobody wants this job's events any more. The lane is free when the worker says so."""
         if not job.ended and self._job is job:
@@ -182,6 +194,11 @@ class Child:
             self.ready.set_result(event)
         if kind == "held" or event.get("finish") == "cancelled":
             self._report(event)
+        beside = self._beside
+        if beside and event.get("id") == beside.number:
+            beside.put(event)
+            self._beside = None
+            return
         job = self._job
         if job is None or event.get("id") != job.number:
             return
@@ -226,6 +243,8 @@ class Child:
         self._writer.close()
         self._reason = self._reason or ("killed" if code == -9 else "crashed" if code < 0 else "exception")
         self._end_job(worker_lost())
+        if self._beside:
+            self._beside.put(worker_lost())
         if not self.ready.done():
             self.ready.set_result({"event": "failed", "reason": self._reason})
         if not self.lost.done():

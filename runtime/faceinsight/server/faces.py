@@ -30,7 +30,7 @@ IMAGES = ("image/jpeg", "image/jpg", "image/png", "image/webp", "application/oct
 
 
 async def faces(request: Request) -> Response:
-    """POST /v1/faces: a picture -> a report of each face."""
+    """POST /v1/faces: a picture -> a report of each face; ?parsing=1 adds where its parts lie."""
     state: State = request.app.state.server
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     body = await read_body(request)
@@ -46,7 +46,8 @@ async def faces(request: Request) -> Response:
     else:
         raise ApiError(415, "unsupported_media_type", f"Expected {', '.join(IMAGES[:4])} or application/json.")
     state.note(request, images=(image,))
-    done = await unless_gone(request, state.call(request, "faces", {"labels": labels}, (image,)))
+    fields = {"labels": labels, "parsing": request.query_params.get("parsing") == "1"}
+    done = await unless_gone(request, state.call(request, "faces", fields, (image,)))
     bundle = {"name": state.info["bundle"], "sha256": state.info["bundle_sha256"]}
     return Json({name: done[name] for name in ("image", "faces", "timings")} | {"bundle": bundle})
 
@@ -91,7 +92,7 @@ async def _chunks(
 def _answer(done: Mapping[str, Any]) -> dict[str, Any]:
     """An answer in the native API's shape."""
     names = ("text", "labels", "confidence", "evidence", "outcome", "reason", "rules", "faces", "usage", "timings")
-    now = {name: done[name] for name in ("track", "age_ms") if name in done}
+    now = {name: done[name] for name in ("tracks", "age_ms") if name in done}
     return {"finish_reason": done["finish"]} | {name: done[name] for name in names} | now
 
 

@@ -16,6 +16,7 @@ from ..types import AnswerChunk, Face, Label
 from .errors import ApiError, bad_request
 from .face_store import FaceStore, Photo
 from .findings import Filler, Unfillable, everything
+from .pictures import parsing
 from .scene import Scene
 from .stops import StopCutter
 
@@ -35,6 +36,7 @@ class Jobs:
         """store: where faces are held between requests."""
         self._insight, self.store = insight, store
         self._scene = Scene(insight)
+        self._answering = False
         self._known: Mapping[str, Callable[[Event, Sequence[bytes]], Events]] = {
             "faces": self._faces,
             "chat": self._chat,
@@ -54,6 +56,14 @@ class Jobs:
                 event["held"] = self.held()
             yield event
 
+    def beside(self, header: Event, blobs: Sequence[bytes]) -> Events:
+        """The events of a camera's frame, between two events of another job, whose answer it does not change."""
+        self._answering = True
+        try:
+            yield from self.run(header, blobs)
+        finally:
+            self._answering = False
+
     def held(self) -> dict[str, int]:
         """How many faces are held, and what happened to them since this was last said."""
         return dataclasses.asdict(self.store.take_counts()) | {"faces": self.store.faces}
@@ -68,7 +78,8 @@ class Jobs:
             report = self._insight.report(face).to_dict()
             if names is not None:
                 report["labels"] = [x for x in report["labels"] if x["name"] in names]
-            faces.append({"id": photo.ids[i], "index": i, **report, "landmarks": plain(face.landmarks)})
+            drawn = {"parsing": parsing(face)} if header.get("parsing") else {}
+            faces.append({"id": photo.ids[i], "index": i, **report, "landmarks": plain(face.landmarks), **drawn})
         image = {"width": photo.width, "height": photo.height}
         yield {
             "event": "done",
@@ -120,7 +131,7 @@ class Jobs:
 
     def _frame(self, header: Event, blobs: Sequence[bytes]) -> Events:
         began = time.perf_counter()
-        done = self._scene.frame(header, blobs[0])
+        done = self._scene.frame(header, blobs[0], beside=self._answering)
         yield {"event": "done", **done, "timings": {"watch": _since(began)}}
 
     def _camera_off(self, header: Event, blobs: Sequence[bytes]) -> Events:
@@ -128,11 +139,13 @@ class Jobs:
 
     def _ask_now(self, header: Event, blobs: Sequence[bytes]) -> Events:
         """About somebody in front of the camera: what was found of them in the frames so far."""
-        person = self._scene.person(header.get("track"), header["max_age"])
-        assert person.face is not None
-        for event in self._answer(header, [person.face], None, []):
+        people, question = self._scene.meant(header)
+        faces = [person.face for person in people if person.face is not None]
+        for event in self._answer(header | {"question": question}, faces, None, []):
+            self._scene.require(people)
             if event["event"] == "done":
-                event |= {"track": person.track.id, "age_ms": round(self._scene.age(person) * 1e3)}
+                tracks = [person.track.id for person in people]
+                event |= {"tracks": tracks, "age_ms": round(max(map(self._scene.age, people)) * 1e3)}
             yield event
 
     def _answer_about(self, header: Event, chosen: Sequence[tuple[Photo, int]], names: set[str] | None) -> Events:

@@ -10,16 +10,18 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from ..camera import Camera, Frame
+from ..camera.source import parse
+from .consent import Consent
 from .errors import ApiError
 from .framing import sse
-from .lane import FRAME, SERVER
+from .lane import SERVER
 from .metrics import Metrics
-from .supervisor import Late, Supervisor
+from .supervisor import Supervisor
 
 log = logging.getLogger(__name__)
 
@@ -49,6 +51,10 @@ class Listener:
             self._waiting = [*self._waiting, message][-MAX_WAITING:]
         self._there.set()
 
+    def drop(self) -> None:
+        """What it has not taken of people is not for it any more."""
+        self._newest = None
+
     async def messages(self) -> AsyncGenerator[bytes, None]:
         """As they come, until the task is cancelled or there is an empty one."""
         while True:
@@ -63,45 +69,112 @@ class Listener:
 
 
 class LiveCamera:
-    """The camera of a server; off until `start`.
+    """The camera of a server; off until `start`, and read only while consent holds.
 
     Attributes:
         source: what it is called.
+        consent: of those in front of it.
+        enabled: is it switched on?
+        observers: called with the kind and the values of every event but `people`, and but those of people who are to
+            be forgotten.
     """
 
-    def __init__(self, supervisor: Supervisor, metrics: Metrics, source: str, size: tuple[int, int], fps: int) -> None:
+    def __init__(
+        self,
+        supervisor: Supervisor,
+        metrics: Metrics,
+        source: str,
+        size: tuple[int, int],
+        fps: int,
+        consent: Consent,
+    ) -> None:
         """Of this source; nothing is read yet."""
-        self.source = source
+        self.source, self.consent = source, consent
+        self.enabled = False
+        self.observers: list[Callable[[str, dict[str, Any]], None]] = []
         self._supervisor, self._metrics, self._size, self._fps = supervisor, metrics, size, fps
         self._camera: Camera | None = None
         self._task: asyncio.Task[None] | None = None
+        self._switching = asyncio.Lock()
+        self._expiry: asyncio.TimerHandle | None = None
+        self._ending: asyncio.Task[int] | None = None
         self._listeners: list[Listener] = []
-        self._number = 0
-        self._last: tuple[str, str] = ("off", "")
+        self._number = self._people = 0
+        self._last: tuple[str, str, str] = ("off", "", consent.state)
 
-    def start(self) -> None:
+    async def start(self) -> None:
         """Switch it on. Raises RequestError or DependencyError where the source cannot be read."""
-        if self._task is None:
-            self._camera = Camera(self.source, size=self._size, fps=self._fps)
-            self._task = asyncio.get_running_loop().create_task(self._pump(self._camera))
+        parse(self.source, size=self._size, fps=self._fps, loop=True)
+        async with self._switching:
+            self.enabled = True
+            self._read_if_may()
 
     async def stop(self, *, forget: bool = True) -> None:
         """Switch it off, and have the worker forget who is there. forget: not where the worker ends anyway."""
+        async with self._switching:
+            self.enabled = False
+            self.consent.withdraw()
+            await self._end(forget=forget)
+
+    async def agree(self) -> None:
+        """Somebody agreed to be looked at, or agrees still. Raises ApiError where the camera is switched off."""
+        async with self._switching:
+            if not self.enabled:
+                raise ApiError(409, "camera_not_ready", "The camera is switched off.", retry=False)
+            if not self.consent.asked:
+                return
+            self.consent.give()
+            if self._expiry:
+                self._expiry.cancel()
+            self._expiry = asyncio.get_running_loop().call_later(self.consent.seconds, self._expire)
+            self._read_if_may()
+
+    async def forget_all(self) -> int:
+        """Consent ends, and everything is wiped that is known of anybody, on photos too; returns how many faces of
+        photos were. Where nobody is asked the camera goes on."""
+        async with self._switching:
+            self.consent.withdraw()
+            if self.consent.asked:
+                await self._end()
+            else:
+                await self._forget_people()
+            return int((await self._give("forget"))["wiped"])
+
+    def _expire(self) -> None:
+        if not self.consent.holds:
+            self._ending = asyncio.get_running_loop().create_task(self.forget_all())
+
+    def _read_if_may(self) -> None:
+        """Read frames, where it is switched on and consent holds."""
+        if self._task is None and self.enabled and self.consent.holds:
+            self._camera = Camera(self.source, size=self._size, fps=self._fps)
+            self._metrics.camera_begins()
+            self._task = asyncio.get_running_loop().create_task(self._pump(self._camera))
+        self._say_state()
+
+    async def _end(self, *, forget: bool = True) -> None:
+        """Read no frames any more."""
         task, self._task = self._task, None
-        camera, self._camera = self._camera, None
-        if task is None or camera is None:
-            return
-        # First the camera, so that nobody waits for a frame any more.
-        await asyncio.to_thread(camera.close)
-        task.cancel()
-        await asyncio.wait([task])
-        self._say_state("off", "")
-        if not forget:
-            return
+        if task and self._camera:
+            self.count()
+            camera, self._camera = self._camera, None
+            # First the camera, so that nobody waits for a frame any more.
+            await asyncio.to_thread(camera.close)
+            task.cancel()
+            await asyncio.wait([task])
+            if forget:
+                await self._forget_people()
+        self._say_state()
+
+    async def _forget_people(self) -> None:
+        self._people = 0
+        for listener in self._listeners:
+            listener.drop()
         with contextlib.suppress(ApiError):
-            done = await self._give("camera_off", {}, rank=SERVER)
+            done = await self._give("camera_off")
             for event in done["events"]:
-                self._publish(event["event"], event)
+                # Whoever wants to be forgotten is not counted.
+                self._publish(event["event"], event, counted=False)
 
     def close(self) -> None:
         """The server ends: tell everybody."""
@@ -112,19 +185,37 @@ class LiveCamera:
     @property
     def status(self) -> dict[str, Any]:
         """For GET /v1/camera."""
-        source = self.source.partition(":")[0]
+        state, reason, consent = self._state
+        known = {
+            "state": state,
+            "reason": reason,
+            "consent": consent,
+            "consent_left_s": round(self.consent.left, 1),
+            "source": self.source.partition(":")[0],
+        }
         if self._camera is None:
-            return {"state": "off", "reason": "", "source": source, "age_ms": None}
+            return known | {"age_ms": None}
         status = self._camera.status
-        return {
-            "state": status.state,
-            "reason": status.reason,
-            "source": source,
+        return known | {
             "age_ms": None if status.age is None else round(status.age * 1e3),
             "frames": status.frames,
             "dropped": status.dropped,
             "reconnects": status.reconnects,
         }
+
+    @property
+    def people(self) -> int | None:
+        """How many are in the newest frame; None while there is none."""
+        return self._people if self._state[0] in ("up", "dark") else None
+
+    @property
+    def _state(self) -> tuple[str, str, str]:
+        """State of the camera, the reason, and that of the consent."""
+        consent = self.consent.state
+        if self._camera is None:
+            return ("waiting_for_consent" if self.enabled and consent == "closed" else "off"), "", consent
+        status = self._camera.status
+        return status.state, status.reason, consent
 
     def count(self) -> None:
         """Into the metrics, which are read now."""
@@ -146,8 +237,7 @@ class LiveCamera:
         listener = Listener(preview)
         self._listeners.append(listener)
         try:
-            state, reason = self._last
-            yield b"retry: 1000\n" + _message(self._number, "state", {"camera": state, "reason": reason})
+            yield b"retry: 1000\n" + _message(self._number, "state", _said(self._last))
             async for message in listener.messages():
                 yield message
         finally:
@@ -160,8 +250,7 @@ class LiveCamera:
         try:
             while True:
                 frame = await loop.run_in_executor(pool, camera.read, _PATIENCE)
-                status = camera.status
-                self._say_state(status.state, status.reason)
+                self._say_state()
                 if frame is None:
                     continue
 
@@ -171,7 +260,7 @@ class LiveCamera:
                     return _fields(frame, self._preview), (frame.data,)
 
                 try:
-                    self._found(await self._give("frame", {}, late=newest))
+                    self._found(await self._supervisor.find_people(newest))
                 except ApiError:
                     # Somebody else's turn, or no worker: the next frame is as good.
                     await asyncio.sleep(_PATIENCE / 5)
@@ -182,32 +271,34 @@ class LiveCamera:
     def _preview(self) -> int:
         return max((listener.preview for listener in self._listeners), default=0)
 
-    async def _give(
-        self, op: str, fields: dict[str, Any], *, rank: int = FRAME, late: Late | None = None
-    ) -> dict[str, Any]:
-        done: dict[str, Any] = {}
-        async for event in self._supervisor.events(op, fields, rank=rank, late=late):
-            done = event
+    async def _give(self, op: str) -> dict[str, Any]:
+        """To the worker, before all others; what it says at the end."""
+        done = [event async for event in self._supervisor.events(op, {}, rank=SERVER)][-1]
+        self._metrics.take(done)
         return done
 
     def _found(self, done: dict[str, Any]) -> None:
         self._metrics.take(done)
         for event in done["events"]:
             self._publish(event["event"], event)
-        people = {name: done[name] for name in ("number", "size", "people")}
+        people = {name: done[name] for name in ("number", "time", "size", "people")}
         people["age_ms"] = round((time.monotonic() - done["time"]) * 1e3)
-        self._number = done["number"]
+        self._number, self._people = done["number"], len(done["people"])
         for listener in self._listeners:
             jpeg = {"jpeg": done["jpeg"]} if listener.preview and done.get("jpeg") else {}
             listener.put(_message(self._number, "people", people | jpeg), newest_only=True)
 
-    def _say_state(self, state: str, reason: str) -> None:
-        if (state, reason) != self._last:
-            self._last = state, reason
-            log.info("camera %s%s", state, f": {reason}" if reason else "")
-            self._publish("state", {"camera": state, "reason": reason})
+    def _say_state(self) -> None:
+        """To all who listen, where it is another one than before."""
+        now = self._state
+        if now != self._last:
+            self._last = now
+            log.info("camera %s%s", now[0], f": {now[1]}" if now[1] else "")
+            self._publish("state", _said(now))
 
-    def _publish(self, kind: str, values: dict[str, Any]) -> None:
+    def _publish(self, kind: str, values: dict[str, Any], *, counted: bool = True) -> None:
+        for observer in self.observers if counted else ():
+            observer(kind, values)
         for listener in self._listeners:
             listener.put(_message(self._number, kind, values), newest_only=False)
 
@@ -220,6 +311,10 @@ def _fields(frame: Frame, preview: int) -> dict[str, Any]:
         "height": frame.height,
         "preview": preview,
     }
+
+
+def _said(state: tuple[str, str, str]) -> dict[str, str]:
+    return dict(zip(("camera", "reason", "consent"), state, strict=True))
 
 
 def _message(number: int, kind: str, values: dict[str, Any]) -> bytes:

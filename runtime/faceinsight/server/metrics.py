@@ -24,17 +24,22 @@ _SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 
 #: Values of labels, which are there from the start: `increase()` does not see the first event of a new series.
 FINISHES = ("stop", "length", "repaired", "withheld", "no_face", "no_image", "declined", "cancelled")
 LOSSES = ("killed", "crashed", "exception", "hang", "heartbeat", "protocol", "load")
+#: Ways by which figures leave, and what may be wanted from outside.
+OUTLETS, COMMANDS = ("mqtt", "webhook", "window_log"), ("pause", "resume", "wipe", "ignored")
 REJECTIONS = ("queue_full", "unavailable", "bad_host", "bad_origin", "invalid_api_key", "shutting_down")
 
 
 class _Total:
-    """A counter that is counted elsewhere, from zero again after a restart there."""
+    """A counter that is counted elsewhere, from zero again after `begin`."""
 
     def __init__(self, counter: Counter) -> None:
         self._counter, self._last = counter, 0
 
+    def begin(self) -> None:
+        self._last = 0
+
     def set_to(self, total: int) -> None:
-        self._counter.inc(total - self._last if total >= self._last else total)
+        self._counter.inc(total - self._last)
         self._last = total
 
 
@@ -81,8 +86,15 @@ class Metrics:
         self.temperature = self._gauge("temperature_celsius", "Of the machine, by thermal zone.", "zone")
         self.throttled = self._gauge("throttled", "1 while heat or power hold clocks back; 0 where nothing tells.")
         self.canary_failures = self._counter("canary_failures", "Workers that did not answer the canary as recorded.")
+        self.outlet_dropped = self._counter("outlet_dropped", "Windows that did not leave.", "outlet")
+        self.outlet_failures = self._counter("outlet_failures", "Tries to send or connect that failed.", "outlet")
+        self.mqtt_connected = self._gauge("mqtt_connected", "1 while the broker is connected.")
+        self.mqtt_commands = self._counter("mqtt_commands", "Commands that came from the broker.", "command")
         for counter, values in (
             (self.answers, FINISHES),
+            (self.outlet_dropped, OUTLETS),
+            (self.outlet_failures, OUTLETS),
+            (self.mqtt_commands, COMMANDS),
             (self.wipes, WIPES),
             (self.worker_restarts, LOSSES),
             (self.rejected, REJECTIONS),
@@ -90,6 +102,11 @@ class Metrics:
         ):
             for value in values:
                 counter.labels(value)
+
+    def camera_begins(self) -> None:
+        """A camera is opened anew, and counts from zero."""
+        for total in (self.camera_frames, self.camera_dropped, self.camera_reconnects):
+            total.begin()
 
     def read_machine(self, root: Path = Path("/")) -> None:
         """Heat and throttling now. What cannot be read has no series. root: where /sys is."""

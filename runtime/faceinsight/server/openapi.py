@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from . import chat_request
+from .audience_api import ContentBody
 from .camera import AskNowBody, SwitchBody
 from .schemas import MAX_CHOICES, MAX_TEXT, AskBody, ChooseBody, FacesBody
 
@@ -68,7 +69,10 @@ def _operation(method: str, path: str, endpoint: Callable[..., Any], model: Json
     names = re.findall(r"{(\w+)}", path)
     out["parameters"] = [{"name": n, "in": "path", "required": True, "schema": {"type": "string"}} for n in names]
     if path == "/v1/faces" and method == "POST":
-        out["parameters"].append({"name": "labels", "in": "query", "schema": _STRING})
+        for name in ("labels", "parsing"):
+            out["parameters"].append({"name": name, "in": "query", "schema": _STRING})
+    if path == "/v1/audience":
+        out["parameters"] += [{"name": n, "in": "query", "schema": _STRING} for n in ("window", "format")]
     if path in _BODIES and method == "POST":
         content = copy.deepcopy(_BODIES[path])
         if "model" in content["application/json"]["schema"]["properties"]:
@@ -192,6 +196,7 @@ _BODIES: Mapping[str, Json] = {
     ),
     "/v1/camera": _json(schema_of(SwitchBody)),
     "/v1/camera/ask": _json(schema_of(AskNowBody)),
+    "/v1/content": _json(schema_of(ContentBody)),
     "/api/show": _json({"type": "object", "properties": {"model": _STRING}, "required": ["model"]}),
     "/api/chat": _json(
         _ollama(
@@ -226,7 +231,9 @@ _ANSWERS: Mapping[str, Json] = {
     "/v1/faces/{id}/ask": _answer("An answer.", "text", "labels", "outcome", "finish_reason", streams=_SSE),
     "/v1/faces/{id}/choose": _answer("Probabilities.", "choices"),
     "/v1/camera/events": {"description": "Server-sent events.", "content": {_SSE: {}}},
-    "/v1/camera/ask": _answer("An answer.", "text", "labels", "track", "age_ms", streams=_SSE),
+    "/v1/camera/ask": _answer("An answer.", "text", "labels", "tracks", "age_ms", streams=_SSE),
+    "/v1/audience": _answer("Figures.", "windows", "expected", "contents", streams="text/csv"),
+    "/v1/content": _answer("What is on the screen.", "id"),
     "/api/chat": _answer("An answer.", "model", "message", "done", streams=_NDJSON),
     "/api/generate": _answer("An answer.", "model", "response", "done", streams=_NDJSON),
 }

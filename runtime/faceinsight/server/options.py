@@ -31,6 +31,19 @@ class Options:
         log_content: log questions and answers.
         camera: a source as `faceinsight watch` takes it; None: none.
         camera_size, camera_fps: what is asked of it.
+        mqtt: URL of a broker that is sent state and audience windows; None: none.
+        mqtt_name: what this device is called there, and in requests of the webhook.
+        mqtt_password_file, mqtt_ca_file: has the user's password; the certificates that the broker's is signed by.
+        webhook: URL that audience windows are posted to.
+        webhook_token_file: has what is sent along as a bearer token.
+        window_log: file that audience windows are appended to.
+        kiosk: the page for the public is at /, expression is off unless it is allowed, and people are asked first.
+        consent: are people asked before the camera is read? None: in a kiosk.
+        consent_seconds: for which a consent holds, unless it is renewed.
+        operator: who runs it, for the notice.
+        audience: count those who were in front of the camera.
+        audience_window: seconds of a window of these counts.
+        words: a JSON file with the words of a further language, or other words for one that there is.
     """
 
     host: str = "127.0.0.1"
@@ -51,6 +64,20 @@ class Options:
     camera: str | None = None
     camera_size: str = "1280x720"
     camera_fps: int = 15
+    mqtt: str | None = None
+    mqtt_name: str | None = None
+    mqtt_password_file: str | None = None
+    mqtt_ca_file: str | None = None
+    webhook: str | None = None
+    webhook_token_file: str | None = None
+    window_log: str | None = None
+    kiosk: bool = False
+    consent: bool | None = None
+    consent_seconds: float = 60.0
+    operator: str = ""
+    words: tuple[str, ...] = ()
+    audience: bool = False
+    audience_window: float = 900.0
 
     def __post_init__(self) -> None:
         ranges = {
@@ -59,12 +86,24 @@ class Options:
             "timeout": (1, 86400),
             "forget_after": (1, 1e9),
             "camera_fps": (1, 120),
+            "consent_seconds": (5, 86400),
+            "audience_window": (900, 86400),
         }
         for name, (low, high) in ranges.items():
             if not low <= getattr(self, name) <= high:
                 raise FieldError(f"{name}: expected {low} to {high:g}, found {getattr(self, name)}")
         if not re.fullmatch(r"\d{1,4}x\d{1,4}", self.camera_size):
             raise FieldError(f"camera_size: expected a size like 1280x720, found {self.camera_size!r}")
+        if self.mqtt_name is not None and not re.fullmatch(r"[a-z0-9_-]{1,32}", self.mqtt_name):
+            raise FieldError(f"mqtt_name: expected up to 32 of a-z, 0-9, _ and -, found {self.mqtt_name!r}")
+        for name in ("kiosk", "audience"):
+            if getattr(self, name) and self.camera is None:
+                raise FieldError(f"{name}: expected a camera too (--camera SOURCE), found none")
+
+    @property
+    def asks_consent(self) -> bool:
+        """Are people asked before the camera is read?"""
+        return self.kiosk if self.consent is None else self.consent
 
 
 def gather(given: Mapping[str, Any], environ: Mapping[str, str], config: Path | None) -> Options:

@@ -5,9 +5,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 import struct
 from collections.abc import Mapping, Sequence
-from typing import Any, BinaryIO
+from typing import Any
 
 _LENGTHS = struct.Struct(">II")
 MAX_HEADER, MAX_BODY = 8_000_000, 160_000_000
@@ -47,17 +48,21 @@ async def read(reader: asyncio.StreamReader) -> Frame | None:
         return None
 
 
-def receive(reader: BinaryIO) -> Frame | None:
-    """As `read`, of a blocking socket's buffered file (`makefile("rb")`)."""
+def receive(sock: socket.socket) -> Frame | None:
+    """As `read`, of a blocking socket. No buffered file: it would hold the beginning of a picture until the next."""
     try:
-        lengths = reader.read(_LENGTHS.size)
-        if len(lengths) < _LENGTHS.size:
-            return None
-        header, body = _checked(lengths)
-        text, data = reader.read(header), reader.read(body)
-    except ConnectionError:
+        header, body = _checked(_exactly(sock, _LENGTHS.size))
+        return _parse(_exactly(sock, header)), _exactly(sock, body)
+    except (EOFError, ConnectionError):
         return None
-    return None if len(text) < header or len(data) < body else (_parse(text), data)
+
+
+def _exactly(sock: socket.socket, count: int) -> bytes:
+    """So many bytes. Raises EOFError."""
+    data = sock.recv(count, socket.MSG_WAITALL) if count else b""
+    if len(data) < count:
+        raise EOFError
+    return data
 
 
 def _checked(lengths: bytes) -> tuple[int, int]:

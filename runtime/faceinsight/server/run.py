@@ -18,13 +18,16 @@ from typing import Any
 import uvicorn
 
 from ..errors import FaceInsightError, RequestError
-from . import systemd
+from . import systemd, words
 from .app import Door, build
+from .audience import Audience
+from .consent import Consent
 from .errors import ApiError
 from .listen import listen
 from .live import LiveCamera
 from .metrics import Metrics
 from .options import Options
+from .outlets import Outlets
 from .security import Gate, gate
 from .state import State
 from .supervisor import Supervisor
@@ -38,7 +41,11 @@ LOADING = ("bundle", "device", "allow", "deny", "threads", "forget_after")
 #: Seconds that a connection may be without a whole request; how many connections there may be.
 IDLE, CONNECTIONS = 30.0, 256
 #: Options that a reload cannot change.
-FIXED = ("host", "port", "unix", "camera", "camera_size", "camera_fps")
+FIXED = (
+    *("host", "port", "unix", "camera", "camera_size", "camera_fps", "consent", "consent_seconds", "kiosk", "words"),
+    *("audience", "audience_window"),
+    *("mqtt", "mqtt_name", "mqtt_password_file", "mqtt_ca_file", "webhook", "webhook_token_file", "window_log"),
+)
 
 if sys.platform == "win32":
     raise ImportError("the server needs a Unix system")
@@ -89,18 +96,23 @@ def _gate(options: Options) -> Gate:
 
 
 def _settings(options: Options) -> dict[str, Any]:
-    return {name: getattr(options, name) for name in LOADING}
+    return {name: getattr(options, name) for name in LOADING} | {"kiosk": options.kiosk}
 
 
 async def _serve(options: Options, again: Callable[[], Options], who: Gate, listener: socket.socket, url: str) -> int:
     metrics = Metrics()
     supervisor = Supervisor(_settings(options), queue=options.queue, deadline=options.timeout, metrics=metrics)
-    state = State(supervisor, metrics)
+    state = State(supervisor, metrics, words=words.load(options.words))
     state.take(options)
+    outlets = Outlets(options, state)
     if options.camera:
         width, height = map(int, options.camera_size.split("x"))
-        state.camera = LiveCamera(supervisor, metrics, options.camera, (width, height), options.camera_fps)
-        state.camera.start()
+        consent = Consent(asked=options.asks_consent, seconds=options.consent_seconds)
+        state.camera = LiveCamera(supervisor, metrics, options.camera, (width, height), options.camera_fps, consent)
+        if options.audience:
+            state.audience = Audience(lambda: supervisor.info, window=options.audience_window)
+            state.camera.observers.append(state.audience.observe)
+        await state.camera.start()
     door = build(state, who)
     http = _Http(
         uvicorn.Config(
@@ -143,6 +155,7 @@ async def _serve(options: Options, again: Callable[[], Options], who: Gate, list
         loop.create_task(_close_idle(http)),
         loop.create_task(_reload(hangup, options, again, door, state)),
         loop.create_task(systemd.report(supervisor)),
+        loop.create_task(outlets.run()),
     ]
     sys.stdout.write(f"faceinsight serves {url}\n")
     sys.stdout.flush()
@@ -152,7 +165,8 @@ async def _serve(options: Options, again: Callable[[], Options], who: Gate, list
     if state.camera:
         state.camera.close()
         await state.camera.stop(forget=False)
-    await _end(door, supervisor, http, tasks["http"], grace=0 if failure else GRACE)
+    ending = _end(door, supervisor, http, tasks["http"], grace=0 if failure else GRACE)
+    await asyncio.gather(outlets.close(), ending)
     for task in (*tasks.values(), *beside):
         task.cancel()
     await asyncio.wait((*tasks.values(), *beside))

@@ -12,6 +12,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from starlette.requests import cookie_parser
+
 from ..errors import RequestError
 from .errors import ApiError
 
@@ -20,8 +22,19 @@ log = logging.getLogger(__name__)
 _LOCAL = ("localhost", "127.0.0.1", "[::1]")
 #: Paths that answer without a token: they say nothing but whether the server works.
 OPEN_PATHS = ("/livez", "/readyz", "/health")
+#: The pages, which hold nothing, and where a browser brings the token.
+PAGES = ("/", "/demo", "/v1/login")
+#: A browser's token: its streams cannot send headers.
+COOKIE = "faceinsight"
 #: Characters that a token has at least.
 MIN_TOKEN = 16
+
+
+@dataclass(frozen=True, slots=True)
+class LoginBody:
+    """POST /v1/login."""
+
+    token: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,11 +60,23 @@ class Gate:
             raise ApiError(403, "bad_origin", "Web pages of other origins are not answered.")
         if headers.get("sec-fetch-site", "none") not in ("none", "same-origin"):
             raise ApiError(403, "bad_origin", "Web pages of other sites are not answered.")
-        if self.token is None or path in OPEN_PATHS:
+        if self.token is None or path in (*OPEN_PATHS, *PAGES) or path.startswith("/static/"):
             return
         kind, _, given = headers.get("authorization", "").partition(" ")
-        if kind.lower() != "bearer" or not hmac.compare_digest(given.strip().encode(), self.token.encode()):
+        if kind.lower() == "bearer" and self.is_token(given.strip()):
+            return
+        cookies = cookie_parser(headers.get("cookie", ""))
+        if not hmac.compare_digest(cookies.get(COOKIE, "").encode(), self.cookie.encode()):
             raise ApiError(401, "invalid_api_key", "The token is missing or wrong: Authorization: Bearer TOKEN.")
+
+    def is_token(self, given: str) -> bool:
+        """Is this the token?"""
+        return self.token is None or hmac.compare_digest(given.encode(), self.token.encode())
+
+    @property
+    def cookie(self) -> str:
+        """What a browser gets for the token: another token makes it worthless."""
+        return hmac.new((self.token or "").encode(), b"faceinsight cookie", "sha256").hexdigest()
 
 
 def _name(host: str) -> str:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import AsyncGenerator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from starlette.requests import Request
 
 from .._version import __version__
+from . import words
+from .audience import Audience
 from .errors import loading
 from .lane import BATCH, INTERACTIVE
 from .live import LiveCamera
@@ -30,6 +32,10 @@ class State:
         log_content: may questions and answers be logged?
         held: bytes of the bodies of requests under way.
         camera: None where the server has none.
+        audience: counts of those who were there; None where nobody is counted.
+        words: of the pages, by the code of the language.
+        operator: who runs it, for the notice; "": nobody said.
+        outlets: names of the ways by which figures leave.
     """
 
     supervisor: Supervisor
@@ -39,11 +45,16 @@ class State:
     log_content: bool = False
     held: int = 0
     camera: LiveCamera | None = None
+    audience: Audience | None = None
+    words: Mapping[str, Mapping[str, Any]] = field(default_factory=words.load)
+    operator: str = ""
+    outlets: tuple[str, ...] = ()
     version: str = __version__
 
     def take(self, options: Options) -> None:
         """What a reload may change without a new worker."""
         self.aliases, self.forget_after, self.log_content = options.alias, options.forget_after, options.log_content
+        self.operator = options.operator
         self.supervisor.lane.limit, self.supervisor.deadline = options.queue, options.timeout
 
     @property

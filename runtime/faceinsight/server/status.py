@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
@@ -10,9 +11,12 @@ from starlette.responses import Response
 
 from .allocator import overwrites_freed
 from .errors import ApiError
+from .live import LiveCamera
 from .metrics import CONTENT_TYPE, WIPES
+from .page import notice_facts
 from .state import State
 from .web import Json
+from .words import FIRST, notice
 
 
 async def livez(request: Request) -> Response:
@@ -22,11 +26,17 @@ async def livez(request: Request) -> Response:
 
 async def readyz(request: Request) -> Response:
     """A worker is there that answered the canary when it started, and the camera, if there is one, sends frames."""
-    state: State = request.app.state.server
-    reasons = [] if state.supervisor.state == "ready" else [state.supervisor.state]
+    found = reasons(request.app.state.server)
+    return Json({"status": "unavailable", "reasons": found}, 503) if found else Json({"status": "ok"})
+
+
+def reasons(state: State) -> list[str]:
+    """Why it is not ready; empty where it is."""
     camera = state.camera.status["state"] if state.camera else "off"
-    reasons += [f"camera {camera}"] if camera in ("down", "frozen") else []
-    return Json({"status": "unavailable", "reasons": reasons}, 503) if reasons else Json({"status": "ok"})
+    return [
+        *([] if state.supervisor.state == "ready" else [state.supervisor.state]),
+        *([f"camera {camera}"] if camera in ("down", "frozen") else []),
+    ]
 
 
 async def health(request: Request) -> Response:
@@ -141,25 +151,50 @@ async def privacy(request: Request) -> Response:
             "held": {
                 "picture": "in memory, while its request runs",
                 "face": f"in the worker's memory, {held}; DELETE /v1/faces wipes all of them",
-                **({"frame": "in memory, while it is looked at: the newest one only"} if state.camera else {}),
+                **(_held_of_the_camera(state.camera, counted=state.audience is not None) if state.camera else {}),
                 "question and answer": "in memory, while the request runs" + ("; logged" if state.log_content else ""),
                 "freed memory": "overwritten" if overwrites_freed() else "left as it is",
-                "disk": "nothing",
-                "network": "nothing leaves but the answer",
+                "disk": "closed audience windows" if "window_log" in state.outlets else "nothing",
+                "network": _network(state.outlets),
             },
             "counters": {
                 "faces_found": value("faceinsight_faces_total") or 0,
                 "faces_held": value("faceinsight_face_cache_faces") or 0,
                 "faces_wiped": sum(w or 0 for w in wipes),
             },
-            "notice": _notice(groups, held),
+            **_notices(state, groups, held),
             "licences": info["licences"],
         }
     )
 
 
+def _held_of_the_camera(camera: LiveCamera, *, counted: bool) -> dict[str, str]:
+    asked = "none before somebody agreed; then " if camera.consent.asked else ""
+    return {
+        "frame": f"{asked}the newest one, in memory, while it is looked at",
+        "person in front of the camera": "in memory, until they leave or consent ends",
+        **({"audience": "sums of windows, in memory: no figure of fewer than the least people"} if counted else {}),
+    }
+
+
+def _notices(state: State, groups: list[str], held: str) -> dict[str, Any]:
+    """What people are told: in front of a camera in every language of the page."""
+    if state.camera is None:
+        return {"notice": _notice(groups, held)}
+    facts = notice_facts(state)
+    notices = {code: notice(words, facts) for code, words in state.words.items()}
+    return {"notice": " ".join(notices[FIRST]), "notices": notices}
+
+
+def _network(outlets: Sequence[str]) -> str:
+    """What leaves the device."""
+    ways = [name for name in outlets if name != "window_log"]
+    more = f", and by {' and '.join(ways)} the device's state and closed audience windows" if ways else ""
+    return f"nothing leaves but the answer{more}"
+
+
 def _notice(groups: list[str], held: str) -> str:
-    """A text for the people in front of the camera, made from what is switched on."""
+    """A text for the people in pictures, made from what is switched on."""
     more = f", and the groups {', '.join(groups)}" if groups else ""
     return (
         "An AI system on this device looks at faces in pictures that are given to it and names visible features (hair, "

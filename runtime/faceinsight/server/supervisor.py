@@ -19,7 +19,7 @@ from ..errors import FaceInsightError
 from . import canary
 from .child import Child
 from .errors import ApiError, degraded, loading, shutting_down
-from .lane import INTERACTIVE, SERVER, Lane
+from .lane import FRAME, INTERACTIVE, SERVER, Lane
 from .metrics import Metrics
 
 log = logging.getLogger(__name__)
@@ -28,6 +28,9 @@ log = logging.getLogger(__name__)
 DEATHS, WINDOW, PAUSE = 5, 60.0, 60.0
 #: Seconds that loading may take: a TensorRT engine is built for minutes.
 LOAD_TIMEOUT = 1800.0
+#: Seconds that a camera's frame waits for the worker before it is looked at between two pieces of an answer, and
+#: between two looks at whether it is free.
+BESIDE, _SOON = 0.3, 0.02
 #: Fields and blobs of a request, made when the worker is free.
 Late = Callable[[], tuple[Mapping[str, Any], Sequence[bytes]]]
 
@@ -145,15 +148,24 @@ class Supervisor:
                 self.lane.release()
         try:
             while True:
-                event = await job.next()
-                if event["event"] == "error":
-                    named = {"param": event.get("param"), "images": event["images"]}
-                    raise ApiError(event["status"], event["code"], event["message"], **named)
+                event = _checked(await job.next())
                 yield event
                 if event["event"] == "done":
                     return
         finally:
             child.cancel(job)
+
+    async def find_people(self, late: Late) -> dict[str, Any]:
+        """What the worker finds in a camera's frame: once nobody has it or waits for it, or else between two pieces of
+        an answer that takes its time. late: gives fields and pixels then. Raises ApiError."""
+        patience = time.monotonic() + BESIDE
+        while not self.lane.idle:
+            child = self._child
+            if child and child.interruptible and time.monotonic() > patience:
+                fields, blobs = late()
+                return _checked(await child.submit_beside(next(self._numbers), {**fields, "op": "frame"}, blobs).next())
+            await asyncio.sleep(_SOON)
+        return [event async for event in self.events("frame", {}, rank=FRAME, late=late)][-1]
 
     def drop_all(self) -> None:
         """Whoever waits, for the lane or for the worker, is told that the server ends."""
@@ -254,6 +266,8 @@ class Supervisor:
 
     def _install(self, child: Child, settings: Mapping[str, Any]) -> None:
         """Requests go to this worker from now on."""
+        if self.info is None:
+            _say_licences(child.ready.result())
         self._child, self._settings, self.info = child, settings, child.ready.result()
         self._forget_old_deaths()
         if self.state != "stopping":
@@ -297,3 +311,21 @@ class Supervisor:
         self._metrics.degraded.set(0)
         if self.state == "degraded":
             self.state = "restarting"
+
+
+def _checked(event: dict[str, Any]) -> dict[str, Any]:
+    """An event that is no error. Raises ApiError for one that is."""
+    if event["event"] == "error":
+        named = {"param": event.get("param"), "images": event["images"]}
+        raise ApiError(event["status"], event["code"], event["message"], **named)
+    return event
+
+
+def _say_licences(info: Mapping[str, Any]) -> None:
+    """In the log: who runs a server should not have to look for what its bundle may be used for."""
+    parts: dict[str, list[str]] = {}
+    for entry in info["licences"]:
+        parts.setdefault(entry["licence"], []).append(entry["component"])
+    for licence, components in parts.items():
+        level = logging.WARNING if "non-commercial" in licence else logging.INFO
+        log.log(level, "bundle %s, licence of %s: %s", info["bundle"], ", ".join(components), licence)

@@ -70,7 +70,7 @@ async def report(supervisor: Supervisor) -> None:
 def unit(
     command: Sequence[str],
     *,
-    token_file: str | None,
+    secrets: Mapping[str, str],
     local: bool,
     device: str,
     camera: str | None = None,
@@ -80,8 +80,8 @@ def unit(
 
     Args:
         command: what it starts; the first word is the program's absolute path.
-        token_file: read by systemd as root and handed over as a credential.
-        local: does it listen for this machine only? Then the kernel drops packets of all others.
+        secrets: "token" for --token-file, say, and its file: read by systemd as root and handed over as a credential.
+        local: does it talk to this machine only? Then the kernel drops packets of all others.
         device: "cpu" needs no device files.
         camera: a source, which may need some, or the network.
         watchdog: seconds without a ping after which the server is started anew.
@@ -92,11 +92,11 @@ def unit(
         files = "SupplementaryGroups=video render\n"
     elif kind == "v4l2":
         files = "DevicePolicy=closed\nDeviceAllow=char-video4linux rw\nSupplementaryGroups=video\n"
-    words = [*command, *(["--token-file", "${CREDENTIALS_DIRECTORY}/token"] if token_file else [])]
+    words = [*command, *(w for name in secrets for w in (f"--{name}-file", f"${{CREDENTIALS_DIRECTORY}}/{name}"))]
     filling = {
         "exec": " ".join(w if w.startswith("${") else _quoted(w) for w in words),
         "watchdog": str(watchdog),
-        "credential": f"LoadCredential=token:{token_file}\n" if token_file else "",
+        "credential": "".join(f"LoadCredential={name}:{path}\n" for name, path in secrets.items()),
         "network": "IPAddressDeny=any\nIPAddressAllow=localhost\n" if local and not kind.startswith("rtsp") else "",
         "devices": files,
         # A Jetson's cameras are reached through a socket in /tmp.

@@ -42,7 +42,7 @@ class Pipe:
         """Reads from now on."""
         self.jobs: queue.Queue[protocol.Frame] = queue.Queue()
         self.insight: Any = None
-        self._sock, self._reader = sock, sock.makefile("rb")
+        self._sock = sock
         self._sending, self._choosing = threading.Lock(), threading.Lock()
         self._running: int | None = None
         self._cancelled: set[int] = set()
@@ -70,7 +70,7 @@ class Pipe:
 
     def _read(self) -> None:
         try:
-            while frame := protocol.receive(self._reader):
+            while frame := protocol.receive(self._sock):
                 header = frame[0]
                 if header["op"] == "ping":
                     self.send({"event": "pong"})
@@ -114,9 +114,11 @@ def _load(pipe: Pipe, settings: dict[str, Any]) -> None:
     from .. import FaceInsight
     from .canary import examine
     from .face_store import FaceStore
-    from .facts import facts
+    from .facts import facts, kiosk_deny
     from .jobs import Jobs
 
+    if settings.pop("kiosk", False):
+        settings["deny"] = kiosk_deny(settings)
     with FaceInsight.load(**settings) as insight:
         canary = examine(insight)
         jobs = Jobs(insight, FaceStore(insight, settings["forget_after"]))
@@ -145,20 +147,40 @@ def _work(pipe: Pipe, jobs: Any, frame: protocol.Frame) -> None:
             pipe.send({**event, "id": number})
             if event["event"] == "done":
                 return
+            _serve_beside(pipe, jobs)
         events.close()
         pipe.send({"event": "done", "id": number, "finish": "cancelled"})
     except Exception as e:  # noqa: BLE001 -- whatever it is, this request gets an answer
         if pipe.is_cancelled(number) and isinstance(e, FaceInsightError):
             pipe.send({"event": "done", "id": number, "finish": "cancelled"})
-        elif _is_fatal(e):
-            _log(e, "the worker ends")
-            os._exit(1)
         else:
-            error = _answer(e)
-            fields = {"status": error.status, "code": error.code, "message": str(error), "param": error.param}
-            pipe.send({"event": "error", "id": number, "images": list(map(_fingerprint, blobs)), **fields})
+            _fail(pipe, number, blobs, e)
     finally:
         pipe.end()
+
+
+def _serve_beside(pipe: Pipe, jobs: Any) -> None:
+    """At the camera's frame that waits, if one does, between two pieces of an answer."""
+    try:
+        frame = pipe.jobs.get_nowait()
+    except queue.Empty:
+        return
+    number, blobs = frame[0]["id"], protocol.split(frame)
+    try:
+        for event in jobs.beside(frame[0], blobs):
+            pipe.send({**event, "id": number})
+    except Exception as e:  # noqa: BLE001 -- whatever it is, the answer goes on
+        _fail(pipe, number, blobs, e)
+
+
+def _fail(pipe: Pipe, number: int, blobs: Sequence[bytes], e: Exception) -> None:
+    """Tell the client what went wrong, or end the process."""
+    if _is_fatal(e):
+        _log(e, "the worker ends")
+        os._exit(1)
+    error = _answer(e)
+    fields = {"status": error.status, "code": error.code, "message": str(error), "param": error.param}
+    pipe.send({"event": "error", "id": number, "images": list(map(_fingerprint, blobs)), **fields})
 
 
 def _fingerprint(image: bytes) -> str:

@@ -119,12 +119,12 @@ def test_a_question_is_about_now(server: Serving):
     done = server.post("/v1/camera/ask", json={"question": Q, "track": person["track"]})
     assert done.status_code == 200, done.text
     answer = done.json()
-    assert answer["track"] == person["track"]
+    assert answer["tracks"] == [person["track"]]
     assert answer["age_ms"] < 1500
     assert [x["name"] for x in answer["labels"]] == ["Eyeglasses"]
     somebody(server)
     streamed = server.post("/v1/camera/ask", json={"question": Q, "stream": True}).text.split("\n\n")
-    assert json.loads(streamed[-2].removeprefix("data: "))["answer"]["track"]
+    assert json.loads(streamed[-2].removeprefix("data: "))["answer"]["tracks"]
     somebody(server)
     for body in ({"track": "nobody"}, {"max_age_ms": 1}):
         refused = server.post("/v1/camera/ask", json={"question": Q, **body})

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import base64
+import json
 import secrets
+import shlex
+import sys
 import time
 from pathlib import Path
 
@@ -11,6 +14,7 @@ import httpx
 import pytest
 
 pytest.importorskip("starlette", reason="the extra server")
+from paths import PHOTO
 from serving import Serving, data_uri, small_photo, user
 
 from faceinsight.server.allocator import SETTINGS, _is_glibc
@@ -103,3 +107,57 @@ def test_the_search_finds_what_is_not_overwritten(tiny_bundle: Path, tmp_path: P
         server.wait_ready()
         ask_everything(server, canaries)
         assert "word" in canaries.found(server.log.encode())
+
+
+#: A camera of 320x256 that sends the portrait, with a pattern in one of its rows.
+SOURCE = """
+import sys, time, cv2, numpy as np
+photo, pattern = cv2.resize(cv2.imread(sys.argv[1]), (320, 256)), bytes.fromhex(sys.argv[2])
+out, rng = sys.stdout.buffer, np.random.default_rng(0)
+out.write(b"YUV4MPEG2 W320 H256 F10:1 C420jpeg\\n")
+while True:
+    noisy = np.clip(photo + rng.normal(0, 3, photo.shape), 0, 255).astype(np.uint8)
+    data = bytearray(cv2.cvtColor(noisy, cv2.COLOR_BGR2YUV_I420).tobytes())
+    data[100:100 + len(pattern)] = pattern
+    out.write(b"FRAME\\n" + data)
+    out.flush()
+    time.sleep(0.1)
+"""
+
+
+def test_nothing_of_somebody_in_front_of_the_camera_stays(tiny_bundle: Path, tmp_path: Path):
+    temporary, pattern = tmp_path / "tmp", secrets.token_bytes(40)
+    temporary.mkdir()
+    (tmp_path / "source.py").write_text(SOURCE)
+    word = "quux" + secrets.token_hex(6)
+    command = shlex.join([sys.executable, str(tmp_path / "source.py"), str(PHOTO), pattern.hex()])
+    options = ("--kiosk", "--camera", f"cmd:{command}", "--camera-size", "320x256")
+    with Serving(tmp_path, tiny_bundle, *options, env={"TMPDIR": str(temporary), "HOME": str(temporary)}) as server:
+        server.wait_ready()
+        server.post("/v1/consent")
+        tracks: list[str] = []
+
+        def somebody() -> bool:
+            with httpx.stream("GET", f"{server.url}/v1/camera/events?preview=320", timeout=30) as stream:
+                for line in stream.iter_lines():
+                    if line.startswith("data: ") and '"people":[{' in line:
+                        people = json.loads(line.removeprefix("data: "))["people"]
+                        tracks.extend(p["track"] for p in people if p["labels"])
+                        return bool(tracks)
+            return False
+
+        server.wait(somebody)
+        assert server.post("/v1/camera/ask", json={"question": f"Is the {word} smiling?"}).status_code == 200
+        # It is there while it is needed: the search can find it.
+        server.wait(lambda: pattern in memory(server.pid) or pattern in memory(server.worker), 20)
+        httpx.delete(f"{server.url}/v1/consent")
+        time.sleep(0.3)
+        for pid in (server.pid, server.worker):
+            held = memory(pid)
+            assert pattern not in held
+            assert word.encode() not in held
+            assert tracks[-1].encode() not in held
+        said = (server.get("/metrics").text + server.log + server.get("/v1/privacy").text).encode()
+        assert not any(trace in said for trace in (word.encode(), tracks[-1].encode()))
+    files = [p for p in tmp_path.rglob("*") if p.is_file() and p.name != "source.py"]
+    assert not [p for p in files if pattern in p.read_bytes() or word.encode() in p.read_bytes()]

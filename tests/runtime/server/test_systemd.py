@@ -133,9 +133,17 @@ def test_a_unit_starts_what_was_asked_for(tmp_path: Path):
         "file:x.mp4": "PrivateDevices=yes",
     }
     for camera, line in devices.items():
-        assert line in unit(["/opt/x"], token_file=None, local=True, device="cpu", camera=camera).splitlines()
-    assert "IPAddress" not in unit(["/opt/x"], token_file=None, local=True, device="cpu", camera="rtsp://cam/1")
-    beyond = unit(["/opt/x"], token_file="/etc/t", local=False, device="cpu")
+        assert line in unit(["/opt/x"], secrets={}, local=True, device="cpu", camera=camera).splitlines()
+    assert "IPAddress" not in unit(["/opt/x"], secrets={}, local=True, device="cpu", camera="rtsp://cam/1")
+    # Figures that leave need the network, and their secrets are credentials too.
+    for option in (("--mqtt", "mqtt://kiosk@broker"), ("--webhook", "https://example.org/")):
+        assert "IPAddress" not in print_unit(*option)
+    assert "IPAddressDeny=any" in print_unit("--window-log", "audience.jsonl")
+    password = tmp_path / "password"
+    text = print_unit("--mqtt", "mqtt://kiosk@broker", "--mqtt-password-file", str(password))
+    assert "serve --mqtt mqtt://kiosk@broker --mqtt-password-file ${CREDENTIALS_DIRECTORY}/mqtt-password\n" in text
+    assert f"LoadCredential=mqtt-password:{password}\n" in text
+    beyond = unit(["/opt/x"], secrets={"token": "/etc/t"}, local=False, device="cpu")
     assert "IPAddress" not in beyond
     assert "PrivateDevices=yes" in beyond
 
