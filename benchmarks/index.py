@@ -112,7 +112,10 @@ MEASUREMENTS = {
         "d23fc5d",
     ),
     "epyc-2026-11/live-nano": Measurement(
-        "a camera that is watched", "speed/live.py --seconds 30 --out OUT", "e3f8bcd"
+        "a camera that is watched", "speed/live.py --seconds 60 --out OUT", "0dce138"
+    ),
+    "epyc-2026-11/kiosk": Measurement(
+        "the kiosk's page in a browser beside its server", "speed/kiosk.py --out OUT", "0dce138"
     ),
     "epyc-2026-11/audience": Measurement(
         "audience figures: do the intervals of drawn crowds hold the truth?",

@@ -145,7 +145,52 @@ def live(result: Figures) -> tuple[Row, list[Row]]:
             *(f"{run['changes of a state, a track and minute']:.1f}" for run in runs),
         ),
     ]
-    return ("", *(f"{run['people']} {'person' if run['people'] == 1 else 'people'}" for run in runs)), rows
+    return ("", *(_people(run["people"]) for run in runs)), rows
+
+
+def against_photos(result: Figures) -> tuple[Row, list[Row]]:
+    """Labels of a video, as they are shown, against those of photos of it."""
+    runs = [run["labels against photos"] for run in result["runs"]]
+    rows: list[Row] = [("claims of photos", *(f"{run['claims of the photos']:,}" for run in runs))]
+    rows += [(name, *(f"{run[name]:.1%}" for run in runs)) for name in ("the same", "in doubt", "the opposite")]
+    return ("", *(_people(run["people"]) for run in result["runs"])), rows
+
+
+def kiosk(result: Figures) -> tuple[Row, list[Row]]:
+    """The page in a browser beside its server."""
+    runs = result["runs"]
+    rows: list[Row] = [
+        (f"{name}, p50 / p99", *(f"{run[name]['p50 ms']:.0f} / {run[name]['p99 ms']:.0f} ms" for run in runs))
+        for name in ("frame to boxes on the page", "frame to labels on the page")
+    ]
+    rows += [
+        (name, *(f"{run[name]:.1f}" for run in runs))
+        for name in ("frames a second that came", "frames a second that were searched", "frames a second on the page")
+    ]
+    cores = [run["cores"] for run in runs]
+    rows.append(
+        ("cores: server + browser", *(f"{c['server']:.2f} + {c['browser']:.2f} = {c['together']:.2f}" for c in cores))
+    )
+    memory, leak = result["memory"], result["planted leak"]
+    rows.append(
+        (
+            f"growth of the browser's memory in {memory['minutes']:.0f} minutes",
+            f"{memory['growth in percent']:+.1f} %",
+            "not measured",
+        )
+    )
+    rows.append(
+        (
+            f"the same with a planted leak, {leak['minutes']:.0f} minutes",
+            f"{leak['growth in percent']:+.1f} %",
+            "not measured",
+        )
+    )
+    return ("", *(_people(run["people"]) for run in runs)), rows
+
+
+def _people(count: int) -> str:
+    return f"{count} {'person' if count == 1 else 'people'}"
 
 
 def broker(result: Figures) -> tuple[Row, list[Row]]:

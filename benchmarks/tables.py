@@ -456,6 +456,8 @@ TABLES: dict[str, Callable[[Results], str]] = {
     "serve-overload": _served("serve-nano", serve_tables.overload),
     "serve-endurance": _served("serve-endurance", serve_tables.endurance),
     "live": _served("live-nano", serve_tables.live),
+    "against-photos": _served("live-nano", serve_tables.against_photos),
+    "kiosk": _served("kiosk", serve_tables.kiosk),
     "audience": _served("audience", serve_tables.audience),
     "audience-sets": _served("audience", serve_tables.audience_sets),
     "broker": _served("broker", serve_tables.broker),

@@ -9,7 +9,7 @@ drawn evenly over all mixes (Dirichlet). An interval is right if it holds the nu
 Plain counting has the interval of a share (Wilson). Where several sets label a characteristic, crowds of one set alone
 are drawn as well: with a correction of all sets, and with one of the others alone, as a camera's people are of none.
 
-`--write` measures the correction on all validation faces and writes it: faceinsight/server/audience.json.
+`--write` measures the correction on all validation faces and writes it: faceinsight/server/audience/corrections.json.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from faceinsight.backends.device import Device
 from faceinsight.bench.state import machine
 from faceinsight.bundle.bundle import Bundle
 from faceinsight.bundle.specs import NEVER
-from faceinsight.server.quantification import RECORD, Correction, decode
+from faceinsight.server.audience.quantification import RECORD, Correction, decode
 from faceinsight.types import HIDDEN, YES
 from readings import SetReadings, read_set
 

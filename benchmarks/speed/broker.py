@@ -33,7 +33,7 @@ from tqdm import tqdm
 from faceinsight import __version__
 from faceinsight.bench.state import machine
 from faceinsight.server.metrics import Metrics
-from faceinsight.server.mqtt import Mqtt
+from faceinsight.server.outlets.mqtt import Mqtt
 from serve import Server, serving
 
 MOSQUITTO = shutil.which("mosquitto", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")

@@ -57,14 +57,18 @@ def camera(people: int) -> str:
     return f"cmd:{shlex.join(command)}"
 
 
+def program() -> str | None:
+    """The browser; None: Playwright's."""
+    return shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+
+
 @contextmanager
 def page(url: str) -> Iterator[Any]:
     """The page of a kiosk after somebody has agreed."""
     from playwright.sync_api import sync_playwright
 
-    program = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=program, args=list(FLAGS))
+        browser = playwright.chromium.launch(executable_path=program(), args=list(FLAGS))
         shown = browser.new_page(viewport={"width": 1920, "height": 1080})
         shown.goto(url)
         shown.click("#begin")

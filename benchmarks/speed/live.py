@@ -100,7 +100,7 @@ def agreement(insight: FaceInsight, people: int, seconds: float) -> dict[str, An
     """Labels as they are shown, against those of a photo: of one frame a second, where the photo claims something."""
     photo, rng = np.asarray(cv2.imread(str(PHOTO)), np.uint8), np.random.default_rng(people)
     watcher = Watcher(insight)
-    claims = agreed = unsure = 0
+    claims = agreed = unsure = faces = missed = 0
     for i in range(int(seconds * FPS)):
         image = np.ascontiguousarray(frame(photo, people, i, rng)[:, :, ::-1])
         watcher.update(image, i / FPS)
@@ -108,7 +108,10 @@ def agreement(insight: FaceInsight, people: int, seconds: float) -> dict[str, An
             continue
         for face in insight.perceive(image):
             x, y = face.box[0] + face.box[2] / 2, face.box[1] + face.box[3] / 2
-            (person,) = [p for p in watcher.people if holds(p.track.box, x, y)]
+            person = next((p for p in watcher.people if holds(p.track.box, x, y)), None)
+            faces, missed = faces + 1, missed + (person is None)
+            if person is None:
+                continue
             shown = {label.name: label.state for label in person.labels}
             for label in face.labels:
                 if label.state in ("yes", "no"):
@@ -117,7 +120,8 @@ def agreement(insight: FaceInsight, people: int, seconds: float) -> dict[str, An
                     unsure += shown[label.name] not in ("yes", "no")
     watcher.end(seconds)
     return {
-        "seconds": seconds,
+        "faces of the photos": faces,
+        "not tracked": missed,
         "claims of the photos": claims,
         "the same": round(agreed / claims, 4),
         "in doubt": round(unsure / claims, 4),

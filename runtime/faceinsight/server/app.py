@@ -17,7 +17,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from .._version import __version__
-from . import audience_api, camera, chat, faces, ollama, openapi, page, status
+from .api import audience, camera, chat, faces, ollama, openapi, page, status
 from .errors import ApiError, internal, shutting_down, where
 from .security import OPEN_PATHS, Gate
 from .state import State
@@ -62,8 +62,8 @@ ROUTES: tuple[tuple[str, str, Callable[..., Any]], ...] = (
     ("GET", "/v1/consent", camera.consent),
     ("POST", "/v1/consent", camera.agree),
     ("DELETE", "/v1/consent", camera.withdraw),
-    ("GET", "/v1/audience", audience_api.figures),
-    ("POST", "/v1/content", audience_api.content),
+    ("GET", "/v1/audience", audience.figures),
+    ("POST", "/v1/content", audience.content),
     ("GET", "/api/version", ollama.version),
     ("GET", "/api/tags", ollama.tags),
     ("GET", "/api/ps", ollama.running),

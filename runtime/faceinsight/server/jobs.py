@@ -16,9 +16,9 @@ from ..types import AnswerChunk, Face, Label
 from .errors import ApiError, bad_request
 from .face_store import FaceStore, Photo
 from .findings import Filler, Unfillable, everything
-from .pictures import parsing
-from .scene import Scene
 from .stops import StopCutter
+from .watching.pictures import parsing
+from .watching.scene import Scene
 
 if TYPE_CHECKING:
     from ..insight import FaceInsight

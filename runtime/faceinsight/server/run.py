@@ -18,19 +18,20 @@ from typing import Any
 import uvicorn
 
 from ..errors import FaceInsightError, RequestError
-from . import systemd, words
+from . import systemd
 from .app import Door, build
-from .audience import Audience
-from .consent import Consent
+from .audience.figures import Audience
 from .errors import ApiError
 from .listen import listen
-from .live import LiveCamera
 from .metrics import Metrics
 from .options import Options
-from .outlets import Outlets
+from .outlets.gather import Outlets
+from .page.words import load as load_words
 from .security import Gate, gate
 from .state import State
 from .supervisor import Supervisor
+from .watching.consent import Consent
+from .watching.live import LiveCamera
 
 log = logging.getLogger(__name__)
 
@@ -102,7 +103,7 @@ def _settings(options: Options) -> dict[str, Any]:
 async def _serve(options: Options, again: Callable[[], Options], who: Gate, listener: socket.socket, url: str) -> int:
     metrics = Metrics()
     supervisor = Supervisor(_settings(options), queue=options.queue, deadline=options.timeout, metrics=metrics)
-    state = State(supervisor, metrics, words=words.load(options.words))
+    state = State(supervisor, metrics, words=load_words(options.words))
     state.take(options)
     outlets = Outlets(options, state)
     if options.camera:

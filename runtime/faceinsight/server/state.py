@@ -10,14 +10,14 @@ from typing import Any
 from starlette.requests import Request
 
 from .._version import __version__
-from . import words
-from .audience import Audience
+from .audience.figures import Audience
 from .errors import loading
 from .lane import BATCH, INTERACTIVE
-from .live import LiveCamera
 from .metrics import Metrics
 from .options import Options
+from .page.words import load as load_words
 from .supervisor import Supervisor
+from .watching.live import LiveCamera
 
 
 @dataclass(slots=True)
@@ -46,7 +46,7 @@ class State:
     held: int = 0
     camera: LiveCamera | None = None
     audience: Audience | None = None
-    words: Mapping[str, Mapping[str, Any]] = field(default_factory=words.load)
+    words: Mapping[str, Mapping[str, Any]] = field(default_factory=load_words)
     operator: str = ""
     outlets: tuple[str, ...] = ()
     version: str = __version__

@@ -26,14 +26,14 @@ from serving import Serving
 from faceinsight import FaceInsight
 from faceinsight.bundle.bundle import Bundle
 from faceinsight.errors import RequestError
-from faceinsight.server import audience as module
-from faceinsight.server import quantification
 from faceinsight.server.app import build
-from faceinsight.server.audience import HELD, LEAST, WINDOW, Audience
-from faceinsight.server.audience_window import COLUMNS, suppressed
+from faceinsight.server.audience import figures as module
+from faceinsight.server.audience import quantification
+from faceinsight.server.audience.figures import HELD, LEAST, WINDOW, Audience
+from faceinsight.server.audience.quantification import Correction, corrections, decode
+from faceinsight.server.audience.window import COLUMNS, suppressed
 from faceinsight.server.facts import facts as facts_of
 from faceinsight.server.metrics import Metrics
-from faceinsight.server.quantification import Correction, corrections, decode
 from faceinsight.server.security import Gate
 from faceinsight.server.state import State
 

@@ -28,9 +28,9 @@ from serving import Serving, small_photo
 from broker import DEVICE, MOSQUITTO, NAME, Mosquitto, Subscriber
 from faceinsight.camera.capture import CameraStatus
 from faceinsight.errors import DependencyError, RequestError
-from faceinsight.server import mqtt as module
 from faceinsight.server.metrics import Metrics
-from faceinsight.server.mqtt import CAMERA_STATES, Mqtt, discovery, parse
+from faceinsight.server.outlets import mqtt as module
+from faceinsight.server.outlets.mqtt import CAMERA_STATES, Mqtt, discovery, parse
 
 SCHEMA = json.loads((PHOTO.parent / "home_assistant_mqtt.json").read_text())
 needs_broker = pytest.mark.skipif(MOSQUITTO is None, reason="mosquitto is not installed")
@@ -486,7 +486,7 @@ def test_nothing_of_a_person_leaves(broker: Mosquitto, start: Callable[..., Serv
 
 @needs_broker
 def test_a_lost_broker_is_said_once(broker: Mosquitto, caplog: pytest.LogCaptureFixture):
-    caplog.set_level(logging.INFO, "faceinsight.server.mqtt")
+    caplog.set_level(logging.INFO, "faceinsight.server.outlets.mqtt")
 
     async def run() -> None:
         mqtt = client(broker.url)

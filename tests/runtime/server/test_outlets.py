@@ -22,13 +22,13 @@ pytest.importorskip("starlette", reason="the extra server")
 from serving import Serving
 
 from faceinsight.errors import RequestError
-from faceinsight.server.audience import Audience
-from faceinsight.server.channel import Channel, Rejected
+from faceinsight.server.audience.figures import Audience
 from faceinsight.server.metrics import OUTLETS, Metrics
 from faceinsight.server.options import Options, gather
-from faceinsight.server.outlets import Outlets, device_name
-from faceinsight.server.webhook import Webhook
-from faceinsight.server.window_log import WindowLog
+from faceinsight.server.outlets.channel import Channel, Rejected
+from faceinsight.server.outlets.gather import Outlets, device_name
+from faceinsight.server.outlets.webhook import Webhook
+from faceinsight.server.outlets.window_log import WindowLog
 
 
 def count(metrics: Metrics, name: str, outlet: str) -> float:
@@ -184,7 +184,7 @@ FULL = """
 import asyncio, resource, sys
 from pathlib import Path
 from faceinsight.server.metrics import Metrics
-from faceinsight.server.window_log import WindowLog
+from faceinsight.server.outlets.window_log import WindowLog
 
 async def main():
     metrics, path = Metrics(), Path(sys.argv[1])

@@ -22,7 +22,8 @@ from browser import Visit, chromium
 from paths import PHOTO, ROOT
 from serving import Serving
 
-from faceinsight.server import page, words
+from faceinsight.server.api import page
+from faceinsight.server.page import words
 
 pytestmark = pytest.mark.slow
 CAMERA = ROOT / "examples" / "swaying_portrait.py"

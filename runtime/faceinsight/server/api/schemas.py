@@ -9,8 +9,8 @@ import re
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
-from ..bundle.json_decoder import FieldError, decode
-from .errors import ApiError, bad_request
+from ...bundle.json_decoder import FieldError, decode
+from ..errors import ApiError, bad_request
 
 T = TypeVar("T")
 _DATA = re.compile(r"data:image/(?:jpeg|jpg|png|webp);base64,", re.IGNORECASE)

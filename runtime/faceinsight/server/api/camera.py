@@ -8,13 +8,13 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response
 
-from .errors import ApiError
+from ..errors import ApiError
+from ..framing import sse
+from ..state import State
+from ..watching.live import MAX_PREVIEW, LiveCamera
+from ..web import Json, Stream, read_json
 from .faces import answer
-from .framing import sse
-from .live import MAX_PREVIEW, LiveCamera
 from .schemas import decoded, require, whole
-from .state import State
-from .web import Json, Stream, read_json
 
 #: Milliseconds that the newest look at a person may be old, unless the request says otherwise; and at most.
 MAX_AGE, LONGEST_AGE = 1000, 10_000

@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..camera import Frame
-from ..live import Event, Person, Watcher, states
-from ..live.words import at, means_several, places
-from ..plain import plain
-from .errors import ApiError
+from ...camera import Frame
+from ...live import Event, Person, Watcher, states
+from ...live.words import at, means_several, places
+from ...plain import plain
+from ..errors import ApiError
 from .pictures import jpeg, parsing
 
 if TYPE_CHECKING:
-    from ..insight import FaceInsight
+    from ...insight import FaceInsight
 
 
 class Scene:

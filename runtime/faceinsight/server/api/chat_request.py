@@ -10,8 +10,8 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from . import json_schema
-from .errors import ApiError, bad_request
+from .. import json_schema
+from ..errors import ApiError, bad_request
 from .schemas import clean, data_uri, flag, number, require, tokens, whole
 
 MAX_MESSAGES, MAX_IMAGES, MAX_STOPS, MAX_STOP = 64, 20, 4, 64

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from starlette.requests import Request
 from starlette.responses import Response
 
-from ..errors import RequestError
-from .audience import Audience
-from .errors import ApiError, bad_request
+from ...errors import RequestError
+from ..audience.figures import Audience
+from ..errors import ApiError, bad_request
+from ..state import State
+from ..web import Json, read_json
 from .schemas import decoded, require
-from .state import State
-from .web import Json, read_json
 
 #: Seconds of the figures, unless the request says otherwise.
 HOUR = 3600

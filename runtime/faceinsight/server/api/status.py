@@ -9,14 +9,14 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response
 
-from .allocator import overwrites_freed
-from .errors import ApiError
-from .live import LiveCamera
-from .metrics import CONTENT_TYPE, WIPES
+from ..allocator import overwrites_freed
+from ..errors import ApiError
+from ..metrics import CONTENT_TYPE, WIPES
+from ..page.words import FIRST, notice
+from ..state import State
+from ..watching.live import LiveCamera
+from ..web import Json
 from .page import notice_facts
-from .state import State
-from .web import Json
-from .words import FIRST, notice
 
 
 async def livez(request: Request) -> Response:

@@ -10,10 +10,10 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response
 
+from ..framing import sse
+from ..state import State
+from ..web import Json, last_of, read_json, stream, unless_gone
 from .chat_request import ChatRequest, parse
-from .framing import sse
-from .state import State
-from .web import Json, last_of, read_json, stream, unless_gone
 
 NO_IMAGE = "Send a picture of a face."
 #: How an answer ended -> OpenAI's word for it; "stop" for all others.

@@ -19,9 +19,9 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
-from ..errors import RequestError
-from .audience_window import COLUMNS, NOTHING, Figures, Question, Sums, released, rows, shown_total, suppressed, total
+from ...errors import RequestError
 from .quantification import corrections
+from .window import COLUMNS, NOTHING, Figures, Question, Sums, released, rows, shown_total, suppressed, total
 
 #: Seconds of a window, at least; windows that are held; contents of a window, and of all that are held, at most.
 WINDOW, HELD, CONTENTS, HELD_CONTENTS = 900.0, 96, 16, 192

@@ -18,10 +18,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from .._version import __version__
-from ..errors import DependencyError, RequestError
+from ..._version import __version__
+from ...errors import DependencyError, RequestError
+from ..metrics import Metrics
 from .channel import CLOSING, LIMIT
-from .metrics import Metrics
 
 if TYPE_CHECKING:
     from paho.mqtt.client import Client, MQTTMessage

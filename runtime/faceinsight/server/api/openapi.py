@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from . import chat_request
-from .audience_api import ContentBody
+from .audience import ContentBody
 from .camera import AskNowBody, SwitchBody
 from .schemas import MAX_CHOICES, MAX_TEXT, AskBody, ChooseBody, FacesBody
 

@@ -8,9 +8,11 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response
 
-from .errors import ApiError, bad_request
-from .framing import sse
-from .lane import SERVER
+from ..errors import ApiError, bad_request
+from ..framing import sse
+from ..lane import SERVER
+from ..state import State
+from ..web import Json, parse_json, read_body, read_json, stream, unless_gone
 from .schemas import (
     MAX_CHOICES,
     AskBody,
@@ -23,8 +25,6 @@ from .schemas import (
     require,
     tokens,
 )
-from .state import State
-from .web import Json, parse_json, read_body, read_json, stream, unless_gone
 
 IMAGES = ("image/jpeg", "image/jpg", "image/png", "image/webp", "application/octet-stream")
 

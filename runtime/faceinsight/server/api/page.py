@@ -10,14 +10,14 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response
 
-from .errors import ApiError
+from ..errors import ApiError
+from ..page.words import Facts, page
+from ..security import COOKIE, Gate, LoginBody
+from ..state import State
+from ..web import Json, read_json
 from .schemas import decoded
-from .security import COOKIE, Gate, LoginBody
-from .state import State
-from .web import Json, read_json
-from .words import Facts, page
 
-FOLDER = Path(__file__).with_name("static")
+FOLDER = Path(__file__).parents[1] / "page" / "static"
 #: Nothing but what this server gives; pictures of the page's are blobs. Of the browser's devices only those it uses.
 HEADERS = {
     "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; "

@@ -12,15 +12,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-from ..errors import FaceInsightError, RequestError
-from ..host.thermal import temperatures
-from .errors import ApiError, where
-from .lane import SERVER
-from .metrics import OUTLETS
+from ...errors import FaceInsightError, RequestError
+from ...host.thermal import temperatures
+from ..api.status import reasons
+from ..errors import ApiError, where
+from ..lane import SERVER
+from ..metrics import OUTLETS
+from ..options import Options
+from ..state import State
 from .mqtt import Mqtt
-from .options import Options
-from .state import State
-from .status import reasons
 from .webhook import Webhook
 from .window_log import WindowLog
 

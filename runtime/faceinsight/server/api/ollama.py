@@ -15,13 +15,13 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response
 
+from ..errors import ApiError, bad_request
+from ..framing import ndjson
+from ..state import State
+from ..web import Json, last_of, read_json, stream, unless_gone
 from .chat import events_of, findings, finish_reason
 from .chat_request import ChatRequest, parse
-from .errors import ApiError, bad_request
-from .framing import ndjson
 from .schemas import require
-from .state import State
-from .web import Json, last_of, read_json, stream, unless_gone
 
 #: The version of Ollama whose API this is; clients compare it before they use newer parts of it.
 VERSION = "0.13.0"

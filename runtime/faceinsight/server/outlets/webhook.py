@@ -10,10 +10,10 @@ from collections.abc import Mapping
 from typing import Any
 from urllib.parse import SplitResult, urlsplit
 
-from .._version import __version__
-from ..errors import RequestError
+from ..._version import __version__
+from ...errors import RequestError
+from ..metrics import Metrics
 from .channel import Channel, Rejected
-from .metrics import Metrics
 
 log = logging.getLogger(__name__)
 

@@ -8,10 +8,10 @@ from io import FileIO
 from pathlib import Path
 from typing import Any
 
-from ..errors import RequestError
+from ...errors import RequestError
+from ..framing import ndjson
+from ..metrics import Metrics
 from .channel import Channel
-from .framing import ndjson
-from .metrics import Metrics
 
 #: Files in all, and bytes of each.
 FILES, SIZE = 5, 10_000_000

@@ -14,14 +14,14 @@ from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from ..camera import Camera, Frame
-from ..camera.source import parse
+from ...camera import Camera, Frame
+from ...camera.source import parse
+from ..errors import ApiError
+from ..framing import sse
+from ..lane import SERVER
+from ..metrics import Metrics
+from ..supervisor import Supervisor
 from .consent import Consent
-from .errors import ApiError
-from .framing import sse
-from .lane import SERVER
-from .metrics import Metrics
-from .supervisor import Supervisor
 
 log = logging.getLogger(__name__)
 

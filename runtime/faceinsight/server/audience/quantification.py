@@ -15,8 +15,8 @@ several). An interval holds every number of people that does not contradict T: t
     (T - x)^2 <= z^2 (x v1 + (N - x) v0 + x^2 e1 + (N - x)^2 e0)                   Wilson 1927, Fieller 1954
 
 What it assumes: people of one class are read here as those of the validation data were. Those are single photos of
-other people; a camera averages several frames of one person. audience.json has the corrections of the shipped bundles,
-by the bundle's SHA-256; benchmarks/quality/audience.py writes it.
+other people; a camera averages several frames of one person. corrections.json has those of the shipped bundles, by the
+bundle's SHA-256; benchmarks/quality/audience.py writes it.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-RECORD = Path(__file__).with_name("audience.json")
+RECORD = Path(__file__).with_name("corrections.json")
 #: Quantile of the normal distribution for 95 %.
 Z = 1.96
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..errors import RequestError
+from ...errors import RequestError
 
 #: Files in the package, and the language whose words each other one must have.
 FOLDER, FIRST = Path(__file__).with_name("words"), "en"

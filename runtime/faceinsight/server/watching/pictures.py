@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from ..types import Face
+from ...types import Face
 
 #: JPEG quality of previews.
 _QUALITY = 75

@@ -1,0 +1,1 @@
+"""Audience figures: counted, corrected, and shown only of several people."""

@@ -1,0 +1,1 @@
+"""The page for the public and the page to try it, and their words."""

@@ -1,0 +1,1 @@
+"""The server's camera: consent, frames, who is there, questions about now."""
