@@ -105,6 +105,18 @@ def test_your_own_bundle(tmp_path: Path):
     assert "words.txt" in done.stderr
 
 
+def test_the_swaying_portrait_is_a_camera():
+    from faceinsight.camera import Camera
+
+    program = EXAMPLES / "swaying_portrait.py"
+    command = f"{sys.executable} {program} {PHOTO} --people 2 --frames 5 --fps 10"
+    with Camera(f"cmd:{command}", loop=False) as camera:
+        pictures = [frame.image for frame in camera]
+    assert {picture.shape for picture in pictures} == {(720, 1280, 3)}
+    assert 2 <= len(pictures) <= 5
+    assert not np.array_equal(pictures[0], pictures[-1])
+
+
 def test_all_are_listed_and_tested():
     names = {path.name for path in EXAMPLES.glob("*.py")}
     listed, tests = (EXAMPLES / "README.md").read_text(), Path(__file__).read_text()

@@ -19,7 +19,7 @@ SPAN = 2.0
 #: Seconds for which a new state must hold before it is shown.
 STEADY = 1.0
 #: Logits by which the evidence must exceed that of the doubt.
-MARGIN = 0.7
+MARGIN = 2.0
 
 
 class Average:

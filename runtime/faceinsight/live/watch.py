@@ -83,7 +83,13 @@ class Person:
 
 
 class Watcher:
-    """Everybody in front of one camera. Not for several threads."""
+    """Everybody in front of one camera. Not for several threads.
+
+    Attributes:
+        looks: how often somebody was looked at.
+        pace: how many times longer than usual the time between two looks at one face is: more than 1 where heat holds
+            the machine back, so that frames are kept.
+    """
 
     def __init__(self, insight: FaceInsight, *, clock: Callable[[], float] = time.perf_counter) -> None:
         """insight: finds and reads the faces; clock: measures how long that takes."""
@@ -94,7 +100,7 @@ class Watcher:
         self._closely = -np.inf
         self._periods: deque[float] = deque(maxlen=30)
         self._detecting = self._looking = 0.0
-        self.looks = 0
+        self.looks, self.pace = 0, 1.0
 
     @property
     def people(self) -> list[Person]:
@@ -152,7 +158,7 @@ class Watcher:
         # The shorter ones of late: where frames are missed, that is what is to be mended.
         period = sorted(self._periods)[len(self._periods) // 4] if self._periods else SELDOM
         left = max(SHARE - self._detecting / period, LEAST)
-        interval = min(max(OFTEN, self._looking * max(1, len(present)) / left), SELDOM)
+        interval = min(max(OFTEN * self.pace, self._looking * max(1, len(present)) / left), SELDOM)
         due = [(p, d) for p, d in present if at - p.looked >= interval]
         if not due:
             return []

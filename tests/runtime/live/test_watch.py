@@ -143,3 +143,36 @@ def test_what_is_no_camera_is_one_line(capsys: pytest.CaptureFixture[str]):
     with pytest.raises(SystemExit) as error:
         main(["watch", "v4l2:0", "--size", "large"])
     assert error.value.code == 2
+
+
+@pytest.mark.slow
+def test_where_heat_holds_the_machine_back_faces_are_read_less_often(insight: FaceInsight):
+    frames = [scene((200, 100), seed=i) for i in range(60)]
+    usual, hot = Watcher(insight), Watcher(insight)
+    hot.pace = 3.0
+    for i, frame in enumerate(frames):
+        usual.update(frame, i / FPS)
+        hot.update(frame, i / FPS)
+    assert 1 <= hot.looks <= usual.looks / 2
+    assert len(hot.people) == len(usual.people) == 1
+
+
+@pytest.mark.slow
+def test_closer_looks_are_taken_now_and_then_and_when_somebody_is_missed(
+    insight: FaceInsight, monkeypatch: pytest.MonkeyPatch
+):
+    wanted: list[int | None] = []
+    detector = insight.perception.detector
+    detect = type(detector).detect
+
+    def counted(self: object, image: np.ndarray, *, enough: int | None = None) -> object:
+        wanted.append(enough)
+        return detect(self, image, enough=enough)
+
+    monkeypatch.setattr(type(detector), "detect", counted)
+    watcher = Watcher(insight)
+    for i in range(2 * FPS):
+        watcher.update(scene((200, 100), seed=i), i / FPS)
+    # Two a second; all others are content with the one who was there before.
+    assert wanted.count(None) == 4
+    assert set(wanted) == {None, 1}

@@ -223,6 +223,29 @@ def test_whatever_fails_the_page_rests_and_goes_on(browser: Any, tmp_path: Path,
         server.stop()
 
 
+def test_a_camera_that_is_lost_and_comes_back(browser: Any, tiny_bundle: Path, tmp_path: Path):
+    plugged = tmp_path / "plugged"
+    plugged.touch()
+    source = camera().removeprefix("cmd:")
+    command = shlex.join(["sh", "-c", f"test -e {shlex.quote(str(plugged))} && exec {source}"])
+    with Serving(tmp_path, tiny_bundle, "--kiosk", "--camera", f"cmd:{command}") as server:
+        server.wait_ready()
+        visit = Visit(browser, server.url)
+        visit.agree()
+        plugged.unlink()
+        lost = [pid for pid in children(server.pid) if pid != server.worker]
+        os.kill(lost[0], signal.SIGKILL)
+        visit.wait_state("pause", 10)
+        assert not INTERNALS.search(visit.text), visit.text
+        plugged.touch()
+        visit.wait_state("live", 10)
+        visit.wait_labels()
+        # It is the same visit: nobody has to agree again.
+        assert server.get("/v1/consent").json()["consent"] == "open"
+        assert not visit.errors
+        visit.close()
+
+
 def test_every_state_is_accessible(browser: Any, kiosk: Serving):
     """axe: nothing serious, in a wide and in a high window, and on a phone."""
     axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe-playwright-python").Axe()

@@ -9,11 +9,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ...camera import Frame
+from ...host.thermal import throttled
 from ...live import Event, Person, Watcher, states
 from ...live.words import at, means_several, places
 from ...plain import plain
 from ..errors import ApiError
 from .pictures import jpeg, parsing
+
+#: Seconds between two looks at what holds clocks back, and how many times rarer faces are read then.
+_HEAT, _HELD_BACK = 10.0, 3.0
 
 if TYPE_CHECKING:
     from ...insight import FaceInsight
@@ -28,6 +32,7 @@ class Scene:
         self._watcher = Watcher(insight)
         self._time = 0.0
         self._must_forget = False
+        self._measured = -_HEAT
 
     def frame(self, fields: Mapping[str, Any], data: bytes, *, beside: bool = False) -> dict[str, Any]:
         """One frame: everybody in it, and what has happened.
@@ -40,6 +45,7 @@ class Scene:
         frame = Frame(fields["number"], fields["time"], fields["width"], fields["height"], data)
         image = frame.image
         self._time = max(self._time, frame.time)
+        self._measure_heat()
         events = self._watcher.update(image, self._time)
         self._must_forget |= any(event.kind == "left" for event in events)
         if self._must_forget and not beside:
@@ -55,6 +61,12 @@ class Scene:
             "events": list(map(_plain, events)),
             "jpeg": jpeg(image, fields["preview"]) if fields["preview"] else None,
         }
+
+    def _measure_heat(self) -> None:
+        """Where heat or power hold clocks back, fewer looks come before fewer frames."""
+        if self._time - self._measured >= _HEAT:
+            self._measured = self._time
+            self._watcher.pace = _HELD_BACK if throttled() else 1.0
 
     def meant(self, fields: Mapping[str, Any]) -> tuple[list[Person], str]:
         """Whom a question is about, and the question without words for where they stand.
