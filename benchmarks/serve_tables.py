@@ -140,9 +140,9 @@ def live(result: Figures) -> tuple[Row, list[Row]]:
         ("frames that came; that were watched", *(f"{run['frames']}; {run['watched']}" for run in runs)),
         ("looks", *(str(run["looks"]) for run in runs)),
         ("cores in use", *(f"{run['cores']:.2f}" for run in runs)),
-        (
-            "changes of a state, a person and minute",
-            *(f"{run['changes of a state, a track and minute']:.1f}" for run in runs),
+        *(
+            (name.replace("track", "person"), *(f"{run[name]:.1f}" for run in runs))
+            for name in ("changes of a state, a track and minute", "back to an earlier one, a track and minute")
         ),
     ]
     return ("", *(_people(run["people"]) for run in runs)), rows
@@ -152,7 +152,8 @@ def against_photos(result: Figures) -> tuple[Row, list[Row]]:
     """Labels of a video, as they are shown, against those of photos of it."""
     runs = [run["labels against photos"] for run in result["runs"]]
     rows: list[Row] = [("claims of photos", *(f"{run['claims of the photos']:,}" for run in runs))]
-    rows += [(name, *(f"{run[name]:.1%}" for run in runs)) for name in ("the same", "in doubt", "the opposite")]
+    names = ("the same", "in doubt", "the opposite", "two photos a second apart, the same")
+    rows += [(name, *(f"{run[name]:.1%}" for run in runs)) for name in names]
     return ("", *(_people(run["people"]) for run in result["runs"])), rows
 
 

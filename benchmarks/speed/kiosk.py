@@ -3,6 +3,7 @@ server and browser cost together, and whether the browser's memory grows.
 
     python benchmarks/speed/kiosk.py --out kiosk.json                       (14 minutes)
     python benchmarks/speed/kiosk.py --out kiosk.json --seconds 20 --minutes 0
+    python benchmarks/speed/kiosk.py --out night.json --visits 200          (a night: so many visits, one after another)
 
 A portrait that sways (examples/swaying_portrait.py), once and four times, is the camera of `faceinsight serve
 --kiosk`; headless Chromium shows the page at 1920x1080. The memory is measured beside that of a page that keeps every
@@ -196,11 +197,58 @@ def growth(bundle: str, minutes: float, *, leak: bool) -> dict[str, Any]:
     return {"minutes": minutes, "MB": found, "growth in percent": percent, "holds": percent < STEADY}
 
 
+def night(bundle: str, visits: int) -> dict[str, Any]:
+    """One visit after another, each from the first touch to the farewell with three questions: what stays behind."""
+    found: list[dict[str, float]] = []
+    answers = rests = 0
+    with serving(bundle, "--kiosk", "--audience", "--camera", camera(2)) as server:
+        server.wait_ready()
+        with page(f"http://127.0.0.1:{server.port}/") as shown:
+            worker, began = server.worker, time.monotonic()
+            for visit in range(visits):
+                if visit:
+                    shown.click("#begin")
+                    shown.click("#agree")
+                    shown.wait_for_selector("#labels span", state="attached")
+                for chip in range(1, 4):
+                    shown.click(f"#chips button:nth-child({chip})")
+                    shown.wait_for_selector("#talk:not([aria-busy=true])")
+                answers += shown.locator("#talk .answer:not(:empty)").count()
+                rests += shown.evaluate("() => document.body.dataset.state") != "live"
+                shown.click("#forget")
+                shown.wait_for_selector('body[data-state="attract"]')
+                resident = server.resident()
+                found.append({"browser": round(memory(browser_pids()), 1), **resident})
+            taken = time.monotonic() - began
+            _, text = server.get("/metrics")
+            restarts = sum(
+                float(line.split()[1])
+                for line in text.splitlines()
+                if line.startswith("faceinsight_worker_restarts_total")
+            )
+            same = server.worker == worker
+    tenth = max(1, visits // 10)
+    second, last = found[tenth : 2 * tenth], found[-tenth:]
+    return {
+        "visits": visits,
+        "seconds": round(taken, 1),
+        "questions answered": answers,
+        "of": 3 * visits,
+        "visits that ended on the page that rests": rests,
+        "worker restarts": restarts,
+        "the same worker": same,
+        "MB of the second tenth and the last": {
+            part: [float(np.median([row[part] for row in rows])) for rows in (second, last)] for part in found[0]
+        },
+    }
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--bundle", default="nano")
     parser.add_argument("--seconds", type=float, default=60, help="of each run with a camera (60)")
     parser.add_argument("--minutes", type=float, default=10, help="of the memory's; 0: leave it out (10)")
+    parser.add_argument("--visits", type=int, default=0, help="only so many visits, one after another")
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
     result: dict[str, Any] = {
@@ -209,9 +257,12 @@ def main() -> None:
         "bundle": args.bundle,
         "bundle_sha256": Bundle.open(args.bundle).sha256,
         "fps": FPS,
-        "runs": [live(args.bundle, people, args.seconds) for people in (1, 4)],
     }
-    if args.minutes:
+    if args.visits:
+        result |= night(args.bundle, args.visits)
+    else:
+        result["runs"] = [live(args.bundle, people, args.seconds) for people in (1, 4)]
+    if args.minutes and not args.visits:
         result["memory"] = growth(args.bundle, args.minutes, leak=False)
         result["planted leak"] = growth(args.bundle, min(args.minutes, 5), leak=True)
     args.out.write_text(json.dumps(result, indent=1) + "\n")

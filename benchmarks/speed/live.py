@@ -64,7 +64,8 @@ def watch(insight: FaceInsight, people: int, seconds: float) -> dict[str, Any]:
     boxes: list[float] = []
     labels: list[float] = []
     looks = 0
-    changes: dict[str, int] = defaultdict(int)
+    shown: dict[tuple[str, str], list[str]] = defaultdict(list)
+    changes = returns = 0
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "people.avi"
         video(path, people, seconds)
@@ -77,8 +78,12 @@ def watch(insight: FaceInsight, people: int, seconds: float) -> dict[str, Any]:
                 (labels if watcher.looks > looks else boxes).append(age)
                 looks = watcher.looks
                 for event in events:
-                    if event.kind == "labels":
-                        changes[event.track] += len(event.values["labels"])
+                    if event.kind not in ("appeared", "labels"):
+                        continue
+                    for name, (state, _) in event.values["labels"].items():
+                        states = shown[event.track, name]
+                        changes, returns = changes + bool(states), returns + (state in states)
+                        states.append(state)
             status, tracks = camera.status, len(watcher.people)
             spent, taken = cpu() - before, time.monotonic() - began
             watcher.end(time.monotonic())
@@ -92,15 +97,18 @@ def watch(insight: FaceInsight, people: int, seconds: float) -> dict[str, Any]:
         "frame to boxes": percentiles(boxes),
         "frame to labels": percentiles(labels),
         "cores": round(spent / taken, 2),
-        "changes of a state, a track and minute": round(sum(changes.values()) / people / (taken / 60), 2),
+        "changes of a state, a track and minute": round(changes / people / (taken / 60), 2),
+        "back to an earlier one, a track and minute": round(returns / people / (taken / 60), 2),
     }
 
 
 def agreement(insight: FaceInsight, people: int, seconds: float) -> dict[str, Any]:
-    """Labels as they are shown, against those of a photo: of one frame a second, where the photo claims something."""
+    """Labels as they are shown, against those of a photo: of one frame a second, where the photo claims something; and
+    how far two photos of one person agree, a second apart."""
     photo, rng = np.asarray(cv2.imread(str(PHOTO)), np.uint8), np.random.default_rng(people)
     watcher = Watcher(insight)
-    claims = agreed = unsure = faces = missed = 0
+    claims = agreed = unsure = faces = missed = pairs = alike = 0
+    last: dict[str, dict[str, str]] = {}
     for i in range(int(seconds * FPS)):
         image = np.ascontiguousarray(frame(photo, people, i, rng)[:, :, ::-1])
         watcher.update(image, i / FPS)
@@ -113,8 +121,11 @@ def agreement(insight: FaceInsight, people: int, seconds: float) -> dict[str, An
             if person is None:
                 continue
             shown = {label.name: label.state for label in person.labels}
+            before = last.get(person.track.id, {})
+            last[person.track.id] = {label.name: label.state for label in face.labels}
             for label in face.labels:
                 if label.state in ("yes", "no"):
+                    pairs, alike = pairs + bool(before), alike + (before.get(label.name) == label.state)
                     claims += 1
                     agreed += shown[label.name] == label.state
                     unsure += shown[label.name] not in ("yes", "no")
@@ -126,6 +137,7 @@ def agreement(insight: FaceInsight, people: int, seconds: float) -> dict[str, An
         "the same": round(agreed / claims, 4),
         "in doubt": round(unsure / claims, 4),
         "the opposite": round((claims - agreed - unsure) / claims, 4),
+        "two photos a second apart, the same": round(alike / max(1, pairs), 4),
     }
 
 

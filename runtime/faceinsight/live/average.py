@@ -4,59 +4,73 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import fields, replace
-from typing import Any, TypeVar
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ..perception.closeup import CloseupReading
 from ..perception.encoders import Encoded
 from ..types import NO, STATES, UNSURE, YES, Label
 
-T = TypeVar("T")
-#: Seconds over which readings are averaged: after so long the older ones weigh a third.
+#: Seconds over which readings of what changes (a smile) are averaged: after so long the older ones weigh a third.
 SPAN = 2.0
+#: The same of all else, at most: of a shorter visit the whole counts. Not longer, since hats are taken off.
+LASTING = 8.0
 #: Seconds for which a new state must hold before it is shown.
 STEADY = 1.0
 #: Logits by which the evidence must exceed that of the doubt.
-MARGIN = 2.0
+MARGIN = 0.7
 
 
 class Average:
     """Of readings: their logits, areas and probabilities. Label map and tokens are the newest."""
 
-    def __init__(self) -> None:
-        """Of none."""
+    def __init__(self, changing: NDArray[np.bool_]) -> None:
+        """Of none. changing: (K,), which of the characteristics change while somebody stands there."""
+        self._changing = changing
         self._value: Encoded | None = None
-        self._time = 0.0
+        self._began = self._time = 0.0
 
     def add(self, time: float, encoded: Encoded) -> Encoded:
         """One more reading, of one face; returns the average. time: in seconds."""
-        if self._value is None:
-            self._value = encoded
+        old = self._value
+        if old is None:
+            self._value, self._began = encoded, time
         else:
-            share = 1 - math.exp(-max(time - self._time, 0.05) / SPAN)
+            seconds = max(time - self._time, 0.05)
+            quick = _share(seconds, SPAN)
+            slow = _share(seconds, min(max(time - self._began, SPAN), LASTING))
+            shares = np.where(self._changing, quick, slow).astype(np.float32)
             closeup = encoded.closeup
-            if closeup and self._value.closeup:
-                closeup = _mixed(self._value.closeup, closeup, share)
-            mean = _mix(self._value.logits, encoded.logits, share), _mix(self._value.area, encoded.area, share)
+            if closeup and old.closeup:
+                closeup = _mix_closeups(old.closeup, closeup, shares, quick, slow)
+            mean = _mix(old.logits, encoded.logits, shares), _mix(old.area, encoded.area, quick)
             self._value = replace(encoded, logits=mean[0], area=mean[1], closeup=closeup)
         self._time = time
         return self._value
 
 
-def _mix(old: NDArray[np.float32], new: NDArray[np.float32], share: float) -> NDArray[np.float32]:
+def _share(seconds: float, span: float) -> float:
+    """Of the newest reading in the average, after so many seconds."""
+    return 1 - math.exp(-seconds / span)
+
+
+def _mix(old: NDArray[np.float32], new: NDArray[np.float32], share: float | NDArray[np.float32]) -> NDArray[np.float32]:
     return (old + share * (new - old)).astype(np.float32)
 
 
-def _mixed(old: T, new: T, share: float) -> T:
-    """A dataclass whose arrays of floats are mixed."""
-    out: dict[str, Any] = {}
-    for field in fields(new):  # type: ignore[arg-type]
-        a, b = getattr(old, field.name), getattr(new, field.name)
-        if isinstance(b, np.ndarray) and b.dtype.kind == "f" and a is not None and a.shape == b.shape:
-            out[field.name] = _mix(a, b, share)
-    return replace(new, **out)  # type: ignore[type-var]
+def _mix_closeups(
+    old: CloseupReading, new: CloseupReading, shares: NDArray[np.float32], quick: float, slow: float
+) -> CloseupReading:
+    years = new.years if new.years is None or old.years is None else _mix(old.years, new.years, slow)
+    return replace(
+        new,
+        logits=_mix(old.logits, new.logits, shares[new.columns]),
+        years=years,
+        faults=_mix(old.faults, new.faults, quick),
+        turns=_mix(old.turns, new.turns, quick),
+    )
 
 
 class Steady:

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..bundle.specs import CharacteristicSpec
 from ..insight import FaceInsight
 from ..perception.detector import Detection
 from ..plain import plain
@@ -62,17 +63,18 @@ class Person:
 
     Attributes:
         track: where they are, and since when.
+        average: of what was read of them.
         face: as it was last looked at, with averaged labels; None before the first time.
         facing: is the face turned to the camera?
         attention, glances: seconds for which it was, and how often it turned to it.
     """
 
     track: Track
+    average: Average
     face: Face | None = None
     facing: bool = False
     attention: float = 0.0
     glances: int = 0
-    average: Average = field(default_factory=Average)
     steady: Steady = field(default_factory=Steady)
     looked: float = -np.inf
 
@@ -95,6 +97,7 @@ class Watcher:
         """insight: finds and reads the faces; clock: measures how long that takes."""
         self._insight, self._clock = insight, clock
         self._tracker = Tracker()
+        self._changing = np.array([_changes(c) for c in insight.perception.encoders.specs])
         self._people: dict[str, Person] = {}
         self._last: float | None = None
         self._closely = -np.inf
@@ -127,7 +130,7 @@ class Watcher:
         events = [self._left(track, at) for track in gone]
         present = []
         for track, detection in zip(found, detections, strict=True):
-            person = self._people.setdefault(track.id, Person(track))
+            person = self._people.setdefault(track.id, Person(track, Average(self._changing)))
             self._attend(person, detection, at)
             if track.is_certain:
                 present.append((person, detection))
@@ -188,7 +191,7 @@ class Watcher:
         person.facing = facing
 
     def _left(self, track: Track, at: float) -> Event:
-        person = self._people.pop(track.id, None) or Person(track)
+        person = self._people.pop(track.id, None) or Person(track, Average(self._changing))
         return Event(
             "left",
             at,
@@ -200,6 +203,11 @@ class Watcher:
                 "labels": states(person.labels),
             },
         )
+
+
+def _changes(spec: CharacteristicSpec) -> bool:
+    """Does it change while somebody stands there? What the mouth does, and the expression."""
+    return spec.region == "mouth" or spec.group == "expression"
 
 
 def is_facing(landmarks: NDArray[np.float32]) -> bool:

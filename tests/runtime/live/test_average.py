@@ -49,7 +49,7 @@ def test_a_probability_that_sways_about_a_bound_is_in_doubt():
         probability = 0.85 + 0.03 * (1 if i // 10 % 2 else -1)
         state = "yes" if probability > 0.85 else "unsure"
         assert steady.update(i / 3, [label(state, probability=probability)]) == []
-    updates = [x for i in range(100, 110) for x in steady.update(i / 3, [label("yes", probability=0.98)])]
+    updates = [x for i in range(100, 110) for x in steady.update(i / 3, [label("yes", probability=0.97)])]
     assert [x.state for x in updates] == ["yes"]
 
 

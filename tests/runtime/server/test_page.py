@@ -163,6 +163,13 @@ def test_a_consent_that_nobody_renews_ends(tiny_bundle: Path, tmp_path: Path):
         server.wait(lambda: server.get("/v1/camera").json()["consent"] == "closed", 10)
         assert 4 < time.monotonic() - began < 7
         assert server.get("/v1/camera").json()["state"] == "waiting_for_consent"
+        # Forgetting needs no worker.
+        server.post("/v1/consent")
+        server.wait(lambda: server.get("/v1/camera").json()["state"] == "up", 10)
+        os.kill(server.worker, signal.SIGKILL)
+        gone = httpx.delete(f"{server.url}/v1/consent", timeout=30)
+        assert (gone.status_code, gone.json()["consent"]) == (200, "closed")
+        server.wait_ready()
         server.post("/v1/camera", json={"enabled": False})
         assert server.post("/v1/consent").json()["error"]["code"] == "camera_not_ready"
 

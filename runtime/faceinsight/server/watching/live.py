@@ -124,9 +124,7 @@ class LiveCamera:
             if not self.consent.asked:
                 return
             self.consent.give()
-            if self._expiry:
-                self._expiry.cancel()
-            self._expiry = asyncio.get_running_loop().call_later(self.consent.seconds, self._expire)
+            self._expire_later()
             self._read_if_may()
 
     async def forget_all(self) -> int:
@@ -138,11 +136,22 @@ class LiveCamera:
                 await self._end()
             else:
                 await self._forget_people()
-            return int((await self._give("forget"))["wiped"])
+            try:
+                return int((await self._give("forget"))["wiped"])
+            except ApiError:
+                # No worker is there, and what the last one held is gone with it.
+                return 0
 
     def _expire(self) -> None:
-        if not self.consent.holds:
+        if self.consent.holds:
+            self._expire_later()
+        else:
             self._ending = asyncio.get_running_loop().create_task(self.forget_all())
+
+    def _expire_later(self) -> None:
+        if self._expiry:
+            self._expiry.cancel()
+        self._expiry = asyncio.get_running_loop().call_later(self.consent.left, self._expire)
 
     def _read_if_may(self) -> None:
         """Read frames, where it is switched on and consent holds."""
