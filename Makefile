@@ -8,7 +8,7 @@ ifneq ($(shell grep -s amx_int8 /proc/cpuinfo),)
 export CMAKE_ARGS ?= -DCMAKE_CXX_FLAGS='-fno-dse -fno-tree-dse'
 endif
 
-.PHONY: setup setup-dev demo kiosk test test-slow test-all test-versions lint types docs bench model clean
+.PHONY: setup setup-dev demo kiosk test test-slow test-all test-nvidia test-versions lint types docs bench model clean
 
 # The runtime alone: enough for the demo.
 setup: $(VENV)/.runtime
@@ -55,6 +55,22 @@ test-slow: setup-dev
 	$(BIN)/python -m pytest -m slow
 
 test-all: test test-slow
+
+# Tests with NVIDIA's own wheels, which need no GPU: TensorRT-RTX builds plans, and TensorRT's Python bindings are those of
+# JetPack 6 and 7 and of the desktop. A venv of its own, on top of the tests'.
+NVIDIA := work/nvidia
+test-nvidia: setup-dev $(NVIDIA)/.installed
+	FACEINSIGHT_BINDINGS=$(NVIDIA)/bindings $(NVIDIA)/bin/python -m pytest -m nvidia
+
+$(NVIDIA)/.installed: tests/nvidia-requirements.txt | $(VENV)/.dev
+	$(BIN)/python -m venv $(NVIDIA)
+	$(BIN)/python -c "import sysconfig; print(f'import site; site.addsitedir({sysconfig.get_path(\"purelib\")!r})')" \
+		> "$$($(NVIDIA)/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")/tests.pth"
+	$(NVIDIA)/bin/python -m pip install --quiet --no-deps -r tests/nvidia-requirements.txt
+	for package in tensorrt-cu12-bindings==10.3.0 tensorrt-cu13-bindings==10.16.1.11; do \
+		$(NVIDIA)/bin/python -m pip install --quiet --no-deps --target $(NVIDIA)/bindings/$$package $$package || exit 1; \
+	done
+	@touch $@
 
 # The folder of benchmarks/results whose figures the docs show.
 RESULTS ?= xeon-2026-11

@@ -114,6 +114,9 @@ MEASUREMENTS = {
     "epyc-2026-11/live-nano": Measurement(
         "a camera that is watched", "speed/live.py --seconds 60 --out OUT", "0dce138"
     ),
+    "epyc-2026-11/kiosk-night": Measurement(
+        "visits to the kiosk's page, one after another", "speed/kiosk.py --visits 120 --out OUT", "COMMIT2"
+    ),
     "epyc-2026-11/kiosk": Measurement(
         "the kiosk's page in a browser beside its server", "speed/kiosk.py --out OUT", "0dce138"
     ),
@@ -126,6 +129,12 @@ MEASUREMENTS = {
         "an MQTT broker that dies in front of the server, and none at all",
         "speed/broker.py --out OUT",
         "0dce138",
+    ),
+    "epyc-2026-11/plans": Measurement(
+        "TensorRT plans built without a GPU, and TF32 emulated on the CPU; with work/nvidia/bin/python of "
+        "`make test-nvidia`",
+        "speed/plans.py --out OUT",
+        "COMMIT3",
     ),
     "epyc-2026-11/latency-nano": Measurement(
         "every step on a CPU without AMX",

@@ -190,6 +190,23 @@ def kiosk(result: Figures) -> tuple[Row, list[Row]]:
     return ("", *(_people(run["people"]) for run in runs)), rows
 
 
+def night(result: Figures) -> tuple[Row, list[Row]]:
+    """Visits to a kiosk, one after another."""
+    memory = result["MB of the second tenth and the last"]
+    names = {"parent": "server", "worker": "worker", "browser": "browser"}
+    rows: list[Row] = [
+        ("visits, each with three questions; hours", f"{result['visits']}; {result['seconds'] / 3600:.1f}"),
+        ("questions answered", str(result["questions answered"])),
+        ("requests that were refused or failed", str(sum(result["requests that were refused or failed"].values()))),
+        ("workers that were replaced", f"{result['worker restarts']:.0f}"),
+        *(
+            (f"memory of the {names[part]}, second tenth -> last", f"{first:.0f} -> {last:.0f} MB")
+            for part, (first, last) in memory.items()
+        ),
+    ]
+    return ("", ""), rows
+
+
 def _people(count: int) -> str:
     return f"{count} {'person' if count == 1 else 'people'}"
 

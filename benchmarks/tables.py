@@ -415,6 +415,19 @@ def licences(_: Results) -> str:
     return markdown(("component", "licence", "source", "trained on"), rows)
 
 
+def plans(results: Results) -> str:
+    """TensorRT plans that were built without a GPU, and what TF32 would change in these graphs."""
+    found = Results(SERVED)["plans"]
+    never = "yes" if found["executed on a GPU"] else "never"
+    rows = []
+    for row in found["graphs"]:
+        far = row["TF32 on the CPU"]
+        built = f"{row['plan MB']:.1f} MB in {row['seconds']:.1f} s"
+        rows.append((row["graph"], f"{row['ONNX MB']:.2f} MB", built, "-" if far is None else f"{far:.4f}", never))
+    head = ("graph", "ONNX", f"plan, by {found['builder']}", "TF32 against float32, emulated", "executed")
+    return markdown(head, rows)
+
+
 def _served(
     name: str, make: Callable[[Mapping[str, Any]], tuple[Sequence[str], Sequence[Sequence[str]]]]
 ) -> Callable[[Results], str]:
@@ -452,12 +465,14 @@ TABLES: dict[str, Callable[[Results], str]] = {
     "convert": convert,
     "soak": soak,
     "versions": versions_tried,
+    "plans": plans,
     "serve-cost": _served("serve-nano", serve_tables.cost),
     "serve-overload": _served("serve-nano", serve_tables.overload),
     "serve-endurance": _served("serve-endurance", serve_tables.endurance),
     "live": _served("live-nano", serve_tables.live),
     "against-photos": _served("live-nano", serve_tables.against_photos),
     "kiosk": _served("kiosk", serve_tables.kiosk),
+    "kiosk-night": _served("kiosk-night", serve_tables.night),
     "audience": _served("audience", serve_tables.audience),
     "audience-sets": _served("audience", serve_tables.audience_sets),
     "broker": _served("broker", serve_tables.broker),

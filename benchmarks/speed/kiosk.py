@@ -17,7 +17,9 @@ import json
 import os
 import shlex
 import shutil
+import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -29,10 +31,11 @@ import numpy as np
 from faceinsight import __version__
 from faceinsight.bench.state import machine
 from faceinsight.bundle.bundle import Bundle
-from serve import PHOTO, percentiles, serving
+from serve import PHOTO, Server, percentiles, serving
 
 ROOT = Path(__file__).parents[2]
 SOURCE = ROOT / "examples" / "swaying_portrait.py"
+VISITOR = Path(__file__).parent / "visitor"
 FPS = 15
 FLAGS = ("--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update")
 #: Growth of the browser's memory, in percent of it, that is none; and when it is first measured, in minutes.
@@ -197,50 +200,74 @@ def growth(bundle: str, minutes: float, *, leak: bool) -> dict[str, Any]:
     return {"minutes": minutes, "MB": found, "growth in percent": percent, "holds": percent < STEADY}
 
 
+@contextmanager
+def visitor(url: str) -> Iterator[subprocess.Popen[bytes]]:
+    """A browser in which somebody visits the page again and again; nothing else looks into it."""
+    with tempfile.TemporaryDirectory() as profile:
+        command = [
+            program() or "chromium",
+            *FLAGS,
+            "--headless=new",
+            "--window-size=1920,1080",
+            f"--user-data-dir={profile}",
+            f"--load-extension={VISITOR}",
+            "--disable-features=DisableLoadExtensionCommandLineSwitch",
+            url,
+        ]
+        browser = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+        try:
+            yield browser
+        finally:
+            browser.kill()
+            browser.wait()
+
+
 def night(bundle: str, visits: int) -> dict[str, Any]:
     """One visit after another, each from the first touch to the farewell with three questions: what stays behind."""
     found: list[dict[str, float]] = []
-    answers = rests = 0
     with serving(bundle, "--kiosk", "--audience", "--camera", camera(2)) as server:
         server.wait_ready()
-        with page(f"http://127.0.0.1:{server.port}/") as shown:
-            worker, began = server.worker, time.monotonic()
-            for visit in range(visits):
-                if visit:
-                    shown.click("#begin")
-                    shown.click("#agree")
-                    shown.wait_for_selector("#labels span", state="attached")
-                for chip in range(1, 4):
-                    shown.click(f"#chips button:nth-child({chip})")
-                    shown.wait_for_selector("#talk:not([aria-busy=true])")
-                answers += shown.locator("#talk .answer:not(:empty)").count()
-                rests += shown.evaluate("() => document.body.dataset.state") != "live"
-                shown.click("#forget")
-                shown.wait_for_selector('body[data-state="attract"]')
-                resident = server.resident()
-                found.append({"browser": round(memory(browser_pids()), 1), **resident})
+        worker, began = server.worker, time.monotonic()
+        with visitor(f"http://127.0.0.1:{server.port}/") as browser:
+            while (done := answered(server)) < 3 * visits:
+                while answered(server) == done:
+                    time.sleep(1)
+                found.append({"browser": round(memory(family(browser.pid)), 1), **server.resident()})
             taken = time.monotonic() - began
-            _, text = server.get("/metrics")
-            restarts = sum(
-                float(line.split()[1])
-                for line in text.splitlines()
-                if line.startswith("faceinsight_worker_restarts_total")
-            )
-            same = server.worker == worker
-    tenth = max(1, visits // 10)
+        lines = server.get("/metrics")[1].splitlines()
+        same = server.worker == worker
+    restarts = sum(value(x) for x in lines if x.startswith("faceinsight_worker_restarts_total"))
+    refused = {
+        x.rpartition(" ")[0].partition("{")[2].rstrip("}"): int(value(x))
+        for x in lines
+        if x.startswith("faceinsight_requests_total")
+        and not any(part in x for part in ('code="2', 'code="304', "readyz"))
+    }
+    tenth = max(1, len(found) // 10)
     second, last = found[tenth : 2 * tenth], found[-tenth:]
     return {
         "visits": visits,
         "seconds": round(taken, 1),
-        "questions answered": answers,
-        "of": 3 * visits,
-        "visits that ended on the page that rests": rests,
+        "questions answered": done,
+        "requests that were refused or failed": refused,
         "worker restarts": restarts,
         "the same worker": same,
         "MB of the second tenth and the last": {
-            part: [float(np.median([row[part] for row in rows])) for rows in (second, last)] for part in found[0]
+            part: [round(float(np.median([row[part] for row in rows])), 1) for rows in (second, last)]
+            for part in found[0]
         },
+        "MB of the browser": [row["browser"] for row in found[:: max(1, len(found) // 30)]],
     }
+
+
+def answered(server: Server) -> int:
+    """Questions so far."""
+    lines = server.get("/metrics")[1].splitlines()
+    return int(sum(value(x) for x in lines if x.startswith("faceinsight_answers_total")))
+
+
+def value(line: str) -> float:
+    return float(line.rpartition(" ")[2])
 
 
 def main() -> None:

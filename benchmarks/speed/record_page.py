@@ -50,13 +50,8 @@ class Recorder:
 
     def save(self, path: Path) -> None:
         first, *others = self.pictures
-        animation: dict[str, Any] = {
-            "save_all": True,
-            "append_images": others,
-            "duration": self.milliseconds,
-            "loop": 0,
-        }
-        first.save(path, duration=self.milliseconds, quality=QUALITY, method=4, **animation)
+        animation: dict[str, Any] = {"save_all": True, "append_images": others, "loop": 0}
+        first.save(path, quality=QUALITY, method=4, duration=self.milliseconds, **animation)
 
 
 def visit(page: Any, folder: Path) -> None:

@@ -420,6 +420,19 @@ def test_questions_that_follow(insight, face):
         insight.ask(face, "Why?", after="Is she smiling? " * 60)
 
 
+BEFORE = ("What color is the hair?", "Describe this face.", "Is she smiling?")
+
+
+@pytest.mark.parametrize("before", BEFORE)
+@pytest.mark.parametrize(
+    "question",
+    ["Is the person smiling?", "Does she have a beard?", "Is her mouth open?", "How does the hair look?", "And a hat?"],
+)
+def test_a_question_that_stands_by_itself_is_answered_by_itself(insight, face, question, before):
+    """After a question about the hair the LLM once said: The hair is smiling."""
+    assert insight.ask(face, question, after=before).text == insight.ask(face, question).text
+
+
 def test_expression_can_be_switched_off(insight, face):
     assert face.label("Happiness").state == "yes"
     assert "happy" in insight.ask(face, "What is the expression?").text

@@ -84,7 +84,7 @@ class QuestionEncoder:
 
     def parse(self, question: str, after: str | None = None) -> ParsedQuestion:
         """How a question is understood: by itself, else by one of its sentences ("Is he bald? Please."), else behind
-        the one before it ("Are you sure?").
+        the one before it ("Are you sure?"). The LLM reads that one only then: an answer would follow its words.
 
         Raises:
             QuestionError: it is empty or too long.
@@ -104,8 +104,8 @@ class QuestionEncoder:
             alone = (self._classify(p, None) for p in parts if p.strip())
             parsed = next((p for p in alone if not p.declined), parsed)
         if parsed.declined in _OPEN and before:
-            parsed = self._classify(corrected, before)
-        return replace(parsed, words=words)
+            return replace(self._classify(corrected, before), words=words)
+        return replace(parsed, words=(corrected, None))
 
     def label_ids(self, question: str, after: str | None = None) -> NDArray[np.int64]:
         """Positions in a face's labels of what a question asks about, ascending. Raises QuestionError."""

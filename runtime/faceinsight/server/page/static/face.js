@@ -8,6 +8,8 @@ const COLOURS = {
 };
 const SHOWN = 5; // labels of a face
 const MARKED_MS = 6000; // for which the evidence of an answer is marked
+// A question that is none without the one before it.
+const FOLLOWS = /^(and|or|but|also|why|really|what about|how about|are you sure)\b|^\S+( \S+)?\W*$/i;
 
 export const $ = (id) => document.getElementById(id);
 
@@ -50,6 +52,7 @@ export class Words {
     document.documentElement.lang = this.code;
     document.title = this.say("title");
     for (const node of document.querySelectorAll("[data-words]")) node.textContent = this.say(node.dataset.words);
+    for (const node of document.querySelectorAll("[data-label]")) node.setAttribute("aria-label", this.say(node.dataset.label));
     $("question").placeholder = this.say("type");
     $("view").setAttribute("aria-label", this.say("picture"));
     $("chips").setAttribute("aria-label", this.say("ask"));
@@ -319,7 +322,7 @@ export class Talk {
     line.lang = "en";
     talk.append(element("p", shown, "question"), line);
     try {
-      const answer = await this.read(await this.ask(asked, this.before), line);
+      const answer = await this.read(await this.ask(asked, FOLLOWS.test(asked) ? this.before : null), line);
       this.before = asked;
       if (answer) this.finish(answer);
     } catch (error) {
