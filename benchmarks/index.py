@@ -134,7 +134,7 @@ MEASUREMENTS = {
         "TensorRT plans built without a GPU, and TF32 emulated on the CPU; with work/nvidia/bin/python of "
         "`make test-nvidia`",
         "speed/plans.py --out OUT",
-        "COMMIT3",
+        "COMMITX",
     ),
     "epyc-2026-11/latency-nano": Measurement(
         "every step on a CPU without AMX",

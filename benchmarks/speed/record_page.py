@@ -66,7 +66,7 @@ def visit(page: Any, folder: Path) -> None:
     recorder.touch("#chips button:nth-child(2)", 2.2)
     recorder.touch("#chips button:nth-child(3)", 2.2)
     still(page, folder / "kiosk-answer.webp")
-    page.fill("#question", "Is she wearing a necktie?")
+    page.fill("#question", "Is she wearing glasses or a hat?")
     recorder.watch(0.6)
     page.press("#question", "Enter")
     recorder.watch(2.0)

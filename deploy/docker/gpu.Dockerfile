@@ -15,9 +15,10 @@ RUN CUDACXX=/usr/local/cuda/bin/nvcc \
     pip wheel --wheel-dir /wheels --no-binary llama-cpp-python "llama-cpp-python>=0.3.36,<0.4"
 WORKDIR /src
 COPY . .
-# 1.22 is for CUDA 12 and cuDNN 9, which the image has; newer ones on PyPI are for CUDA 13 (docs/devices/desktop-gpu.md).
+# 1.22 is for CUDA 12 and cuDNN 9, which the image has: not the extra gpu, which brings both once more. From 1.27 on they
+# are for CUDA 13 (docs/devices/desktop-gpu.md).
 RUN pip wheel --wheel-dir /wheels --find-links /wheels --only-binary llama-cpp-python \
-    ".[gpu,server]" "onnxruntime-gpu==1.22.*"
+    ".[server]" "onnxruntime-gpu==1.22.*" "opencv-python-headless>=4.8"
 
 FROM nvidia/cuda:12.6.3-cudnn-runtime-ubuntu24.04
 RUN apt-get update \
@@ -27,7 +28,8 @@ RUN apt-get update \
     && useradd --uid 10001 --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin faceinsight
 ENV PATH=/opt/faceinsight/bin:$PATH
 RUN --mount=type=bind,from=builder,source=/wheels,target=/wheels \
-    pip install --no-cache-dir --no-index --find-links /wheels "faceinsight[gpu,server]"
+    pip install --no-cache-dir --no-index --find-links /wheels "faceinsight[server]" \
+    llama-cpp-python onnxruntime-gpu opencv-python-headless
 # cuda, not auto: a GPU that does not start is an error, not a slow server.
 ENV FACEINSIGHT_SERVE_DEVICE=cuda XDG_CACHE_HOME=/tmp
 USER 10001

@@ -18,7 +18,9 @@ RUN CUDACXX=/usr/local/cuda/bin/nvcc CMAKE_BUILD_PARALLEL_LEVEL=${JOBS} \
 RUN pip wheel --wheel-dir /wheels --no-deps --index-url https://pypi.jetson-ai-lab.io/jp6/cu126 onnxruntime-gpu
 WORKDIR /src
 COPY . .
-RUN pip wheel --wheel-dir /wheels --find-links /wheels --only-binary llama-cpp-python,onnxruntime-gpu ".[gpu,server]"
+# Not the extra gpu: it brings CUDA and cuDNN for servers, and the image has JetPack's.
+RUN pip wheel --wheel-dir /wheels --find-links /wheels --only-binary llama-cpp-python,onnxruntime-gpu ".[server]" \
+    "opencv-python-headless>=4.8"
 
 # The same image: it has JetPack's TensorRT, and with it the CUDA compiler.
 FROM nvcr.io/nvidia/l4t-jetpack:r36.4.0
@@ -31,7 +33,8 @@ RUN apt-get update \
     && install -d -m 700 -o faceinsight -g faceinsight /var/lib/faceinsight /var/lib/faceinsight/engines
 ENV PATH=/opt/faceinsight/bin:$PATH
 RUN --mount=type=bind,from=builder,source=/wheels,target=/wheels \
-    pip install --no-cache-dir --no-index --find-links /wheels "faceinsight[gpu,server]"
+    pip install --no-cache-dir --no-index --find-links /wheels "faceinsight[server]" \
+    llama-cpp-python onnxruntime-gpu opencv-python-headless
 # tensorrt, not auto: a GPU that does not start is an error, not a slow server. Its plans outlive the container in a volume.
 ENV FACEINSIGHT_ENGINES=/var/lib/faceinsight/engines FACEINSIGHT_SERVE_DEVICE=tensorrt \
     NVIDIA_DRIVER_CAPABILITIES=all NVIDIA_VISIBLE_DEVICES=all XDG_CACHE_HOME=/tmp

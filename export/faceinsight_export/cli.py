@@ -52,6 +52,7 @@ def _arguments() -> argparse.ArgumentParser:
     verify.add_argument("--face", default="nano", help="the bundle that lent it its head (nano); with --attach")
     engine = commands.add_parser("engine", help="build a bundle's TensorRT plans on this device, for this device")
     engine.add_argument("bundle", help="a folder or a shipped name")
+    engine.add_argument("--again", action="store_true", help="also the plans that are there already")
     return parser
 
 
@@ -206,16 +207,26 @@ def _verify(args: argparse.Namespace) -> int:
 
 
 def _engine(args: argparse.Namespace) -> int:
-    from faceinsight.backends.tensorrt.engines import EngineCache, key_of, target
+    from faceinsight.backends.tensorrt.engines import EngineCache, key_of
+    from faceinsight.backends.tensorrt.opening import open_plan
+    from faceinsight.backends.tensorrt.target import target
     from faceinsight.bundle.bundle import Bundle
 
     opened, where, cache = Bundle.open(args.bundle), target(), EngineCache()
-    print(f"TensorRT {where.tensorrt} on {where.device} (sm_{where.sm}); plans in {cache.folder}")
+    print(f"TensorRT {where.version} on {where.device} (sm_{where.sm}); plans in {cache.folder}")
     for name in opened.graph_files:
-        key = key_of(opened.file(name), where)
-        plan = cache.load(key)
-        state = "there already" if plan else "built"
-        if plan is None:
-            plan = cache.build(key, opened.file(name), partial(print, f"{name}:", flush=True))
-        print(f"{name:<16} {len(plan):>12,} bytes  {state}")
+        model = opened.file(name)
+        key = key_of(model, where)
+        if args.again:
+            cache.discard(key)
+        # Opened, not only read: one that TensorRT refuses is built again.
+        session, state = open_plan(cache, key, model), "there already"
+        if session is None:
+            state = "built"
+            cache.build(key, model, partial(print, f"{name}:", flush=True))
+        else:
+            session.close()
+        if plan := cache.load(key):
+            far = "not compared" if plan.deviation is None else f"{plan.deviation:.1e} from ONNX Runtime's CPU"
+            print(f"{name:<16} {len(plan.data):>12,} bytes  {far}  {state}")
     return 0

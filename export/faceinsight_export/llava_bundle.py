@@ -235,9 +235,13 @@ def open_attached(run: Path | None, face: Bundle, checkpoint: Path, lora: Path |
 
 
 def convert_vision(checkpoint: Checkpoint, path: Path, *, precision: str, tokens: int | None, method: str) -> None:
-    """Vision encoder and projector to ONNX, as `write_vision` does; a reduced precision is judged on `pictures`."""
+    """Vision encoder and projector to ONNX, as `write_vision` does; a reduced precision is judged on `pictures`.
+
+    For one image: faces are shown to the LLM one at a time, and TensorRT takes memory for the largest batch that the
+    graph allows.
+    """
     images = to_pixels(pictures(), vision_spec(checkpoint, tokens=tokens))
-    write_vision(checkpoint, path, precision=precision, tokens=tokens, method=method, images=images)
+    write_vision(checkpoint, path, precision=precision, tokens=tokens, method=method, images=images, batch=1)
 
 
 def verify_bundle(

@@ -42,6 +42,7 @@ def load_parts(
     forget_after: float | None,
 ) -> Parts:
     """Load a verified bundle; the arguments are those of `FaceInsight.load`."""
+    device.prepare([bundle.file(name) for name in bundle.graph_files])
     spec = bundle.manifest.llm
     # Image tokens are small beside the KV cache that is made of them.
     half = cache_bytes // 2

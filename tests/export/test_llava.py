@@ -12,6 +12,8 @@ import pytest
 from paths import PHOTO
 
 from faceinsight import FaceInsight
+from faceinsight.backends.tensorrt.engines import key_of
+from faceinsight.backends.tensorrt.target import EngineTarget
 from faceinsight.bench.steps import PREFIX, Stopwatch, one_round
 from faceinsight.bundle.bundle import Bundle
 from faceinsight.diagnostics.fit import estimate
@@ -71,6 +73,14 @@ def test_the_runtime_runs_a_users_llava(bundle: Path, photo, face, insight):
         assert not np.allclose(fi.vision.encode_face(other), fi.vision.encode_face(found))
         fi.forget()
         assert fi.ask(found, "Is she smiling?", max_tokens=4).text == first.text
+
+
+def test_the_vision_encoder_takes_one_image(bundle: Path):
+    """The runtime looks at one face at a time; TensorRT takes memory for the largest batch that the graph allows."""
+    target = EngineTarget("10.3.0", 0, "Orin", 8, 8, 87, 12060, integrated=True)
+    ((name, shapes),) = key_of(bundle / "vision.onnx", target).profile
+    assert name == "pixels"
+    assert {shape[0] for shape in shapes} == {1}
 
 
 def test_findings_are_told_in_words(bundle: Path, photo):

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..arguments import whole
 from ..errors import DeviceError, RequestError
 from ..host.forks import never_freed
 from ..host.machine import cores
+from . import cuda_trial
 from .llama_cpp.bindings import import_llama
+from .llama_cpp.gpu import no_gpu_for_llm
 from .ort import PROVIDERS, import_onnxruntime, open_session
+from .placement import require_gpu_operators
 from .session import Session
 
 if TYPE_CHECKING:
-    from .tensorrt.engines import EngineTarget
+    from .tensorrt.target import EngineTarget
 
 log = logging.getLogger(__name__)
 #: More than llama.cpp takes; ONNX Runtime would start them all.
@@ -55,10 +60,9 @@ class Device:
         if threads is not None and threads > MOST_THREADS:
             raise RequestError(f"threads {threads}; at most {MOST_THREADS}, and {cores()} cores are here")
         budget = threads or cores()
-        available = import_onnxruntime().get_available_providers()
-        gpu_llm = bool(import_llama().llama_supports_gpu_offload())
+        ort, llama = import_onnxruntime(), import_llama()
         if name == "auto":
-            name = "cuda" if PROVIDERS["cuda"] in available else "cpu"
+            name, gpu_llm = _best(ort), bool(llama.llama_supports_gpu_offload())
             log.info(
                 "device auto: %s for the encoders, %s for the LLM, %d threads",
                 name,
@@ -66,16 +70,10 @@ class Device:
                 budget,
             )
             return cls(name, gpu_llm, budget, strict=False)
-        target = _tensorrt(available) if name == "tensorrt" else None
-        if target is None and PROVIDERS[name] not in available:
+        target = None if name == "cpu" else _require_gpu(name, ort)
+        if name != "cpu" and not llama.llama_supports_gpu_offload():
             raise DeviceError(
-                f"device {name!r} needs ONNX Runtime's {PROVIDERS[name]}; this build has {', '.join(available)}; "
-                "install one that has it, or choose device='cpu'"
-            )
-        if name != "cpu" and not gpu_llm:
-            raise DeviceError(
-                f"device {name!r}: this llama-cpp-python is a CPU build. Reinstall it with "
-                'CMAKE_ARGS="-DGGML_CUDA=on" or choose device="auto" to run the LLM on the CPU'
+                f"device {name!r}: {no_gpu_for_llm(llama)}; or choose device='auto', which may use the CPU"
             )
         return cls(name, name != "cpu", budget, tensorrt=target)
 
@@ -89,11 +87,22 @@ class Device:
         if self.tensorrt is None:
             session = self._on_onnxruntime(model)
         else:
-            from .tensorrt import engines
+            from .tensorrt import opening
 
-            session = engines.open_session(model, self.tensorrt, self._meanwhile(model))
+            session = opening.open_session(model, self.tensorrt, partial(self._meanwhile, model))
         never_freed(session)
         return session
+
+    def prepare(self, models: Sequence[Path]) -> None:
+        """Build the TensorRT plans that are missing, where CPU and GPU share memory: beside an LLM a build may not fit.
+
+        Raises:
+            DeviceError: one cannot be built.
+        """
+        if self.tensorrt is not None and self.tensorrt.integrated:
+            from .tensorrt import opening
+
+            opening.prepare(models, self.tensorrt)
 
     def _meanwhile(self, model: Path) -> Session | None:
         """What answers while TensorRT builds a plan: CUDA, if this ONNX Runtime can; never the CPU."""
@@ -106,17 +115,50 @@ class Device:
             return None
 
     def _on_onnxruntime(self, model: Path) -> Session:
-        plans = None
-        if self.name == "tensorrt":
+        name, plans = self.name, None
+        if name != "cpu":
+            try:
+                require_gpu_operators(model)
+            except DeviceError as e:
+                if self.strict:
+                    raise
+                log.warning("device auto: %s on the CPU: %s", model.name, e)
+                name = "cpu"
+        if name == "tensorrt":
             from .tensorrt.engines import EngineCache
 
             plans = EngineCache().folder
-        return open_session(model, self.name, threads=self.threads, strict=self.strict, engine_cache=plans)
+        return open_session(model, name, threads=self.threads, strict=self.strict, engine_cache=plans)
+
+
+def _best(ort: Any) -> str:
+    """What `auto` takes for the graphs: "cuda" where the CUDA provider is there and computes."""
+    if PROVIDERS["cuda"] not in ort.get_available_providers():
+        return "cpu"
+    wrong = cuda_trial.failure(ort)
+    if wrong is None:
+        return "cuda"
+    log.warning("device auto: ONNX Runtime's CUDA provider does not work here: %s; see `faceinsight doctor`", wrong)
+    return "cpu"
+
+
+def _require_gpu(name: str, ort: Any) -> EngineTarget | None:
+    """What TensorRT builds for, or None where ONNX Runtime runs the graphs. Raises DeviceError if neither can."""
+    available = ort.get_available_providers()
+    target = _tensorrt(available) if name == "tensorrt" else None
+    if target is None and PROVIDERS[name] not in available:
+        raise DeviceError(
+            f"device {name!r} needs ONNX Runtime's {PROVIDERS[name]}; this build has {', '.join(available)}; "
+            "install one that has it, or choose device='cpu'"
+        )
+    if name == "cuda" and (wrong := cuda_trial.failure(ort)):
+        raise DeviceError(f"device 'cuda': ONNX Runtime's CUDA provider does not work here: {wrong}")
+    return target
 
 
 def _tensorrt(available: list[str]) -> EngineTarget | None:
     """TensorRT's own library, or None where ONNX Runtime's provider must do. Raises DeviceError if neither is there."""
-    from .tensorrt.engines import target
+    from .tensorrt.target import target
 
     try:
         return target()

@@ -10,6 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from ..bundle.onnx_header import OnnxHeader
 from ..errors import BundleError, DeviceError
 from ..host.dependencies import load
 from ..host.machine import saturates
@@ -19,6 +20,10 @@ from .session import Session
 log = logging.getLogger(__name__)
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider", "tensorrt": "TensorrtExecutionProvider"}
+#: cuDNN's default tries every algorithm anew for each shape that a convolution has not had yet: 634 ms a shape against
+#: 1.9 ms, and no faster afterwards (PaddlePaddle/PaddleX pull request 5057). Questions differ in length, photos in
+#: faces. The arena would double itself, beside an LLM in the same memory.
+CUDA_OPTIONS = {"cudnn_conv_algo_search": "HEURISTIC", "arena_extend_strategy": "kSameAsRequested"}
 
 
 def import_onnxruntime() -> Any:
@@ -38,8 +43,9 @@ def _warn_of_telemetry() -> None:
     )
 
 
+@cache
 def preload(ort: Any) -> None:
-    """Let ONNX Runtime find CUDA and cuDNN in NVIDIA's pip packages; what it prints goes to stderr."""
+    """Let ONNX Runtime find CUDA and cuDNN in NVIDIA's pip packages; what it prints goes to stderr, once."""
     if hasattr(ort, "preload_dlls"):
         with contextlib.redirect_stdout(sys.stderr):
             ort.preload_dlls()
@@ -71,9 +77,8 @@ def open_session(model: Path, device: str, *, threads: int, strict: bool, engine
     options.enable_mem_pattern = device != "cpu"
     options.log_severity_level = 4  # errors come as exceptions
     wanted = PROVIDERS[device]
-    providers = [wanted] if device == "cpu" else _gpu_providers(ort, device, engine_cache)
     try:
-        session: Session = ort.InferenceSession(str(model), options, providers=providers)
+        session = _start(ort, model, options, _providers(ort, device, model, engine_cache))
     except Exception as e:
         if device != "cpu":
             raise DeviceError(f"{model.name} does not start on {wanted}: {e}") from e
@@ -87,18 +92,53 @@ def open_session(model: Path, device: str, *, threads: int, strict: bool, engine
     return session
 
 
-def _gpu_providers(ort: Any, device: str, engine_cache: Path | None) -> list[Any]:
-    """Providers, the wanted one first; what TensorRT cannot run goes to CUDA before the CPU."""
+def _start(ort: Any, model: Path, options: Any, choices: list[list[Any]]) -> Session:
+    """With the first choice of providers that starts; the last one's error is raised."""
+    for providers in choices[:-1]:
+        try:
+            return ort.InferenceSession(str(model), options, providers=providers)  # type: ignore[no-any-return]
+        except Exception as e:  # noqa: BLE001 - whatever it is, the next choice is tried
+            log.info("%s: %s", model.name, e)
+    return ort.InferenceSession(str(model), options, providers=choices[-1])  # type: ignore[no-any-return]
+
+
+def _providers(ort: Any, device: str, model: Path, engine_cache: Path | None) -> list[list[Any]]:
+    """Choices of providers with their options, the wanted one first; what TensorRT cannot run goes to CUDA before the
+    CPU."""
+    cpu = PROVIDERS["cpu"]
+    if device == "cpu":
+        return [[cpu]]
     preload(ort)
+    cuda = (PROVIDERS["cuda"], CUDA_OPTIONS)
     if device == "cuda":
-        return [PROVIDERS["cuda"], PROVIDERS["cpu"]]
-    trt_options = {
-        "trt_engine_cache_enable": True,
+        return [[cuda, cpu]]
+    others = [cuda, cpu] if PROVIDERS["cuda"] in ort.get_available_providers() else [cpu]
+    cache = {
+        "trt_engine_cache_enable": "True",
         "trt_engine_cache_path": str(engine_cache),
-        "trt_timing_cache_enable": True,
+        "trt_timing_cache_enable": "True",
+        "trt_timing_cache_path": str(engine_cache),
     }
-    cuda = [PROVIDERS["cuda"]] if PROVIDERS["cuda"] in ort.get_available_providers() else []
-    return [(PROVIDERS["tensorrt"], trt_options), *cuda, PROVIDERS["cpu"]]
+    # Of a graph that TensorRT takes in parts only, the profile would have to name what passes between them: it is
+    # refused then, and plans follow the shapes as they come.
+    profiles = _profiles(model)
+    return [[(PROVIDERS["tensorrt"], cache | profile), *others] for profile in ([profiles] if profiles else []) + [{}]]
+
+
+def _profiles(model: Path) -> dict[str, str]:
+    """Options of the TensorRT provider: one profile for every length of the dynamic axes. Without it, a shape beyond
+    those that have come has the plan built anew, in front of whoever asked. {} where an axis is not known."""
+    from .tensorrt.engines import AXES
+
+    inputs = OnnxHeader.read(model).inputs
+    if {d for v in inputs for d in v.shape if isinstance(d, str)} - AXES.keys():
+        return {}
+    return {
+        f"trt_profile_{bound}_shapes": ",".join(
+            f"{v.name}:{'x'.join(str(AXES[d][place] if isinstance(d, str) else d) for d in v.shape)}" for v in inputs
+        )
+        for place, bound in enumerate(("min", "opt", "max"))
+    }
 
 
 def _release_freed_memory() -> None:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import ctypes
+import json
 import sys
 from collections.abc import Callable
 from dataclasses import asdict
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ..host.child import say
-from .ort import preload
+from .ort import CUDA_OPTIONS, PROVIDERS, preload
 
 
 def _onnxruntime() -> dict[str, Any]:
@@ -39,36 +40,57 @@ def _load_provider(folder: Path) -> str:
 
 
 def _run_on_cuda(ort: Any) -> str:
-    """A list of providers says what was compiled, not what runs: y = x + x on the GPU."""
+    """A list of providers says what was compiled, not what runs: a convolution, which needs cuDNN, and a product."""
+    import numpy as np
+
     options = ort.SessionOptions()
     options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
     options.log_severity_level = 3
-    import numpy as np
-
+    feeds = {"x": np.ones((1, 1, 4, 4), np.float32), "w": np.ones((1, 1, 3, 3), np.float32)}
     try:
-        session = ort.InferenceSession(tiny_model(), options, providers=["CUDAExecutionProvider"])
-        (y,) = session.run(None, {"x": np.ones(1, np.float32)})
+        session = ort.InferenceSession(tiny_model(), options, providers=[(PROVIDERS["cuda"], CUDA_OPTIONS)])
+        (y,) = session.run(None, feeds)
     except Exception as e:  # noqa: BLE001 - whatever it is, it is the finding
         return str(e).splitlines()[0]
-    return "ok" if y[0] == 2 else f"1 + 1 gives {y[0]}"
+    return "ok" if (y == TINY_RESULT).all() else f"a convolution and a product of ones give {y.ravel().tolist()}"
+
+
+#: y of the tiny model, where x and w are ones: 9 = 3 x 3, and 162 = 9 x 9 + 9 x 9.
+TINY_RESULT = 162
 
 
 def tiny_model() -> bytes:
-    """An ONNX model of one Add, written by hand: onnx.proto's fields and their lengths."""
-    value = bytes([10, 1]), bytes([18, 10, 10, 8, 8, 1, 18, 4, 10, 2, 8, 1])  # name; float tensor of shape (1,)
-    x, y = (value[0] + name + value[1] for name in (b"x", b"y"))
-    node = bytes([10, 1]) + b"x" + bytes([10, 1]) + b"x" + bytes([18, 1]) + b"y" + bytes([34, 3]) + b"Add"
-    graph = bytes([10, len(node)]) + node + bytes([18, 1]) + b"g"
-    graph += bytes([90, len(x)]) + x + bytes([98, len(y)]) + y
-    return bytes([8, 8, 58, len(graph)]) + graph + bytes([66, 2, 16, 13])
+    """An ONNX model written by hand (onnx.proto's fields): c = Conv(x, w), y = MatMul(c, c).
+
+    x (1,1,4,4), w (1,1,3,3), y (1,1,2,2), all float32.
+    """
+
+    def field(number: int, value: bytes) -> bytes:
+        return bytes([number << 3 | 2, len(value)]) + value
+
+    def value(name: bytes, side: int) -> bytes:
+        shape = b"".join(field(1, bytes([1 << 3, size])) for size in (1, 1, side, side))
+        return field(1, name) + field(2, field(1, bytes([1 << 3, 1]) + field(2, shape)))
+
+    def node(op: bytes, inputs: bytes, output: bytes) -> bytes:
+        return field(1, b"".join(field(1, bytes([name])) for name in inputs) + field(2, output) + field(4, op))
+
+    graph = node(b"Conv", b"xw", b"c") + node(b"MatMul", b"cc", b"y") + field(2, b"g")
+    graph += field(11, value(b"x", 4)) + field(11, value(b"w", 3)) + field(12, value(b"y", 2))
+    return bytes([1 << 3, 8]) + field(7, graph) + field(8, bytes([2 << 3, 13]))
 
 
 def _llama() -> dict[str, Any]:
-    """Version of llama-cpp-python, whether it can use a GPU, and whether it was compiled for AMX."""
-    from .llama_cpp.bindings import import_llama, llama_version, uses_amx
+    """Version of llama-cpp-python, whether it sees a GPU, and whether it was compiled for CUDA and for AMX."""
+    from .llama_cpp.bindings import built_for_cuda, import_llama, llama_version, uses_amx
 
     llama = import_llama()
-    return {"version": llama_version(), "gpu": bool(llama.llama_supports_gpu_offload()), "amx": uses_amx(llama)}
+    return {
+        "version": llama_version(),
+        "gpu": bool(llama.llama_supports_gpu_offload()),
+        "cuda_build": built_for_cuda(llama),
+        "amx": uses_amx(llama),
+    }
 
 
 def _amx(model: str) -> dict[str, Any]:
@@ -85,17 +107,33 @@ def _cuda() -> dict[str, Any]:
     return asdict(Cuda().gpu())
 
 
-def _tensorrt() -> dict[str, Any]:
-    """TensorRT's version, whether it can build, and on what."""
+def _tensorrt(wanted: str = "Builder") -> dict[str, Any]:
+    """TensorRT on this GPU, and whether its builder, or only its runtime, starts.
+
+    wanted: "Builder" or "Runtime". Making a builder loads its kernels: 3 to 10 s, and 1.2 GB each of host and of GPU
+    memory for that time (NVIDIA/TensorRT#3657).
+    """
     import tensorrt as trt
 
-    from .tensorrt.cudart import Cuda
+    from .tensorrt.target import describe
 
-    gpu = Cuda().gpu()
     # Without a driver that fits, this is where it fails, or crashes.
-    if not trt.Builder(trt.Logger(trt.Logger.ERROR)):
-        raise RuntimeError(f"TensorRT {trt.__version__} cannot make a builder")
-    return {"version": trt.__version__, "sm": gpu.sm, "device": gpu.name, "integrated": gpu.integrated}
+    if not getattr(trt, wanted)(trt.Logger(trt.Logger.ERROR)):
+        raise RuntimeError(f"TensorRT {trt.__version__} cannot make a {wanted.lower()}")
+    return describe(trt)
+
+
+def _plan(model: str, plan: str, shapes: str) -> dict[str, Any]:
+    """How far a TensorRT plan is from ONNX Runtime on the CPU. Paths; shapes of the inputs by name, as JSON."""
+    from .plan_check import deviation
+    from .tensorrt.session import TensorRtSession
+
+    path = Path(model)
+    session = TensorRtSession(Path(plan).read_bytes(), name=path.name)
+    try:
+        return {"deviation": deviation(path, session, {n: tuple(s) for n, s in json.loads(shapes).items()})}
+    finally:
+        session.close()
 
 
 def _memory() -> dict[str, Any]:
@@ -132,6 +170,7 @@ PROBES: dict[str, Callable[..., dict[str, Any]]] = {
     "amx": _amx,
     "cuda": _cuda,
     "tensorrt": _tensorrt,
+    "plan": _plan,
     "opencv": _opencv,
     "memory": _memory,
 }

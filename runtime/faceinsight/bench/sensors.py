@@ -1,4 +1,4 @@
-"""Energy, where the machine measures it: RAPL (x86), INA3221 (Jetson), NVML. Not run on a Jetson yet.
+"""Energy, where the machine measures it: RAPL (x86), INA3221 and INA238 (Jetson), NVML. Not run on a Jetson yet.
 
 Nothing is estimated: without a sensor there is no figure.
 """
@@ -19,8 +19,9 @@ from .nvml import Nvml
 EVERY = 0.1
 #: Channels of an INA3221.
 CHANNELS = (1, 2, 3)
-#: An Orin's rail that feeds all others.
-WHOLE = "VDD_IN"
+#: The rail that feeds all others: on Orin Nano and NX of an INA3221, on Thor what an INA238 measures
+#: (rbonghi/jetson_stats pull request 900). An AGX Orin has none.
+WHOLE = ("VDD_IN", "VIN")
 
 
 @dataclass(slots=True)
@@ -114,10 +115,10 @@ def find_sensors(root: Path = Path("/"), nvml: Nvml | None = None) -> tuple[tupl
 
     root: where the machine's /sys is. nvml: of the GPU that is used; one that idles beside a CPU's run is left out.
     """
-    rapl, notes = _rapl(root)
-    sensors = (*rapl, *_ina(root), *_nvml(nvml))
+    (rapl, unreadable), (rails, summed) = _rapl(root), _rails(root)
+    sensors, notes = (*rapl, *rails, *_nvml(nvml)), (*unreadable, *summed)
     if not sensors and not notes:
-        notes = ("no energy sensor here (looked for RAPL, INA3221 and NVML): no power, no J per answer",)
+        notes = ("no energy sensor here (looked for RAPL, INA3221, INA238 and NVML): no power, no J per answer",)
     return sensors, notes
 
 
@@ -147,22 +148,34 @@ def _rapl(root: Path) -> tuple[tuple[EnergySensor, ...], tuple[str, ...]]:
     return tuple(out), (f"{note}sudo chmod a+r /sys/class/powercap/intel-rapl:*/energy_uj, until the next reboot",)
 
 
-def _ina(root: Path) -> tuple[EnergySensor, ...]:
-    """Rails of a Jetson: millivolts times milliamperes. Where one feeds all the others, it alone is the total."""
-    rails = []
+def _rails(root: Path) -> tuple[tuple[EnergySensor, ...], tuple[str, ...]]:
+    """Rails of a Jetson. Where one feeds all the others, it alone is the total; else all are, and a note names them."""
+    gauges: list[tuple[str, str, Callable[[], float | None]]] = []
     for chip in sorted((root / "sys/class/hwmon").glob("hwmon*")):
-        if read_text(chip / "name") != "ina3221":
-            continue
-        for channel in CHANNELS:
-            label = read_text(chip / f"in{channel}_label")
-            volts, amperes = _scaled(chip / f"in{channel}_input", 1e-3), _scaled(chip / f"curr{channel}_input", 1e-3)
-            if label and volts() is not None and amperes() is not None:
-                rails.append((label, volts, amperes))
-    whole = any(label == WHOLE for label, *_ in rails)
-    return tuple(
-        EnergySensor(f"INA3221 {label}", _product(volts, amperes), label == WHOLE or not whole, gauge=True)
-        for label, volts, amperes in rails
+        name = read_text(chip / "name")
+        if name == "ina3221":
+            gauges += [("INA3221", label, watts) for label, watts in _ina3221(chip)]
+        elif name == "ina238":
+            gauges.append(("INA238", "VIN", _scaled(chip / "power1_input", 1e-6)))
+    gauges = [g for g in gauges if g[2]() is not None]
+    whole = any(rail in WHOLE for _, rail, _ in gauges)
+    sensors = tuple(
+        EnergySensor(f"{chip} {rail}", watts, rail in WHOLE or not whole, gauge=True) for chip, rail, watts in gauges
     )
+    if whole or len(sensors) < 2:
+        return sensors, ()
+    names = ", ".join(rail for _, rail, _ in gauges)
+    return sensors, (f"no rail of this board is known to feed all others: power is the sum of {names}",)
+
+
+def _ina3221(chip: Path) -> list[tuple[str, Callable[[], float | None]]]:
+    """Label and watts of each channel: millivolts times milliamperes."""
+    rails = []
+    for channel in CHANNELS:
+        volts, amperes = _scaled(chip / f"in{channel}_input", 1e-3), _scaled(chip / f"curr{channel}_input", 1e-3)
+        if label := read_text(chip / f"in{channel}_label"):
+            rails.append((label, _product(volts, amperes)))
+    return rails
 
 
 def _nvml(nvml: Nvml | None) -> tuple[EnergySensor, ...]:

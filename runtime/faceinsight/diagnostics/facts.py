@@ -14,7 +14,7 @@ from ..bundle.bundle import Bundle
 from ..errors import FaceInsightError
 from ..host.child import Probe, probe
 from ..host.dependencies import installed
-from ..host.jetson import Jetson, read_jetson
+from ..host.jetson import CHIPS, Jetson, read_jetson
 from ..host.machine import available_memory
 from ..host.offline import telemetry_off
 from .fit import estimate
@@ -63,6 +63,13 @@ class Facts:
     def gpu(self) -> bool:
         """Is there a sign of an NVIDIA GPU?"""
         return self.jetson is not None or self.cuda.found is not None or self.driver is not None
+
+    @property
+    def on_jetson(self) -> bool:
+        """A Jetson: by its files, or, in a container, which has none of them, by a GPU that shares the CPU's memory."""
+        cuda = self.cuda.found or {}
+        shared = self.machine == "aarch64" and bool(cuda.get("integrated")) and cuda.get("sm") in CHIPS.values()
+        return self.jetson is not None or shared
 
     @property
     def sm(self) -> int | None:

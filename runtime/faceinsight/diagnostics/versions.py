@@ -65,6 +65,7 @@ ONNXRUNTIMES = (
     "onnxruntime-directml",
     "onnxruntime-openvino",
     "onnxruntime-training",
+    "onnxruntime-gpu-extended",
 )
 _OPENCVS = ("opencv-python-headless", "opencv-python", "opencv-contrib-python-headless", "opencv-contrib-python")
 

@@ -16,6 +16,8 @@ from typing import Any
 #: Marks our lines among what libraries print.
 MARK = "@faceinsight "
 TIMEOUT = 120
+#: The program that has most probes.
+PROBES = "faceinsight.backends.probes"
 #: How native code ends that does what it must not; not by the hand of others (SIGKILL where memory is short).
 CRASHES = ("SIGSEGV", "SIGILL", "SIGBUS", "SIGFPE", "SIGABRT")
 NO_PYTHON = "sys.executable is no Python interpreter here (a frozen app, or Python inside of another program)"
@@ -34,22 +36,28 @@ class Probe:
 
 
 @cache
-def probe(name: str, *arguments: str, module: str = "faceinsight.backends.probes") -> Probe:
-    """Run one probe in a child process; its result is remembered for the life of this process.
+def probe(name: str, *arguments: str, module: str = PROBES) -> Probe:
+    """As `run_probe`; its result is remembered for the life of this process."""
+    return run_probe(name, *arguments, module=module)
+
+
+def run_probe(name: str, *arguments: str, module: str = PROBES, timeout: float = TIMEOUT) -> Probe:
+    """Run one probe in a child process.
 
     Args:
         name: of the probe.
         arguments: what it is given.
         module: the program that has it.
+        timeout: seconds until it is ended.
     """
     python = interpreter()
     if python is None:
         return Probe(error=NO_PYTHON)
     command = [python, *as_here(module), name, *arguments]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT, check=False)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=False)
     except subprocess.TimeoutExpired:
-        return Probe(error=f"no answer within {TIMEOUT} s")
+        return Probe(error=f"no answer within {timeout:.0f} s")
     except OSError as e:
         return Probe(error=f"no child process can be started: {e}")
     lines = [line.removeprefix(MARK) for line in done.stdout.splitlines() if line.startswith(MARK)]
@@ -97,7 +105,8 @@ def death(code: int, stderr: str) -> str:
         name = signal.Signals(-code).name
     except ValueError:
         name = f"signal {-code}"
-    return f"crashed with {name}" + (f" after: {last}" if last else "")
+    hint = " (out of memory? close other programs, or add swap)" if name == "SIGKILL" else ""
+    return f"crashed with {name}{hint}" + (f" after: {last}" if last else "")
 
 
 def say(found: dict[str, Any]) -> None:

@@ -11,7 +11,7 @@ from .memory import one_line, short
 NAMES = {"cv2": "OpenCV", "onnxruntime": "ONNX Runtime", "llama_cpp": "llama-cpp-python"}
 INSTALL = {
     "cv2": "pip install opencv-python-headless",
-    "onnxruntime": "pip install onnxruntime, or onnxruntime-gpu for an NVIDIA GPU",
+    "onnxruntime": "pip install onnxruntime, or 'onnxruntime-gpu[cuda,cudnn]' for an NVIDIA GPU",
     "llama_cpp": "pip install 'llama-cpp-python>=0.3.36,<0.4'",
 }
 

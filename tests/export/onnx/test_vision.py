@@ -491,5 +491,5 @@ def test_the_runtime_reads_a_file_that_was_written_weight_by_weight(tmp_path: Pa
     session = CPU.session(path)
     assert outline.values["image_tokens"].shape == tuple(session.get_outputs()[0].shape)
     assert activations(outline, {"batch": 2}) > 1.5 * activations(outline, {"batch": 1}) > 4 * noise(1).size
-    (tmp_path / "rewritten.onnx").write_bytes(for_tensorrt(path.read_bytes()))
-    assert np.allclose(run(tmp_path / "rewritten.onnx", noise()), run(path, noise()), atol=1e-5)
+    # TensorRT takes it as it is: a file of a gigabyte is not copied.
+    assert for_tensorrt(path, tmp_path / "rewritten.onnx") == path

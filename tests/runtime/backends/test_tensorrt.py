@@ -1,61 +1,77 @@
-"""TensorRT's side, without TensorRT: plans and their folder, the child that builds, the runner, the way there."""
+"""TensorRT's side, without TensorRT: plans and their folder, the children that build and compare, the way there."""
 
 from __future__ import annotations
 
 import dataclasses
 import functools
-import importlib.util
 import json
 import logging
 import os
 import shutil
+import subprocess
+import sys
 import threading
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
+from gpu_stubs import FAKE, Stub, compile_stub, doubles, fake_tensorrt, plan_of
 from onnx import TensorProto, helper
-from paths import ROOT
+from paths import PHOTO
 
-from faceinsight import DeviceError, FaceInsight, RequestError
+from faceinsight import DeviceError, FaceInsight
 from faceinsight.backends.device import BATCH, Device
 from faceinsight.backends.probes import tiny_model
-from faceinsight.backends.session import CheckedSession
-from faceinsight.backends.tensorrt import engines
+from faceinsight.backends.tensorrt import engines, opening, target
 from faceinsight.backends.tensorrt.cudart import Cuda
-from faceinsight.backends.tensorrt.engines import EngineCache, EngineTarget, LazyEngineSession, key_of
-from faceinsight.backends.tensorrt.rewrite import for_tensorrt
-from faceinsight.backends.tensorrt.session import SHAPES, TensorRtSession
+from faceinsight.backends.tensorrt.engines import EngineCache, WrongPlanError, key_of
+from faceinsight.backends.tensorrt.opening import LazyEngineSession
+from faceinsight.backends.tensorrt.rewrite import for_tensorrt, mapped, rewritten
+from faceinsight.backends.tensorrt.session import PlanRefusedError, TensorRtSession
+from faceinsight.backends.tensorrt.target import EngineTarget
 from faceinsight.bundle.bundle import Bundle
 from faceinsight.bundle.onnx_header import OnnxHeader
-from faceinsight.host.child import probe
+from faceinsight.host.child import death, probe
 from faceinsight_export.cli import main as export
 from faceinsight_export.onnx.fp16_weights import store_fp16
 
-FAKE = ROOT / "tests" / "support" / "fake_tensorrt.py"
-ORIN = EngineTarget("10.3.0", 87, "Orin")
+ORIN = EngineTarget("10.3.0", 1000, "Orin", 8, 8, 87, 12060, integrated=False)
+BOARD = dataclasses.replace(ORIN, integrated=True)
 
 
-def load_fake():
-    spec = importlib.util.spec_from_file_location("fake_tensorrt", FAKE)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-@pytest.fixture
-def trt():
-    return load_fake()
+@pytest.fixture(scope="module")
+def libraries(tmp_path_factory) -> tuple[Path, Path]:
+    """The stub of CUDA for this process, and for its children."""
+    folder = tmp_path_factory.mktemp("cuda")
+    return compile_stub(folder), compile_stub(folder, "libcudart.so.13")
 
 
 @pytest.fixture
-def fake(tmp_path: Path, monkeypatch):
-    """The fake is `tensorrt` for child processes; plans go to a folder of their own."""
+def stub(libraries: tuple[Path, Path], tmp_path: Path) -> Stub:
+    """A copy for each test: sessions of others may be closed late."""
+    return Stub(Path(shutil.copy(libraries[0], tmp_path)))
+
+
+@pytest.fixture
+def trt(stub: Stub):
+    fake = fake_tensorrt(stub)
+    yield fake
+    assert fake.VIOLATIONS == []
+
+
+@pytest.fixture
+def fake(tmp_path: Path, monkeypatch, libraries: tuple[Path, Path], trt, stub: Stub):
+    """The fake is `tensorrt` for child processes and for sessions here; plans go to a folder of their own."""
     (tmp_path / "site").mkdir()
     shutil.copyfile(FAKE, tmp_path / "site" / "tensorrt.py")
     monkeypatch.syspath_prepend(tmp_path / "site")
     monkeypatch.setenv("FACEINSIGHT_ENGINES", str(tmp_path / "engines"))
+    monkeypatch.setenv("FAKE_CUDART", str(libraries[1]))
+    opens = functools.partial(TensorRtSession, trt=trt, cuda=Cuda(stub.library))
+    monkeypatch.setattr(opening, "TensorRtSession", opens)
+    monkeypatch.setattr(target, "target", lambda: ORIN)
     return monkeypatch
 
 
@@ -77,10 +93,18 @@ def test_a_key_is_everything_a_plan_depends_on(model: Path):
         dataclasses.replace(key, profile=(("x", ((1, 2), (1, 2), (9, 2))),)),
         *(
             dataclasses.replace(key, target=dataclasses.replace(ORIN, **x))
-            for x in ({"tensorrt": "10.3.1"}, {"sm": 110}, {"device": "Thor"})
+            for x in (
+                {"version": "10.3.1"},
+                {"library": 1001},  # the wheel for another CUDA
+                {"device": "Thor"},
+                {"multiprocessors": 16},  # an AGX Orin, which has the same name
+                {"memory": 16},
+                {"sm": 110},
+                {"driver": 13000},
+            )
         ),
     ]
-    assert len({k.digest for k in [key, *others]}) == 7
+    assert len({k.digest for k in [key, *others]}) == 11
     assert key_of(model, ORIN).digest == key.digest
     assert engines.AXES["batch"][2] == BATCH["tensorrt"]
 
@@ -103,13 +127,14 @@ def test_an_unknown_free_axis_is_named(model: Path, tmp_path: Path):
         key_of(tmp_path / "f.onnx", ORIN)
 
 
-def test_a_plan_is_built_once_strongly_typed_and_kept_to_ourselves(fake, model: Path, tmp_path: Path):
+def test_a_plan_is_built_once_strongly_typed_and_kept_to_ourselves(fake, trt, model: Path, tmp_path: Path):
     cache, key = EngineCache(), key_of(model, ORIN)
     lines: list[str] = []
     assert cache.load(key) is None
     plan = cache.build(key, model, lines.append)
     assert "build 100 %" in lines
-    told = json.loads(plan)
+    told = trt.told_of(plan.data)
+    assert plan.deviation == 0
     assert told["flags"] == 1 << 1
     assert told["profile"] == {"x": [[1, 2], [1, 2], [8, 2]]}
     assert told["timings"] == ""
@@ -119,18 +144,18 @@ def test_a_plan_is_built_once_strongly_typed_and_kept_to_ourselves(fake, model: 
     assert sorted(p.suffix for p in cache.folder.iterdir()) == [".cache", ".json", ".lock", ".plan"]
     # Another model starts from the timings of the first.
     other = dataclasses.replace(key, precision="other")
-    assert json.loads(cache.build(other, model, lines.append))["timings"] == "timings"
+    assert trt.told_of(cache.build(other, model, lines.append).data)["timings"] == "timings"
 
 
 @pytest.mark.parametrize("part", ["plan", "json"])
-def test_what_is_not_as_recorded_is_built_again(fake, model: Path, part: str):
+def test_what_is_not_as_recorded_is_built_again(fake, trt, model: Path, part: str):
     cache, key = EngineCache(), key_of(model, ORIN)
     cache.build(key, model, lambda line: None)
     path = cache.folder / f"{key.digest}.{part}"
     path.write_bytes(path.read_bytes().replace(b"1", b"2"))
     assert cache.load(key) is None
     plan = cache.build(key, model, lambda line: None)
-    assert json.loads(plan)["flags"] == 2
+    assert trt.told_of(plan.data)["flags"] == 2
     assert cache.load(key) == plan
     path.chmod(0o666)
     assert cache.load(key) is None
@@ -158,7 +183,7 @@ def test_a_folder_that_others_could_write_is_refused(tmp_path: Path, monkeypatch
     ("fault", "message"),
     [
         ("crash", "crashed with SIGSEGV after: about to fail"),
-        ("refuse", "no such operator"),
+        ("refuse", r"parser says: Magic layer\.0: no such operator; and no weights$"),
         ("crash on import", "crashed with SIGSEGV"),
     ],
 )
@@ -198,63 +223,6 @@ def test_two_builders_of_one_plan_build_it_once(fake, model: Path, tmp_path: Pat
     assert any("another process is building it" in line for line in lines)
 
 
-def test_the_runner_captures_the_second_run_and_replays_it(trt):
-    cuda = trt.FakeCuda()
-    session = TensorRtSession(b"plan", name="m.onnx", trt=trt, cuda=cuda)
-    graph = CheckedSession(session, "m.onnx", {"x": (None, 2)}, {"y": (None, 2)})
-    for n in range(4):
-        x = np.full((3, 2), n, np.float32)
-        assert np.array_equal(graph(x=x)[0], 2 * x)
-    assert cuda.launched == 3
-    assert session.get_providers() == ["TensorRT 10.3.0"]
-    # What was handed out is the caller's: the next run does not write into it.
-    (first,) = graph(x=np.ones((3, 2), np.float32))
-    graph(x=np.zeros((3, 2), np.float32))
-    assert (first == 2).all()
-    session.close()
-    assert not cuda.live
-    with pytest.raises(RequestError, match="closed"):
-        session.run(None, {"x": x})
-
-
-def test_the_runner_keeps_a_bounded_number_of_shapes(trt):
-    cuda = trt.FakeCuda()
-    session = TensorRtSession(b"plan", name="m.onnx", trt=trt, cuda=cuda)
-    for _ in range(2):
-        for batch in range(1, 13):
-            x = np.random.default_rng(batch).normal(size=(batch, 2)).astype(np.float32)
-            assert np.array_equal(session.run(["y"], {"x": x})[0], 2 * x)
-    assert len(cuda.live) == 1 + 4 * SHAPES
-    session.close()
-    assert not cuda.live
-
-
-def test_a_plan_that_cannot_be_captured_runs_plainly(trt, caplog):
-    caplog.set_level(logging.INFO)
-    cuda = trt.FakeCuda()
-    session = TensorRtSession(b"plan", name="m.onnx", trt=trt, cuda=cuda)
-    trt.STREAM.refuse = True
-    x = np.ones((1, 2), np.float32)
-    for _ in range(3):
-        assert (session.run(None, {"x": x})[0] == 2).all()
-    assert cuda.launched == 0
-    assert caplog.text.count("runs without a CUDA graph") == 1
-
-
-def test_the_runner_says_what_it_expected(trt):
-    with pytest.raises(DeviceError, match="does not load its plan"):
-        TensorRtSession(b"broken", name="m.onnx", trt=trt, cuda=trt.FakeCuda())
-    session = TensorRtSession(b"plan", name="m.onnx", trt=trt, cuda=trt.FakeCuda())
-    for feeds, message in (
-        ({}, "input 'x' is missing"),
-        ({"x": np.ones((1, 2))}, "'x' is float64, expected float32"),
-        ({"x": np.ones((17, 2), np.float32)}, r"shape \(17, 2\); built for \(1, 2\) to \(16, 2\)"),
-        ({"x": np.ones(2, np.float32)}, "has shape"),
-    ):
-        with pytest.raises(RequestError, match=message):
-            session.run(None, feeds)
-
-
 class Doubling:
     """A fallback."""
 
@@ -270,15 +238,15 @@ class Doubling:
         return [2 * feeds["x"]]
 
 
-def test_answers_come_from_the_fallback_until_the_plan_is_there(trt, caplog):
+def test_answers_come_from_the_fallback_until_the_plan_is_there(trt, stub: Stub, model: Path, caplog):
     caplog.set_level(logging.INFO)
     may_go = threading.Event()
 
     def make():
         may_go.wait(10)
-        return b"plan"
+        return plan_of(trt, model)
 
-    opens = functools.partial(TensorRtSession, name="m", trt=trt, cuda=trt.FakeCuda())
+    opens = functools.partial(TensorRtSession, name="m", trt=trt, cuda=Cuda(stub.library))
     session = LazyEngineSession("m", Doubling(), make, open_engine=opens)
     x = np.ones((1, 2), np.float32)
     assert session.get_providers() == ["CUDAExecutionProvider"]
@@ -287,7 +255,7 @@ def test_answers_come_from_the_fallback_until_the_plan_is_there(trt, caplog):
     session.wait()
     assert (session.run(["y"], {"x": x})[0] == 2).all()
     assert session.get_providers() == ["TensorRT 10.3.0"]
-    assert "running on CUDAExecutionProvider" in caplog.text
+    assert "running on CUDAExecutionProvider meanwhile" in caplog.text
     assert "runs on TensorRT 10.3.0 now" in caplog.text
 
 
@@ -303,30 +271,18 @@ def test_a_failed_background_build_stays_on_the_fallback_and_says_why(caplog):
     assert caplog.text.count("stays on CUDAExecutionProvider: no such operator") == 1
 
 
-def test_without_a_gpu_fallback_the_plan_is_built_before_the_first_answer(fake, model: Path, trt):
-    opens = functools.partial(TensorRtSession, trt=trt, cuda=trt.FakeCuda())
-    fake.setattr(engines, "TensorRtSession", opens)
-    device = Device("tensorrt", True, 1, tensorrt=ORIN)
-    x = np.ones((2, 2), np.float32)
-    assert (device.session(model).run(["y"], {"x": x})[0] == 2).all()
-    fake.setenv("FAKE_TENSORRT", "crash")
-    assert device.session(model).get_providers() == ["TensorRT 10.3.0"]
-
-
 def test_a_device_that_cannot_work_names_the_cause(fake):
     import onnxruntime
 
     if "TensorrtExecutionProvider" in onnxruntime.get_available_providers():
         pytest.skip("this build has TensorRT")
 
-    def target():
-        raise DeviceError("TensorRT cannot be used: crashed with SIGSEGV")
-
-    fake.setattr(engines, "target", target)
+    cannot = DeviceError("TensorRT cannot be used: crashed with SIGSEGV")
+    fake.setattr(target, "target", functools.partial(_raise, cannot))
     fake.setattr("faceinsight.diagnostics.doctor.finding", lambda name: f"finding about {name}")
     with pytest.raises(DeviceError, match=r"crashed with SIGSEGV.*choose device='cpu'\. finding about tensorrt"):
         FaceInsight.load("nano", device="tensorrt")
-    fake.setattr(engines, "target", lambda: ORIN)
+    fake.setattr(target, "target", lambda: ORIN)
     llama = type("L", (), {"llama_supports_gpu_offload": lambda: True})
     fake.setattr("faceinsight.backends.device.import_llama", lambda: llama)
     assert Device.resolve("tensorrt").tensorrt == ORIN
@@ -335,26 +291,51 @@ def test_a_device_that_cannot_work_names_the_cause(fake):
 def test_target_is_asked_in_a_child_and_must_be_new_enough(monkeypatch):
     from faceinsight.host.child import Probe
 
-    found = {"version": "10.3.0", "sm": 87, "device": "Orin", "integrated": True}
-    monkeypatch.setattr(engines, "probe", lambda name: Probe(found))
-    assert engines.target() == ORIN
+    asked = []
+    found = dataclasses.asdict(ORIN)
+    monkeypatch.setattr(target, "probe", lambda *arguments: asked.append(arguments) or Probe(found))
+    assert target.target() == ORIN
+    # A builder takes seconds and a gigabyte, and the plans may be there: only the runtime is tried.
+    assert asked == [("tensorrt", "Runtime")]
     found["version"] = "8.6.1"
     with pytest.raises(DeviceError, match=r"8\.6\.1 is too old; expected 10\.3"):
-        engines.target()
-    monkeypatch.setattr(engines, "probe", lambda name: Probe(error="crashed with SIGSEGV"))
+        target.target()
+    monkeypatch.setattr(target, "probe", lambda *arguments: Probe(error="crashed with SIGSEGV"))
     with pytest.raises(DeviceError, match="crashed with SIGSEGV"):
-        engines.target()
+        target.target()
 
 
-def test_the_engine_command_builds_all_plans_of_a_bundle(fake, capsys):
-    fake.setattr(engines, "target", lambda: ORIN)
+def test_the_probe_says_all_that_a_plan_depends_on(fake):
+    """In a real child, over the stub: every field of the target, and no builder."""
+    found = probe.__wrapped__("tensorrt", "Runtime").found
+    assert EngineTarget(**found) == EngineTarget("10.3.0", 0, "Stub", 8, 8, 87, 13020, integrated=False)
+    code = "import tensorrt; del tensorrt.Builder; from faceinsight.backends.probes import PROBES; "
+    for wanted, starts in (("Runtime", True), ("Builder", False)):
+        done = subprocess.run([sys.executable, "-c", f"{code}PROBES['tensorrt']({wanted!r})"], env=_environment())
+        assert (done.returncode == 0) == starts
+
+
+def _environment() -> dict[str, str]:
+    return os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+
+
+def test_the_engine_command_builds_all_plans_of_a_bundle(fake, trt, stub: Stub, capsys):
+    files = ["knowledge.onnx", "question.onnx"]
+    fake.setattr(Bundle, "graph_files", files)
     assert export(["engine", "nano"]) == 0
     out = capsys.readouterr().out
-    assert "encoder.onnx: build 100 %" in out
-    assert out.count(" built") == 5
+    assert "question.onnx: build 100 %" in out
+    assert out.count(" from ONNX Runtime's CPU  built") == 2
     assert export(["engine", "nano"]) == 0
-    assert capsys.readouterr().out.count("there already") == 5
-    fake.setattr(engines, "target", functools.partial(_raise, DeviceError("TensorRT cannot be used")))
+    assert capsys.readouterr().out.count("there already") == 2
+    assert export(["engine", "nano", "--again"]) == 0
+    assert capsys.readouterr().out.count(" built") == 2
+    # Plans that TensorRT refuses, as after an update that keeps its version.
+    fake.setattr(trt.Runtime, "deserialize_cuda_engine", lambda self, plan: None)
+    assert export(["engine", "nano"]) == 0
+    assert capsys.readouterr().out.count(" built") == 2
+    assert stub.live == 0
+    fake.setattr(target, "target", functools.partial(_raise, DeviceError("TensorRT cannot be used")))
     assert export(["engine", "nano"]) == 1
     assert "faceinsight-export: TensorRT cannot be used" in capsys.readouterr().err
 
@@ -376,7 +357,7 @@ def test_half_stored_weights_are_constants_again(tmp_path: Path):
     path = tmp_path / "half.onnx"
     onnx.save(proto, path)
     store_fp16(path)
-    folded = for_tensorrt(path.read_bytes())
+    folded = b"".join(rewritten(mapped(path)))
     again = onnx.load_from_string(folded)
     onnx.checker.check_model(again)
     assert [n.op_type for n in again.graph.node] == ["MatMul", "Relu"]
@@ -387,7 +368,7 @@ def test_half_stored_weights_are_constants_again(tmp_path: Path):
         for m in (path.read_bytes(), folded)
     ]
     assert np.array_equal(*results)
-    assert for_tensorrt(folded) == folded
+    assert rewritten(memoryview(folded)) is None
     # A half-precision graph computes in half precision and stays as it is.
     outline = OnnxHeader.read(path)
     assert [(n.name, n.stored) for n in outline.narrow()] == [("w", "w.half")]
@@ -399,8 +380,8 @@ def test_what_tensorrt_gets_computes_the_same(name: str):
     import onnxruntime
 
     data = Bundle.open("nano").file(name).read_bytes()
-    rewritten = for_tensorrt(data)
-    proto = onnx.load_from_string(rewritten)
+    given = b"".join(rewritten(memoryview(data)))
+    proto = onnx.load_from_string(given)
     onnx.checker.check_model(proto)
     rng = np.random.default_rng(0)
     feeds = {}
@@ -409,7 +390,7 @@ def test_what_tensorrt_gets_computes_the_same(name: str):
         kind = {1: np.float32, 2: np.uint8, 7: np.int64}[value.kind]
         feeds[value.name] = rng.integers(0, 19, shape).astype(kind)
     results = [
-        onnxruntime.InferenceSession(m, providers=["CPUExecutionProvider"]).run(None, feeds) for m in (data, rewritten)
+        onnxruntime.InferenceSession(m, providers=["CPUExecutionProvider"]).run(None, feeds) for m in (data, given)
     ]
     for expected, found in zip(*results, strict=True):
         assert expected.dtype == found.dtype
@@ -422,46 +403,153 @@ def test_what_tensorrt_gets_computes_the_same(name: str):
         assert makers[cast.input[0]].attribute[0].i == TensorProto.FLOAT
 
 
-class FakeCudart:
-    """A libcudart with one Jetson Orin; `broken` calls fail with error 2."""
-
-    broken = ""
-    devices = 1
-
-    def __getattr__(self, name):
-        if name == "cudaGetDeviceProperties_v2":
-            raise AttributeError(name)
-        return functools.partial(self._call, name)
-
-    def _call(self, name, *arguments):
-        if name == self.broken:
-            return 2
-        if name == "cudaGetDeviceCount":
-            arguments[0]._obj.value = self.devices
-        elif name == "cudaGetDeviceProperties":
-            arguments[0].value = b"Orin"
-        elif name == "cudaDeviceGetAttribute":
-            arguments[0]._obj.value = {18: 1, 75: 8, 76: 7}[arguments[1].value]
-        elif name in ("cudaDriverGetVersion", "cudaRuntimeGetVersion"):
-            arguments[0]._obj.value = 12060
-        elif name == "cudaMemGetInfo":
-            arguments[0]._obj.value, arguments[1]._obj.value = 4, 8
-        return 0
-
-    class _Say:
-        def __call__(self, status):
-            return b"out of memory"
-
-    cudaGetErrorString = _Say()
+def test_a_model_that_stays_as_it_is_is_not_read_into_memory(tmp_path: Path):
+    """A vision encoder has a gigabyte: on a small board its build was killed for copies of it. Where weights are
+    rewritten, only these are held."""
+    values = {"x": [64, 4096], "y": [64, 4096]}
+    x, y = (helper.make_tensor_value_info(n, TensorProto.FLOAT16, values[n]) for n in "xy")
+    weight = np.zeros((4096, 12800), np.float16)  # 100 MB
+    weights = [onnx.numpy_helper.from_array(weight, "w"), onnx.numpy_helper.from_array(weight[:1, :1], "small")]
+    nodes = [helper.make_node("MatMul", ["x", "w"], ["h"]), helper.make_node("Relu", ["h"], ["y"])]
+    widened = [helper.make_node("Cast", ["small"], ["s"], to=1), helper.make_node("Relu", ["s"], ["z"])]
+    for name, extra in (("plain", []), ("widened", widened)):
+        graph = helper.make_graph([*nodes, *extra], "g", [x], [y], weights)
+        onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)]), tmp_path / f"{name}.onnx")
+        tracemalloc.start()
+        given = for_tensorrt(tmp_path / f"{name}.onnx", tmp_path / f"scratch-{name}.onnx")
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert given.name == ("plain.onnx" if name == "plain" else "scratch-widened.onnx")
+        assert peak < 5e6
+    found = OnnxHeader.read(tmp_path / "scratch-widened.onnx")
+    assert [n.op for n in found.nodes] == ["MatMul", "Relu", "Relu"]
 
 
-def test_cuda_says_what_there_is_and_what_failed():
-    library = FakeCudart()
-    gpu = Cuda(library).gpu()
-    assert (gpu.name, gpu.sm, gpu.integrated, gpu.driver, gpu.free, gpu.total) == ("Orin", 87, True, 12060, 4, 8)
-    library.broken = "cudaMalloc"
-    with pytest.raises(DeviceError, match=r"cudaMalloc failed: out of memory \(CUDA error 2\)"):
-        Cuda(library).malloc(10)
-    library.devices = 0
-    with pytest.raises(DeviceError, match="CUDA sees no GPU"):
-        Cuda(library)
+def test_a_build_that_is_killed_names_memory():
+    assert death(-9, "Init builder kernel library").startswith("crashed with SIGKILL (out of memory? close other pro")
+    assert "memory" not in death(-11, "")
+
+
+def test_int8_for_cpus_is_refused_before_it_is_built(fake, tmp_path: Path):
+    x, y = (helper.make_tensor_value_info(n, TensorProto.FLOAT, ["batch", 2]) for n in "xy")
+    node = helper.make_node("DynamicQuantizeLinear", ["x"], ["q", "s", "z"])
+    graph = helper.make_graph([node, helper.make_node("DequantizeLinear", ["q", "s", "z"], ["y"])], "g", [x], [y])
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)]), tmp_path / "vision.onnx")
+    with pytest.raises(DeviceError, match=r"DynamicQuantizeLinear.*--vision fp16 or int8-static"):
+        Device("tensorrt", True, 1, tensorrt=ORIN).session(tmp_path / "vision.onnx")
+    assert not list(EngineCache().folder.glob("*.lock"))
+
+
+class Fallback:
+    """Counts how often it is asked for."""
+
+    def __init__(self) -> None:
+        self.made = 0
+
+    def __call__(self) -> Doubling:
+        self.made += 1
+        return Doubling()
+
+
+def test_a_fallback_is_not_made_where_the_plan_is_there(fake, model: Path):
+    """It would load every graph onto the GPU a second time."""
+    fallback = Fallback()
+    lazy = opening.open_session(model, ORIN, fallback)
+    assert fallback.made == 1
+    assert doubles(lazy, 3)
+    lazy.wait()
+    assert opening.open_session(model, ORIN, fallback).get_providers() == ["TensorRT 10.3.0"]
+    assert fallback.made == 1
+    calls = []
+    fake.setattr(Device, "_meanwhile", lambda self, model: calls.append(self.name))
+    Device("tensorrt", True, 1, tensorrt=ORIN).session(model)
+    assert calls == []
+
+
+def test_a_plan_that_tensorrt_refuses_is_built_again(fake, trt, model: Path, caplog):
+    device = Device("tensorrt", True, 1, tensorrt=ORIN)
+    assert doubles(device.session(model), 2)
+    loads, refused = trt.Runtime.deserialize_cuda_engine, []
+
+    def once(self, plan):
+        return loads(self, plan) if refused else refused.append(plan)
+
+    fake.setattr(trt.Runtime, "deserialize_cuda_engine", once)
+    assert doubles(device.session(model), 2)
+    assert refused
+    assert "does not load its plan of 0 MB" in caplog.text
+    # With a fallback, that answers meanwhile.
+    refused.clear()
+    lazy = opening.open_session(model, ORIN, Fallback())
+    assert lazy.get_providers() == ["CUDAExecutionProvider"]
+    lazy.run(["y"], {"x": np.ones((1, 2), np.float32)})
+    lazy.wait()
+    assert doubles(lazy, 2)
+    assert lazy.get_providers() == ["TensorRT 10.3.0"]
+    # One that was built just now and is refused is no reason to build for ever.
+    fake.setattr(trt.Runtime, "deserialize_cuda_engine", lambda self, plan: None)
+    with pytest.raises(PlanRefusedError, match="memory is short"):
+        device.session(model)
+
+
+def test_a_plan_that_computes_something_else_is_not_used(fake, model: Path, caplog):
+    fake.setenv("FAKE_TENSORRT", "wrong")
+    cache, key = EngineCache(), key_of(model, ORIN)
+    with pytest.raises(WrongPlanError, match=r"are 2 from ONNX Runtime's on the CPU, at most 0\.1 is accepted"):
+        cache.build(key, model, lambda line: None)
+    assert json.loads((cache.folder / f"{key.digest}.json").read_text())["deviation"] == 2
+    fake.delenv("FAKE_TENSORRT")
+    # It is not built at every start: what was found is recorded.
+    with pytest.raises(DeviceError, match=r"m\.onnx: this plan is not used"):
+        Device("tensorrt", True, 1, tensorrt=ORIN).session(model)
+    assert opening.open_session(model, ORIN, Fallback()).get_providers() == ["CUDAExecutionProvider"]
+    assert "stays on CUDAExecutionProvider: this plan is not used" in caplog.text
+    cache.discard(key)
+    assert cache.build(key, model, lambda line: None).deviation == 0
+
+
+def test_a_plan_that_does_not_run_is_an_error_message(fake, model: Path):
+    fake.setenv("FAKE_TENSORRT", "refuse plan")
+    cache = EngineCache()
+    with pytest.raises(DeviceError, match="its new TensorRT plan does not run: PlanRefusedError"):
+        cache.build(key_of(model, ORIN), model, lambda line: None)
+    assert [p.suffix for p in cache.folder.iterdir()] == [".lock"]
+
+
+def test_on_a_board_plans_are_built_before_anything_else(fake, model: Path):
+    """CPU and GPU share memory there: a build beside a loaded LLM may not fit, and times kernels under load."""
+    fallback = Fallback()
+    assert opening.open_session(model, BOARD, fallback).get_providers() == ["TensorRT 10.3.0"]
+    assert fallback.made == 0
+    order = []
+    fake.setattr(opening, "build_plan", lambda cache, key, model: order.append(model.name))
+    fake.setattr("faceinsight.loading.load_llm", lambda *a, **k: order.append("llm") or _raise(DeviceError("no LLM")))
+    fake.setattr("faceinsight.loading.Perception.load", lambda *a, **k: None)
+    with pytest.raises(DeviceError, match="no LLM"):
+        _load_parts(Device("tensorrt", True, 1, tensorrt=BOARD))
+    assert order == [*Bundle.open("nano").graph_files, "llm"]
+    order.clear()
+    Device("tensorrt", True, 1, tensorrt=ORIN).prepare([model])
+    Device("cpu", False, 1).prepare([model])
+    assert order == []
+
+
+def _load_parts(device: Device):
+    from faceinsight.loading import load_parts
+
+    return load_parts(Bundle.open("nano"), device, allow=(), deny=(), cache_bytes=1 << 20, forget_after=None)
+
+
+@pytest.mark.slow
+def test_nano_answers_through_plans_as_on_the_cpu(fake, insight: FaceInsight, stub: Stub):
+    """The whole way over the fakes: plans of all graphs, compared when they were built, run by the real session."""
+    device = Device("tensorrt", False, 2, tensorrt=ORIN)
+    fake.setattr(Device, "resolve", lambda name, threads: device)
+    with FaceInsight.load("nano", device="tensorrt") as loaded:
+        ((face,), (expected,)) = (each.perceive(PHOTO) for each in (loaded, insight))
+        assert face.labels == expected.labels
+        texts = [each.ask(one, "Is she smiling?").text for each, one in ((loaded, face), (insight, expected))]
+        assert texts[0] == texts[1]
+    assert stub.violations == ""
+    assert stub.calls.count("cudaStreamSynchronize") >= 5
+    assert len(list(EngineCache().folder.glob("*.plan"))) == len(Bundle.open("nano").graph_files)

@@ -208,9 +208,28 @@ def test_a_jetsons_rails_are_summed_over_time(tmp_path: Path):
     (tmp_path / "sys/class/hwmon/hwmon3/curr1_input").write_text("4000")
     whole.sample(3.0)
     assert whole.joules == pytest.approx(20.0 + 15.0)
-    # Without a rail that feeds the others, all of them are the total.
+    # Without a rail that feeds the others, all of them are the total, and are named.
     (tmp_path / "sys/class/hwmon/hwmon3/in1_label").write_text("VDD_GPU_SOC")
-    assert all(s.counted for s in find_sensors(tmp_path)[0])
+    found, notes = find_sensors(tmp_path)
+    assert all(s.counted for s in found)
+    assert len(notes) == 1
+    assert notes[0].endswith("power is the sum of VDD_GPU_SOC, VDD_CPU_GPU_CV")
+
+
+def test_a_thors_whole_power_is_what_its_ina238_measures(tmp_path: Path):
+    thor = {
+        "sys/class/hwmon/hwmon5/name": "ina238",
+        "sys/class/hwmon/hwmon5/power1_input": "31000000",
+        "sys/class/hwmon/hwmon3/in1_label": "VDD_GPU",
+    }
+    found, notes = find_sensors(plant(tmp_path, INA | thor))
+    assert notes == ()
+    assert [s.name for s in found if s.counted] == ["INA238 VIN"]
+    assert {s.name for s in found if not s.counted} == {"INA3221 VDD_GPU", "INA3221 VDD_CPU_GPU_CV"}
+    (whole,) = (s for s in found if s.counted)
+    whole.start(0.0)
+    whole.sample(2.0)
+    assert whole.joules == pytest.approx(62.0)
 
 
 def test_no_sensor_is_said(tmp_path: Path):

@@ -16,6 +16,7 @@ import numpy
 import pytest
 from paths import PHOTO, ROOT
 
+from faceinsight.backends.tensorrt.cudart import NO_DRIVER
 from faceinsight.bundle.bundle import locate
 from faceinsight.cli.main import main
 from faceinsight.diagnostics import doctor, facts, versions
@@ -55,6 +56,18 @@ CPU_ONLY = dataclasses.replace(
     tensorrt=Probe(error="ModuleNotFoundError: No module named 'tensorrt'"),
     driver=None,
 )
+NO_DRIVER_HERE = f"DeviceError: CUDA sees no GPU: NVIDIA's driver is not visible (libcuda.so.1): {NO_DRIVER}"
+#: A GPU build of ONNX Runtime where there is no GPU: what it lacks is not missed.
+GPU_BUILD_ON_CPU = dataclasses.replace(
+    CPU_ONLY,
+    distributions={"onnxruntime-gpu": "1.31.1"},
+    onnxruntime=Probe({**ORT, "library": "libcuda.so.1: cannot open shared object file", "run": "no device"}),
+)
+#: In a container a board's files are not there, but CUDA sees a GPU that shares the CPU's memory.
+CONTAINER = dataclasses.replace(
+    DESKTOP, machine="aarch64", driver=None, cuda=Probe(RTX | {"name": "Orin", "sm": 87, "integrated": True})
+)
+CUDA_LLAMA = Probe({"version": "0.3.36", "gpu": False, "cuda_build": True, "amx": False})
 
 
 def of(name: str, version: str, **others: str) -> dict[str, dict[str, str]]:
@@ -62,7 +75,7 @@ def of(name: str, version: str, **others: str) -> dict[str, dict[str, str]]:
     return {"versions": {**DESKTOP.versions, name: version, **others}}
 
 
-@pytest.mark.parametrize("facts", [DESKTOP, ORIN, CPU_ONLY])
+@pytest.mark.parametrize("facts", [DESKTOP, ORIN, CPU_ONLY, GPU_BUILD_ON_CPU, CONTAINER])
 def test_a_healthy_machine_is_ok(facts: Facts):
     assert {c.status for c in diagnose(facts)} == {"ok"}
 
@@ -85,7 +98,7 @@ CPU_ORT = {"version": "1.32.0", "providers": ["CPUExecutionProvider"]}
             "distributions",
             "fail",
             "overwrite",
-            "pip uninstall -y onnxruntime onnxruntime-gpu && pip install onnxruntime-gpu",
+            "pip uninstall -y onnxruntime onnxruntime-gpu, then pip install 'onnxruntime-gpu[cuda,cudnn]'",
         ),
         (
             DESKTOP,
@@ -105,14 +118,47 @@ CPU_ORT = {"version": "1.32.0", "providers": ["CPUExecutionProvider"]}
         ),
         (ORIN, {"onnxruntime": Probe(ORT | {"run": NO_KERNEL})}, "CUDA kernels", "fail", "sm_87", "89, 90, 120, 121"),
         (DESKTOP, {"onnxruntime": Probe(ORT | {"run": NO_KERNEL})}, "CUDA kernels", "fail", "sm_89", "newer"),
-        (DESKTOP, {"onnxruntime": Probe(ORT | {"run": "1 + 1 gives 3"})}, "CUDA kernels", "fail", "gives 3", "driver"),
+        (CONTAINER, {"onnxruntime": Probe(ORT | {"run": NO_KERNEL})}, "CUDA kernels", "fail", "sm_87", "jetson.md"),
+        (DESKTOP, {"onnxruntime": Probe(ORT | {"run": "ones give [3]"})}, "CUDA kernels", "fail", "[3]", "driver"),
+        (
+            DESKTOP,
+            {"onnxruntime": Probe(ORT | {"run": "cuDNN is not available. Install cuDNN 9"})},
+            "CUDA kernels",
+            "fail",
+            "cuDNN is not available",
+            "pip install 'onnxruntime-gpu[cuda,cudnn]'",
+        ),
+        (
+            DESKTOP,
+            {"onnxruntime": Probe(ORT | {"library": "libcuda.so.1: cannot open shared object file"})},
+            "CUDA libraries",
+            "fail",
+            "libcuda.so.1",
+            "--runtime nvidia",
+        ),
         (
             ORIN,
             {"llama": Probe({"version": "0.3.36", "gpu": False, "amx": False})},
             "llama.cpp",
             "warn",
             "CPU build",
-            'CMAKE_ARGS="-DGGML_CUDA=on -DCMAKE_CUDA_ARCHITECTURES=87" CUDACXX=',
+            '-DGGML_CUDA=on -DCMAKE_CUDA_ARCHITECTURES=87 -DGGML_CUDA_NO_VMM=on -DLLAVA_BUILD=off" CUDACXX=',
+        ),
+        (
+            DESKTOP,
+            {"llama": Probe({"version": "0.3.36", "gpu": False, "cuda_build": False, "amx": False})},
+            "llama.cpp",
+            "warn",
+            "CPU build",
+            'CMAKE_ARGS="-DGGML_CUDA=on -DCMAKE_CUDA_ARCHITECTURES=89" CUDACXX=',
+        ),
+        (
+            DESKTOP,
+            {"llama": CUDA_LLAMA},
+            "llama.cpp",
+            "warn",
+            "is a CUDA build that sees no GPU, though CUDA does",
+            "newer CUDA than the driver's",
         ),
         (
             CPU_ONLY,
@@ -141,7 +187,9 @@ CPU_ORT = {"version": "1.32.0", "providers": ["CPUExecutionProvider"]}
             "compiled for AMX, which was not tried (MemoryError)",
             "start again",
         ),
-        (DESKTOP, {"llama": Probe(error="OSError: libcuda.so.1")}, "llama.cpp", "fail", "libcuda", "GGML_CUDA=on"),
+        (DESKTOP, {"llama": Probe(error="OSError: libcudart.so.12")}, "llama.cpp", "fail", "cudart", "GGML_CUDA=on"),
+        (DESKTOP, {"llama": Probe(error="OSError: libcuda.so.1")}, "llama.cpp", "fail", "libcuda", "--runtime nvidia"),
+        (CPU_ONLY, {"llama": Probe(error="OSError: libcuda.so.1")}, "llama.cpp", "fail", "libcuda", "without a GPU"),
         (DESKTOP, {"tensorrt": Probe({"version": "8.6.1"})}, "TensorRT", "warn", "8.6.1", "JetPack 6.2"),
         (DESKTOP, {"tensorrt": Probe(error="crashed with SIGSEGV")}, "TensorRT", "warn", "SIGSEGV", "driver"),
         (ORIN, {"tensorrt": CPU_ONLY.tensorrt}, "TensorRT", "warn", "No module", "--system-site-packages"),
@@ -156,7 +204,9 @@ CPU_ORT = {"version": "1.32.0", "providers": ["CPUExecutionProvider"]}
         (CPU_ONLY, of("transformers", "4.40.2"), "versions", "warn", "4.40.2", "'transformers>=4.44'"),
         (DESKTOP, {"bundle_error": "llm.gguf: the file is damaged"}, "bundle", "fail", "damaged", "again"),
         (DESKTOP, {"cuda": Probe(error="driver version is insufficient")}, "GPU", "warn", "insufficient", "nvidia-smi"),
+        (DESKTOP, {"cuda": Probe(error=NO_DRIVER_HERE)}, "GPU", "warn", "not visible", "--gpus all"),
         (ORIN, {"jetson": dataclasses.replace(JETSON, l4t="35.4.1")}, "L4T release", "fail", "35.4.1", "JetPack 6.2"),
+        (ORIN, {"jetson": dataclasses.replace(JETSON, l4t="36.4.7")}, "L4T release", "warn", "error 12", "reboot"),
         (ORIN, {"jetson": dataclasses.replace(JETSON, mode="15W")}, "power mode", "warn", "15W", "nvpmodel"),
         (
             ORIN,
@@ -174,6 +224,31 @@ def test_each_cause_is_named(facts: Facts, changes: dict, name: str, status: str
     assert found in wrong[0].found
     assert do in wrong[0].do
     assert wrong[0].do
+
+
+def test_a_cuda_build_where_cuda_sees_no_gpu_either_is_not_compiled_again():
+    facts = dataclasses.replace(DESKTOP, llama=CUDA_LLAMA, cuda=Probe(error=NO_DRIVER_HERE))
+    found = {c.name: c for c in diagnose(facts) if c.status != "ok"}
+    assert found.keys() == {"GPU", "llama.cpp"}
+    assert "is a CUDA build that sees no GPU" in found["llama.cpp"].found
+    assert "CMAKE_ARGS" not in found["llama.cpp"].do
+
+
+@pytest.mark.parametrize(
+    ("machine", "cuda", "expected"),
+    [
+        ("aarch64", {"sm": 87, "integrated": True}, True),
+        ("aarch64", {"sm": 110, "integrated": True}, True),
+        ("aarch64", {"sm": 121, "integrated": True}, False),  # DGX Spark
+        ("aarch64", {"sm": 90, "integrated": False}, False),  # Grace Hopper
+        ("x86_64", {"sm": 87, "integrated": True}, False),
+    ],
+)
+def test_a_jetson_is_known_by_its_gpu_in_a_container(machine: str, cuda: dict, expected: bool):
+    facts = dataclasses.replace(CONTAINER, machine=machine, cuda=Probe(RTX | cuda))
+    assert facts.on_jetson == expected
+    (check,) = (c for c in diagnose(dataclasses.replace(facts, onnxruntime=Probe(CPU_ORT))) if c.name == "ONNX Runtime")
+    assert ("docs/devices/jetson.md" in check.do) == expected
 
 
 @pytest.fixture
@@ -247,6 +322,9 @@ def test_a_device_error_carries_the_finding(monkeypatch):
     assert doctor.finding("cuda").startswith("CUDA libraries: libcudnn.so.9 is missing")
     monkeypatch.setattr(doctor, "gather", lambda bundle: CPU_ONLY)
     assert "No NVIDIA GPU was found" in doctor.finding("cuda")
+    facts = dataclasses.replace(DESKTOP, llama=CUDA_LLAMA)
+    monkeypatch.setattr(doctor, "gather", lambda bundle: facts)
+    assert doctor.finding("tensorrt").startswith("llama.cpp: 0.3.36 is a CUDA build that sees no GPU")
     monkeypatch.setattr(doctor, "gather", lambda bundle: DESKTOP)
     assert "faceinsight doctor" in doctor.finding("cuda")
 

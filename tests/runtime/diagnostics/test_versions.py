@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 from paths import ROOT
 
-from faceinsight.diagnostics.doctor import numbers
-from faceinsight.diagnostics.versions import EXPORT, RUNTIME
+from faceinsight.diagnostics.versions import EXPORT, RUNTIME, numbers
 
 versions = pytest.importorskip("versions")
 RESULT = json.loads((ROOT / "benchmarks" / "results" / "xeon-2026-11" / "versions.json").read_text())

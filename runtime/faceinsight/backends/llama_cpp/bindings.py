@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from importlib import import_module
 from importlib.machinery import ModuleSpec
 from importlib.util import find_spec
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -64,13 +65,24 @@ def import_llama() -> Any:
             if "llama_cpp" not in sys.modules and (spec := find_spec("llama_cpp")):
                 sys.modules.setdefault("llama_cpp", _LazyPackage(spec))
             return import_module("llama_cpp.llama_cpp")
-        except (ImportError, RuntimeError, OSError) as e:
+        except Exception as e:  # also AttributeError, of a libllama that lacks a function
             raise unavailable("llama_cpp", e) from e
 
 
 def llama_version() -> str:
     """Of llama-cpp-python, where it is installed as a package."""
     return installed("llama-cpp-python") or "of unknown version"
+
+
+def libraries(llama: Any) -> Path:
+    """The folder of llama.cpp's shared libraries. llama: as `import_llama` gives it."""
+    return Path(os.environ.get("LLAMA_CPP_LIB_PATH") or Path(llama.__file__).parent / "lib")
+
+
+def built_for_cuda(llama: Any) -> bool:
+    """Was llama.cpp compiled for CUDA? `llama_supports_gpu_offload` says whether it sees a GPU, which a CUDA build does
+    not where the driver is missing, or too old."""
+    return b"CUDA" in llama.llama_print_system_info() or any(libraries(llama).glob("libggml-cuda.*"))
 
 
 def uses_amx(llama: Any) -> bool:

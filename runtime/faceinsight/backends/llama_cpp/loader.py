@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from .amx import works
-from .bindings import import_llama, uses_amx
+from .bindings import import_llama, libraries, uses_amx
 from .model import Llm, Placement
 
 
@@ -24,5 +24,5 @@ def load_llm(
         parameters: overrides for llama.cpp's context parameters.
     """
     llama = import_llama()
-    repack = not uses_amx(llama) or works(Path(llama.__file__).parent / "lib", path)
+    repack = not uses_amx(llama) or works(libraries(llama), path)
     return Llm(path, device, n_embd=n_embd, n_ctx=n_ctx, parameters=parameters, repack=repack)

@@ -23,8 +23,9 @@ from .threads import Threads
 LlmInput = list[int] | NDArray[np.float32]
 #: Sequences beside the main one: so many questions about one face are decoded in parallel.
 MAX_PARALLEL_SEQS = 16
-#: Physical batch size on a CPU.
+#: Physical batch size on a CPU, and on a GPU: llama.cpp's own default.
 N_UBATCH = 256
+N_UBATCH_GPU = 512
 #: Context parameters for comparing with a reference: float32 KV cache and plain attention; slower and larger.
 EXACT = {"type_k": 0, "type_v": 0, "flash_attn_type": 0}
 
@@ -109,14 +110,29 @@ class Llm:
         if not model:
             if not room(2 * path.stat().st_size):
                 raise MemoryShortError(f"memory is short: llama.cpp could not load {path.name}; see `faceinsight fit`")
+            if self.gpu_layers and self._has_vocabulary(path):
+                raise MemoryShortError(
+                    f"llama.cpp reads {path.name}, but could not put it on the GPU, whose memory may be short: close "
+                    "other programs, choose device='cpu', or see `faceinsight doctor`"
+                )
             raise BundleError(f"{path} does not load in llama.cpp (llama-cpp-python {llama_version()})")
         found = self._c.llama_model_n_embd(model)
         if found != n_embd:
             raise BundleError(f"{path.name} has embedding width {found}, the manifest says {n_embd}")
         return model
 
+    def _has_vocabulary(self, path: Path) -> bool:
+        """Does llama.cpp know this file, if it loads nothing else of it?"""
+        params = set_params(self._c.llama_model_default_params(), {"vocab_only": True, "n_gpu_layers": 0})
+        model = self._c.llama_model_load_from_file(str(path).encode(), params)
+        if model:
+            self._c.llama_model_free(model)
+        return bool(model)
+
     def _context_params(self, device: Placement) -> dict[str, Any]:
-        params = dict.fromkeys(("n_ctx", "n_batch", "n_ubatch"), self.n_ctx)
+        params = dict.fromkeys(("n_ctx", "n_batch"), self.n_ctx)
+        # Room for logits and for what a layer computes is taken for so many tokens from the start: on a GPU it is real.
+        params |= {"n_ubatch": min(self.n_ctx, N_UBATCH_GPU), "n_outputs_max": 1 + MAX_PARALLEL_SEQS}
         if not device.llm_on_gpu:
             # On a CPU, flash attention wins by little where many tokens go in at once, and loses by far where fewer
             # than 64 do, as in a question. Without it, large batches take memory (benchmarks/speed/settings.py).

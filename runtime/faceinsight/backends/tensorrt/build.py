@@ -19,7 +19,7 @@ from typing import Any
 
 from ...errors import DeviceError
 from ...host.child import MARK, NO_PYTHON, as_here, death, interpreter
-from .rewrite import for_tensorrt
+from .rewrite import for_tensorrt, mapped
 
 #: Scratch memory that a kernel may ask for: enough for encoders, and a Jetson keeps the rest.
 WORKSPACE = 1 << 30
@@ -92,24 +92,28 @@ def build(
 
 def build_here(request: dict[str, Any], trt: Any, say: Callable[[str], None]) -> None:
     """The child's work. Raises RuntimeError with TensorRT's reason."""
-    data = Path(request["model"]).read_bytes()
-    if hashlib.sha256(data).hexdigest() != request["sha256"]:
-        raise RuntimeError(f"{request['model']} changed meanwhile")
+    model = Path(request["model"])
+    if hashlib.sha256(mapped(model)).hexdigest() != request["sha256"]:
+        raise RuntimeError(f"{model} changed meanwhile")
     logger = trt.Logger(trt.Logger.WARNING)
     builder = trt.Builder(logger)
     # Needed up to TensorRT 10, where the other kind was the default; 11 has this kind only and ignores the flag.
     strong = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
     network = builder.create_network(0 if strong is None else 1 << int(strong))
     parser = trt.OnnxParser(network, logger)
-    if not parser.parse(for_tensorrt(data)):
-        reasons = "; ".join(parser.get_error(i).desc() for i in range(parser.num_errors))
-        raise RuntimeError(f"its ONNX parser says: {reasons}")
+    scratch = Path(f"{request['out']}.onnx")
+    try:
+        if not parser.parse(mapped(for_tensorrt(model, scratch))):
+            raise RuntimeError(f"its ONNX parser says: {_reasons(parser)}")
+    finally:
+        scratch.unlink(missing_ok=True)
     config = builder.create_builder_config()
     config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, WORKSPACE)
     profile = builder.create_optimization_profile()
     for name, shapes in request["profile"].items():
         profile.set_shape(name, *(tuple(s) for s in shapes))
-    config.add_optimization_profile(profile)
+    if config.add_optimization_profile(profile) < 0:
+        raise RuntimeError(f"it does not take the shapes {request['profile']}")
     timings = Path(request["timing_cache_in"])
     cache = config.create_timing_cache(timings.read_bytes() if timings.is_file() else b"")
     config.set_timing_cache(cache, ignore_mismatch=False)
@@ -120,6 +124,16 @@ def build_here(request: dict[str, Any], trt: Any, say: Callable[[str], None]) ->
     _write(Path(request["out"]), plan)
     if (cache := config.get_timing_cache()) is not None:
         _write(Path(request["timing_cache_out"]), cache.serialize())
+
+
+def _reasons(parser: Any) -> str:
+    """What the parser found, of each operator the first: one that it does not know comes in every layer, and the text
+    of the error may be no more than "false"."""
+    first: dict[str, str] = {}
+    for error in (parser.get_error(i) for i in range(parser.num_errors)):
+        where = f"{error.node_operator()} {error.node_name()}".strip()
+        first.setdefault(error.node_operator(), f"{where}: {error.desc()}" if where else error.desc())
+    return "; ".join(first.values())
 
 
 def _monitor(trt: Any, say: Callable[[str], None]) -> Any:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import sys
+from collections.abc import Callable
 from ctypes import c_int, c_size_t, c_uint, c_uint64, c_void_p
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +19,13 @@ MAJORS = (13, 12)
 _HOST_TO_DEVICE, _DEVICE_TO_HOST = 1, 2
 #: cudaStreamNonBlocking: does not wait for the default stream; cudaStreamCaptureModeThreadLocal: others may allocate.
 _NON_BLOCKING, _CAPTURE_THREAD_LOCAL = 1, 1
-#: cudaDeviceAttr: integrated (memory shared with the CPU), compute capability.
-_INTEGRATED, _MAJOR, _MINOR = 18, 75, 76
+#: cudaHostAllocMapped: the device sees it too.
+_MAPPED = 2
+#: cudaDeviceAttr: multiprocessors, integrated (memory shared with the CPU), compute capability.
+_MULTIPROCESSORS, _INTEGRATED, _MAJOR, _MINOR = 16, 18, 75, 76
+#: Where the toolkit lies, which is not always in the loader's path (iuliaferoli/jetson-jp7.2-install).
+TOOLKIT = Path("/usr/local/cuda/lib64")
+NO_DRIVER = "install it, or start the container with --runtime nvidia or --gpus all"
 #: cudaDeviceProp begins with char name[256] in all versions; its whole size differs, and is below this.
 _PROPERTIES_BYTES = 8192
 
@@ -27,10 +35,12 @@ class Gpu:
     """Device 0. sm: compute capability, e.g. 87. Versions as CUDA writes them: 12060 is 12.6. Memory in bytes.
 
     integrated: CPU and GPU share memory, as on a Jetson; then `free` leaves out what Linux could reclaim.
+    multiprocessors: their number; boards of one name may differ in it.
     """
 
     name: str
     sm: int
+    multiprocessors: int
     integrated: bool
     driver: int
     runtime: int
@@ -65,13 +75,27 @@ class Cuda:
         # CUDA 12 has the call of today's structure under another name.
         modern = hasattr(self._library, "cudaGetDeviceProperties_v2")
         self._call("cudaGetDeviceProperties_v2" if modern else "cudaGetDeviceProperties", properties, c_int(0))
-        integrated, major, minor = (self._attribute(a) for a in (_INTEGRATED, _MAJOR, _MINOR))
+        count, major, minor = (self._attribute(a) for a in (_MULTIPROCESSORS, _MAJOR, _MINOR))
         driver, runtime, free, total = c_int(), c_int(), c_size_t(), c_size_t()
         self._call("cudaDriverGetVersion", ctypes.byref(driver))
         self._call("cudaRuntimeGetVersion", ctypes.byref(runtime))
         self._call("cudaMemGetInfo", ctypes.byref(free), ctypes.byref(total))
         name = properties.raw[:256].split(b"\0")[0].decode("utf-8", "replace")
-        return Gpu(name, major * 10 + minor, bool(integrated), driver.value, runtime.value, free.value, total.value)
+        return Gpu(
+            name=name,
+            sm=major * 10 + minor,
+            multiprocessors=count,
+            integrated=self.integrated,
+            driver=driver.value,
+            runtime=runtime.value,
+            free=free.value,
+            total=total.value,
+        )
+
+    @cached_property
+    def integrated(self) -> bool:
+        """Do CPU and GPU share memory, as on a Jetson?"""
+        return bool(self._attribute(_INTEGRATED))
 
     def _attribute(self, number: int) -> int:
         value = c_int()
@@ -108,8 +132,19 @@ class Cuda:
         self._call("cudaMallocHost", ctypes.byref(pointer), c_size_t(max(1, size)))
         return pointer.value or 0
 
+    def malloc_mapped(self, size: int) -> tuple[int, int]:
+        """Pinned host memory that the GPU reads and writes in place: its address for the CPU and for the GPU."""
+        host, device = c_void_p(), c_void_p()
+        self._call("cudaHostAlloc", ctypes.byref(host), c_size_t(max(1, size)), c_uint(_MAPPED))
+        try:
+            self._call("cudaHostGetDevicePointer", ctypes.byref(device), host, c_uint(0))
+        except DeviceError:
+            self.free_host(host.value or 0)
+            raise
+        return host.value or 0, device.value or 0
+
     def free_host(self, pointer: int) -> None:
-        """Free pinned host memory."""
+        """Free pinned host memory, mapped or not."""
         self._call("cudaFreeHost", c_void_p(pointer))
 
     def to_device(self, device: int, host: int, size: int, stream: int) -> None:
@@ -123,20 +158,31 @@ class Cuda:
     def _copy(self, to: int, source: int, size: int, kind: int, stream: int) -> None:
         self._call("cudaMemcpyAsync", c_void_p(to), c_void_p(source), c_size_t(size), c_int(kind), c_void_p(stream))
 
-    def begin_capture(self, stream: int) -> None:
-        """From here on, work put on the stream is recorded, not done."""
-        self._call("cudaStreamBeginCapture", c_void_p(stream), c_int(_CAPTURE_THREAD_LOCAL))
+    def capture(self, stream: int, work: Callable[[], None]) -> int:
+        """Record what `work` puts on the stream, instead of doing it: a graph, ready to launch.
 
-    def end_capture(self, stream: int) -> int:
-        """The recorded work, ready to launch."""
+        Raises:
+            DeviceError: it cannot be recorded. The stream records no more then, whatever failed.
+        """
+        self._call("cudaStreamBeginCapture", c_void_p(stream), c_int(_CAPTURE_THREAD_LOCAL))
         graph, executable = c_void_p(), c_void_p()
+        try:
+            work()
+        except BaseException:
+            # Ends the recording too where it reports an error; what work() raised is the cause.
+            with contextlib.suppress(DeviceError):
+                self._call("cudaStreamEndCapture", c_void_p(stream), ctypes.byref(graph))
+                self._call("cudaGraphDestroy", graph)
+            raise
         self._call("cudaStreamEndCapture", c_void_p(stream), ctypes.byref(graph))
         if not graph.value:
             raise DeviceError("cudaStreamEndCapture recorded nothing: the work cannot be captured")
         try:
             self._call("cudaGraphInstantiateWithFlags", ctypes.byref(executable), graph, c_uint64(0))
         finally:
-            self._call("cudaGraphDestroy", graph)
+            # Its executable form does not need it; that it stays is no reason to give that up.
+            with contextlib.suppress(DeviceError):
+                self._call("cudaGraphDestroy", graph)
         return executable.value or 0
 
     def launch(self, graph: int, stream: int) -> None:
@@ -149,23 +195,46 @@ class Cuda:
 
 
 def _load() -> ctypes.CDLL:
-    tried = []
+    """The first libcudart that sees a GPU: one of a newer CUDA than the driver's loads, and fails at its first call.
+
+    Raises DeviceError, with each kind of error and the first one that had it.
+    """
+    missing: list[str] = []
+    failed: dict[str, str] = {}
     for name in _candidates():
         try:
-            return ctypes.CDLL(name)
-        except OSError as e:
-            tried.append(str(e))
+            library = ctypes.CDLL(name)
+            status = library.cudaGetDeviceCount(ctypes.byref(c_int()))
+        except (OSError, AttributeError) as e:
+            missing.append(str(e))
+            continue
+        if status == 0:
+            return library
+        say = library.cudaGetErrorString
+        say.restype = ctypes.c_char_p
+        failed.setdefault(f"{(say(status) or b'').decode('utf-8', 'replace')} (CUDA error {status})", name)
+    if failed:
+        raise DeviceError(f"CUDA sees no GPU: {'; '.join(f'{n}: {e}' for e, n in failed.items())}. {_driver()}")
     majors = " or ".join(map(str, MAJORS))
     raise DeviceError(
-        f"no CUDA runtime found ({tried[0]}): install the CUDA toolkit {majors} (on a Jetson: JetPack), or the package "
-        "nvidia-cuda-runtime"
+        f"no CUDA runtime found ({missing[0]}): install the CUDA toolkit {majors} (on a Jetson: JetPack), or the "
+        "package nvidia-cuda-runtime"
     )
 
 
+def _driver() -> str:
+    """Whether NVIDIA's driver library is here at all."""
+    try:
+        ctypes.CDLL("libcuda.so.1")
+    except OSError as e:
+        return f"NVIDIA's driver is not visible ({e}): {NO_DRIVER}"
+    return "The driver is here: nvidia-smi shows the newest CUDA that it supports"
+
+
 def _candidates() -> list[str]:
-    """By version for the loader, then where NVIDIA's pip packages put it."""
+    """By version for the loader, then where NVIDIA's pip packages, the toolkit and JetPack put it."""
     names = [f"libcudart.so.{major}" for major in MAJORS]
     folders = ("nvidia/cuda_runtime/lib", "nvidia/cu13/lib")
-    roots = [Path(p) for p in sys.path if p]
-    packaged = [p / folder / name for p in roots for folder in folders for name in names]
-    return names + [str(p) for p in packaged if p.is_file()] + ["libcudart.so"]
+    places = [Path(p) / folder for p in sys.path if p for folder in folders] + [TOOLKIT]
+    found = [place / name for place in places for name in names]
+    return names + [str(p) for p in found if p.is_file()] + ["libcudart.so"]

@@ -9,45 +9,34 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import logging
 import os
 import stat
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
-from numpy.typing import NDArray
-
+from ...bundle.bundle import sha256_of
 from ...bundle.onnx_header import OnnxHeader, Value
 from ...errors import DeviceError
-from ...host.child import probe
+from ...host.child import run_probe
 from ...host.machine import cache_folder
-from ..session import Session
+from ..placement import require_gpu_operators
 from .build import Shape, build
 from .rewrite import REWRITE
-from .session import TensorRtSession
+from .target import EngineTarget
 
-log = logging.getLogger(__name__)
-
-#: What TensorRT 10.3 (JetPack 6) to 11 have in common is what is used here.
-OLDEST = (10, 3)
 #: Dynamic axes by the name the exporter gives them (min, opt, max): faces, characteristics, tokens.
 AXES = {"batch": (1, 1, 8), "count": (1, 64, 256), "length": (1, 16, 512)}
 #: Networks are strongly typed: they compute in the types the graph states, float32 with TensorRT's default TF32.
 PRECISION = f"strongly typed, tf32, rewrite {REWRITE}"
+#: How far a plan may be from ONNX Runtime on the CPU (plan_check.deviation). TF32, as emulated on the CPU, is 0.001
+#: away, in label maps and in 8 bits 0.02 (benchmarks/speed/plans.py); a graph that lacks a layer is 0.27 or more.
+TOLERANCE = 0.1
+#: Seconds for that comparison: a large encoder on a board's CPU.
+CHECK_TIMEOUT = 900
 
 Progress = Callable[[str], None]
-
-
-@dataclass(frozen=True, slots=True)
-class EngineTarget:
-    """What a plan is built for."""
-
-    tensorrt: str
-    sm: int
-    device: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,21 +59,22 @@ class EngineKey:
         return json.dumps(asdict(self), sort_keys=True)
 
 
-def target() -> EngineTarget:
-    """TensorRT and GPU of this device, looked at in a child process. Raises DeviceError."""
-    tried = probe("tensorrt")
-    if tried.found is None:
-        raise DeviceError(f"TensorRT cannot be used: {tried.error}")
-    version = tried.found["version"]
-    if tuple(int(n) for n in version.split(".")[:2]) < OLDEST:
-        raise DeviceError(f"TensorRT {version} is too old; expected {'.'.join(map(str, OLDEST))} or newer")
-    return EngineTarget(version, tried.found["sm"], tried.found["device"])
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A serialized engine, and how far it is from ONNX Runtime on the CPU (None: nobody has compared it)."""
+
+    data: bytes
+    deviation: float | None
+
+
+class WrongPlanError(DeviceError):
+    """A plan computes something else than its model does."""
 
 
 def key_of(model: Path, where: EngineTarget) -> EngineKey:
     """The key of an ONNX model's plan on a device. Raises BundleError, DeviceError for an unknown dynamic axis."""
     profile = tuple((v.name, _shapes(v)) for v in OnnxHeader.read(model).inputs)
-    return EngineKey(hashlib.sha256(model.read_bytes()).hexdigest(), where, PRECISION, profile)
+    return EngineKey(sha256_of(model), where, PRECISION, profile)
 
 
 def _shapes(value: Value) -> tuple[Shape, Shape, Shape]:
@@ -95,29 +85,84 @@ def _shapes(value: Value) -> tuple[Shape, Shape, Shape]:
     return low, opt, high
 
 
+def compare(model: Path, plan: Path, key: EngineKey) -> float:
+    """How far a plan is from ONNX Runtime on the CPU, in a child process: it may crash, and both need memory.
+
+    Raises:
+        DeviceError: the plan does not run.
+    """
+    tried = run_probe("plan", str(model), str(plan), json.dumps(compared_shapes(key)), timeout=CHECK_TIMEOUT)
+    if tried.found is None:
+        raise DeviceError(f"{model.name}: its new TensorRT plan does not run: {tried.error}")
+    return float(tried.found["deviation"])
+
+
+def compared_shapes(key: EngineKey) -> dict[str, Shape]:
+    """Of the inputs, when a plan is compared: one more than it was tuned for: a fault may not show in a size of 1."""
+    return {n: tuple(min(o + 1, h) for o, h in zip(opt, high, strict=True)) for n, (_, opt, high) in key.profile}
+
+
 class EngineCache:
-    """A folder of plans, each with a JSON file that records its key and sha256."""
+    """A folder of plans, each with a JSON file that records its key, sha256 and deviation."""
 
     #: One build at a time in this process: a build takes most of a small device's memory.
     _building = threading.Lock()
 
-    def __init__(self, folder: Path | None = None) -> None:
-        """Make the folder, or check that it is ours alone. Raises DeviceError."""
+    def __init__(
+        self,
+        folder: Path | None = None,
+        *,
+        compare: Callable[[Path, Path, EngineKey], float | None] = compare,
+    ) -> None:
+        """Make the folder, or check that it is ours alone.
+
+        Args:
+            folder: of the plans; by default the user's.
+            compare: what gives a new plan's deviation. A machine that builds and has no GPU cannot.
+
+        Raises:
+            DeviceError: others could write into the folder.
+        """
         self.folder = folder or _default_folder()
+        self._compare = compare
         _secure(self.folder)
 
-    def load(self, key: EngineKey) -> bytes | None:
-        """The plan; None where there is none, or where it is not what was recorded: then it is built again."""
+    def load(self, key: EngineKey) -> Plan | None:
+        """The plan; None where there is none, or where it is not what was recorded: then it is built again.
+
+        Raises:
+            WrongPlanError: it was found to compute something else.
+        """
         try:
             record = json.loads(_read(self._path(key, "json")))
-            plan = _read(self._path(key, "plan"))
+            data = _read(self._path(key, "plan"))
         except (OSError, ValueError):
             return None
         same = isinstance(record, dict) and record.get("key") == json.loads(key.text)
-        return plan if same and record.get("sha256") == hashlib.sha256(plan).hexdigest() else None
+        if not same or record.get("sha256") != hashlib.sha256(data).hexdigest():
+            return None
+        found = record.get("deviation")
+        if found is not None and not found <= TOLERANCE:
+            raise WrongPlanError(
+                f"this plan is not used: its outputs are {found:.2g} from ONNX Runtime's on the CPU, at most "
+                f"{TOLERANCE} is accepted. TensorRT {key.target.version} computes this model wrong: after an update of "
+                "it the plan is built anew; until then choose device='cuda' or 'cpu'"
+            )
+        return Plan(data, found)
 
-    def build(self, key: EngineKey, model: Path, progress: Progress) -> bytes:
-        """Build the plan in a child process, unless another one has meanwhile. Raises DeviceError."""
+    def discard(self, key: EngineKey) -> None:
+        """Forget a plan, so that it is built again."""
+        for kind in ("json", "plan"):
+            self._path(key, kind).unlink(missing_ok=True)
+
+    def build(self, key: EngineKey, model: Path, progress: Progress) -> Plan:
+        """Build the plan in a child process, unless another one has meanwhile, and compare it with ONNX Runtime.
+
+        Raises:
+            WrongPlanError: it computes something else; that is recorded.
+            DeviceError: it cannot be built, or does not run.
+        """
+        require_gpu_operators(model)
         with self._building, self._locked(key, progress):
             if plan := self.load(key):
                 return plan
@@ -129,16 +174,26 @@ class EngineCache:
             out, timings = (self.folder / f".{key.digest}-{part}" for part in ("plan", "timing"))
             try:
                 build(model, key.onnx_sha256, dict(key.profile), timing_cache, out, timings, progress)
-                plan = _read(out)
+                progress("comparing it with ONNX Runtime on the CPU")
+                deviation = self._compare(model, out, key)
+                data = _read(out)
                 out.replace(self._path(key, "plan"))
                 if timings.exists():
                     timings.replace(timing_cache)
             finally:
                 out.unlink(missing_ok=True)
                 timings.unlink(missing_ok=True)
-            record = {"key": json.loads(key.text), "sha256": hashlib.sha256(plan).hexdigest(), "bytes": len(plan)}
+            record = {
+                "key": json.loads(key.text),
+                "sha256": hashlib.sha256(data).hexdigest(),
+                "bytes": len(data),
+                "deviation": deviation,
+            }
             self._write(self._path(key, "json"), json.dumps(record, indent=1).encode())
-            return plan
+            built = self.load(key)
+            if built is None:
+                raise DeviceError(f"{self._path(key, 'plan')} was changed while it was written: build it again")
+            return built
 
     def _path(self, key: EngineKey, kind: str) -> Path:
         return self.folder / f"{key.digest}.{kind}"
@@ -162,87 +217,6 @@ class EngineCache:
                 progress("another process is building it: waiting")
                 fcntl.flock(lock, fcntl.LOCK_EX)
             yield
-
-
-def open_session(model: Path, where: EngineTarget, fallback: Session | None) -> Session:
-    """A session on the model's plan.
-
-    Where there is no plan yet: on the fallback while one is built in the background from the first run on; without a
-    fallback, the plan is built now. Raises DeviceError.
-    """
-    cache, key = EngineCache(), key_of(model, where)
-    if plan := cache.load(key):
-        return TensorRtSession(plan, name=model.name)
-
-    def make() -> bytes:
-        return cache.build(key, model, lambda line: log.info("%s: %s", model.name, line))
-
-    if fallback is not None:
-        return LazyEngineSession(model.name, fallback, make)
-    log.warning("%s: building its TensorRT plan; this takes minutes, once on this device", model.name)
-    return TensorRtSession(make(), name=model.name)
-
-
-class LazyEngineSession:
-    """Runs on a fallback, builds in the background from the first run on, and goes over to the plan when it is there.
-
-    If the build fails, the reason is logged and the fallback stays, which is a GPU's too.
-    """
-
-    def __init__(
-        self,
-        name: str,
-        fallback: Session,
-        make: Callable[[], bytes],
-        *,
-        open_engine: Callable[[bytes], Session] | None = None,
-    ) -> None:
-        """make: builds the plan. open_engine: makes a session of it."""
-        self._name, self._session, self._make = name, fallback, make
-        self._open = open_engine or (lambda plan: TensorRtSession(plan, name=name))
-        self._thread: threading.Thread | None = None
-        self._plan: bytes | None = None
-
-    def get_inputs(self) -> Sequence[Any]:
-        """As the active session's."""
-        return self._session.get_inputs()
-
-    def get_outputs(self) -> Sequence[Any]:
-        """As the active session's."""
-        return self._session.get_outputs()
-
-    def get_providers(self) -> list[str]:
-        """What is active now."""
-        return self._session.get_providers()
-
-    def run(self, names: Sequence[str] | None, feeds: dict[str, NDArray[Any]]) -> list[NDArray[Any]]:
-        """Outputs by name, from whichever is ready."""
-        if self._thread is None:
-            log.warning("%s: no TensorRT plan yet: building one, running on %s", self._name, self.get_providers()[0])
-            self._thread = threading.Thread(target=self._build, name=f"build {self._name}", daemon=True)
-            self._thread.start()
-        if self._plan is not None:
-            self._switch_to_engine(self._plan)
-        return self._session.run(names, feeds)
-
-    def wait(self) -> None:
-        """Until a build that has begun is done, or has failed."""
-        if self._thread is not None:
-            self._thread.join()
-
-    def _build(self) -> None:
-        try:
-            self._plan = self._make()
-        except (DeviceError, OSError) as e:
-            log.error("%s: stays on %s: %s", self._name, self.get_providers()[0], e)
-
-    def _switch_to_engine(self, plan: bytes) -> None:
-        self._plan = None
-        try:
-            self._session = self._open(plan)
-            log.info("%s: runs on %s now", self._name, self.get_providers()[0])
-        except DeviceError as e:
-            log.error("%s: stays on %s: %s", self._name, self.get_providers()[0], e)
 
 
 def _default_folder() -> Path:

@@ -4,11 +4,15 @@
   Runtime makes them when it loads: a convolution's weights should be constants.
 - Bytes (uint8) only come in and go out, and are converted from and to float32 there: TensorRT has no operators on them.
 
-Checked with the parser of TensorRT-RTX 1.7 behind TensorRT 11.4's bindings: it takes all graphs of nano so, and without
-this refuses the encoder ("unsupported input type of UINT8"). That needs no GPU; a plan was not built.
+Checked with TensorRT-RTX 1.7 behind TensorRT 11.4's bindings (tests/runtime/backends/test_nvidia.py): it builds plans
+of all graphs of nano so, and without this refuses the encoder ("unsupported input type of UINT8").
 """
 
 from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -52,48 +56,95 @@ _ATTRIBUTE_NAME, _ATTRIBUTE_INT, _ATTRIBUTE_TYPE, _INT = 1, 3, 20, 2
 _DTYPES = {FLOAT: "<f4", INT8: "<i1", FLOAT16: "<f2"}
 
 
-def for_tensorrt(data: bytes) -> bytes:
-    """The rewritten model. Raises ValueError if it is none."""
-    whole = memoryview(data)
-    parts = graph_parts(whole)
-    graph = parts[0] if len(parts) == 1 else memoryview(b"".join(parts))
-    nodes = [(value, read_node(value)) for number, value in fields(graph) if number == GRAPH_NODE]
-    tensors = _tensors(graph)
+def for_tensorrt(model: Path, scratch: Path) -> Path:
+    """The file that TensorRT is given. No weights are read into memory but those that are rewritten.
+
+    Args:
+        model: an ONNX file.
+        scratch: written where something is rewritten; it must not exist.
+
+    Returns:
+        `model` where TensorRT can take it as it is, else `scratch`.
+
+    Raises:
+        ValueError: it is no ONNX model.
+    """
+    pieces = rewritten(mapped(model))
+    if pieces is None:
+        return model
+    with open(os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as out:
+        out.writelines(pieces)
+    return scratch
+
+
+def mapped(path: Path) -> memoryview:
+    """A file's bytes, which the system reads when they are looked at, and may forget."""
+    return memoryview(np.memmap(path, np.uint8, "r"))  # type: ignore[arg-type]
+
+
+def rewritten(data: memoryview) -> Iterator[bytes | memoryview] | None:
+    """The rewritten model, in pieces; None where it stays as it is. Raises ValueError if it is none."""
+    graph = [field for part in graph_parts(data) for field in fields(part)]
+    nodes = [(value, read_node(value)) for number, value in graph if number == GRAPH_NODE]
+    tensors = {tensor.name: (tensor, raw) for tensor, raw in map(read_tensor, _of(graph, GRAPH_INITIALIZER))}
     narrow = narrow_weights([n for _, n in nodes], {name: tensor for name, (tensor, _) in tensors.items()})
+    inputs = [read_value(value) for value in _of(graph, GRAPH_INPUT)]
+    as_float = {v.name: f"{v.name}.float" for v in inputs if v.kind == UINT8}
+    if not narrow and not as_float and not any(_makes_bytes(value, node) for value, node in nodes):
+        return None
+    return _pieces(data, graph, narrow, tensors, as_float)
+
+
+def _of(graph: Sequence[tuple[int, memoryview]], kind: int) -> Iterator[memoryview]:
+    return (value for number, value in graph if number == kind)
+
+
+def _pieces(
+    data: memoryview,
+    graph: Sequence[tuple[int, memoryview]],
+    narrow: Sequence[Narrow],
+    tensors: Mapping[str, tuple[Value, memoryview | None]],
+    as_float: Mapping[str, str],
+) -> Iterator[bytes | memoryview]:
+    """The model's other fields, then its graph, a message for each of its fields: protobuf joins them again."""
     folded = {name for n in narrow for name in n.made}
+    nodes = [(value, read_node(value)) for value in _of(graph, GRAPH_NODE)]
     used = {name for _, n in nodes if n.outputs[0] not in folded for name in n.inputs}
     unused = {name for n in narrow for name in (n.stored, n.scale)} - used
-    inputs = [read_value(value) for number, value in fields(graph) if number == GRAPH_INPUT]
-    as_float = {v.name: f"{v.name}.float" for v in inputs if v.kind == UINT8}
+    yield from (data[begin:end] for number, begin, _, end in spans(data) if number != MODEL_GRAPH)
     # Constants and conversions of inputs stand before the nodes that read them.
-    out = [_delimited(GRAPH_NODE, _cast(name, new, FLOAT)) for name, new in as_float.items()]
-    out += [_delimited(GRAPH_INITIALIZER, _as_float(n, tensors)) for n in narrow]
-    for number, begin, content, end in spans(graph):
-        value = graph[content[0] : content[1]] if isinstance(content, tuple) else memoryview(b"")
-        if number == GRAPH_NODE:
-            node = read_node(value)
-            if node.outputs[0] not in folded:
-                out += [_delimited(GRAPH_NODE, n) for n in _rewritten(value, node, as_float)]
-        elif number == GRAPH_VALUE:
-            continue  # what was stated of tensors in between may no longer hold
-        elif number != GRAPH_INITIALIZER or read_tensor(value)[0].name not in unused:
-            out.append(bytes(graph[begin:end]))
-    return _replaced(whole, b"".join(out))
+    for name, new in as_float.items():
+        yield from _graph_field(GRAPH_NODE, _cast(name, new, FLOAT))
+    for weight in narrow:
+        yield from _graph_field(GRAPH_INITIALIZER, _as_float(weight, tensors))
+    for value, node in nodes:
+        for new_node in [] if node.outputs[0] in folded else _rewritten(value, node, as_float):
+            yield from _graph_field(GRAPH_NODE, new_node)
+    for number, value in graph:
+        # What was stated of tensors in between (GRAPH_VALUE) may no longer hold.
+        if number not in (GRAPH_NODE, GRAPH_VALUE, GRAPH_INITIALIZER) or (
+            number == GRAPH_INITIALIZER and read_tensor(value)[0].name not in unused
+        ):
+            yield from _graph_field(number, value)
 
 
-def _tensors(graph: memoryview) -> dict[str, tuple[Value, memoryview | None]]:
-    """The initialisers by name: outline and raw data."""
-    tensors = (read_tensor(value) for number, value in fields(graph) if number == GRAPH_INITIALIZER)
-    return {tensor.name: (tensor, raw) for tensor, raw in tensors}
+def _graph_field(number: int, value: bytes | memoryview) -> tuple[bytes, bytes | memoryview]:
+    """A model's graph of one field."""
+    head = _varint(number << 3 | 2) + _varint(len(value))
+    return _varint(MODEL_GRAPH << 3 | 2) + _varint(len(head) + len(value)) + head, value
 
 
-def _rewritten(value: memoryview, node: Node, as_float: dict[str, str]) -> list[bytes]:
+def _makes_bytes(value: memoryview, node: Node) -> bool:
+    return node.op == "Cast" and _cast_to(value) == UINT8
+
+
+def _rewritten(value: memoryview, node: Node, as_float: Mapping[str, str]) -> list[bytes | memoryview]:
     """A node that reads converted inputs; one that makes bytes makes them of float32."""
-    if node.op == "Cast" and _cast_to(value) == UINT8:
+    if _makes_bytes(value, node):
         source, target = as_float.get(node.inputs[0], node.inputs[0]), node.outputs[0]
         return [_cast(source, f"{target}.float", FLOAT), _cast(f"{target}.float", target, UINT8)]
     if not set(as_float) & set(node.inputs):
-        return [bytes(value)]
+        return [value]
     out = bytearray()
     for number, begin, content, end in spans(value):
         if number == NODE_INPUT and isinstance(content, tuple):
@@ -119,7 +170,7 @@ def _cast(source: str, target: str, kind: int) -> bytes:
     return ends + _delimited(NODE_OP, b"Cast") + _delimited(NODE_ATTRIBUTE, to)
 
 
-def _as_float(weight: Narrow, tensors: dict[str, tuple[Value, memoryview | None]]) -> bytes:
+def _as_float(weight: Narrow, tensors: Mapping[str, tuple[Value, memoryview | None]]) -> bytes:
     """TensorProto of the weight in float32."""
     value = _array(*tensors[weight.stored])
     if weight.scale is not None:
@@ -133,12 +184,6 @@ def _array(tensor: Value, raw: memoryview | None) -> NDArray[np.float32]:
     if raw is None:
         raise ValueError(f"weight {tensor.name!r} is not stored as raw data")
     return np.frombuffer(raw, _DTYPES[tensor.kind]).astype("<f4").reshape([int(d) for d in tensor.shape])
-
-
-def _replaced(whole: memoryview, graph: bytes) -> bytes:
-    """The model with this graph in place of its own."""
-    rest = [bytes(whole[begin:end]) for number, begin, _, end in spans(whole) if number != MODEL_GRAPH]
-    return b"".join([*rest, _delimited(MODEL_GRAPH, graph)])
 
 
 def _delimited(number: int, value: bytes) -> bytes:
