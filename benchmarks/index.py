@@ -112,29 +112,29 @@ MEASUREMENTS = {
         "d23fc5d",
     ),
     "epyc-2026-11/live-nano": Measurement(
-        "a camera that is watched", "speed/live.py --seconds 60 --out OUT", "0dce138"
+        "a camera that is watched", "speed/live.py --seconds 60 --out OUT", "01105e9"
     ),
     "epyc-2026-11/kiosk-night": Measurement(
-        "visits to the kiosk's page, one after another", "speed/kiosk.py --visits 120 --out OUT", "COMMIT2"
+        "visits to the kiosk's page, one after another", "speed/kiosk.py --visits 120 --out OUT", "01105e9"
     ),
     "epyc-2026-11/kiosk": Measurement(
-        "the kiosk's page in a browser beside its server", "speed/kiosk.py --out OUT", "0dce138"
+        "the kiosk's page in a browser beside its server", "speed/kiosk.py --out OUT", "f4453c5"
     ),
     "epyc-2026-11/audience": Measurement(
         "audience figures: do the intervals of drawn crowds hold the truth?",
         "quality/audience.py --data DIR --out OUT",
-        "0dce138",
+        "b97670f",
     ),
     "epyc-2026-11/broker": Measurement(
         "an MQTT broker that dies in front of the server, and none at all",
         "speed/broker.py --out OUT",
-        "0dce138",
+        "b97670f",
     ),
     "epyc-2026-11/plans": Measurement(
-        "TensorRT plans built without a GPU, and TF32 emulated on the CPU; with work/nvidia/bin/python of "
+        "TensorRT plans built without a GPU, and TF32 and fp16 emulated on the CPU; with work/nvidia/bin/python of "
         "`make test-nvidia`",
         "speed/plans.py --out OUT",
-        "COMMITX",
+        "01105e9",
     ),
     "epyc-2026-11/latency-nano": Measurement(
         "every step on a CPU without AMX",

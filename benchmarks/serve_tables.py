@@ -195,7 +195,7 @@ def night(result: Figures) -> tuple[Row, list[Row]]:
     memory = result["MB of the second tenth and the last"]
     names = {"parent": "server", "worker": "worker", "browser": "browser"}
     rows: list[Row] = [
-        ("visits, each with three questions; hours", f"{result['visits']}; {result['seconds'] / 3600:.1f}"),
+        ("visits, each with three questions; minutes", f"{result['visits']}; {result['seconds'] / 60:.0f}"),
         ("questions answered", str(result["questions answered"])),
         ("requests that were refused or failed", str(sum(result["requests that were refused or failed"].values()))),
         ("workers that were replaced", f"{result['worker restarts']:.0f}"),

@@ -100,7 +100,8 @@ def test_content_is_logged_where_the_user_says_so(tiny_bundle: Path, tmp_path: P
     with Serving(tmp_path, tiny_bundle, "--log-content") as server:
         server.wait_ready()
         server.chat(user(f"Is {CANARY} smiling?", data_uri()))
-        assert CANARY in server.log
+        # The line is written once the answer has been sent.
+        server.wait(lambda: CANARY in server.log, 5)
         assert data_uri()[30:90] not in server.log
 
 
