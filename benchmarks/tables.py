@@ -416,15 +416,16 @@ def licences(_: Results) -> str:
 
 
 def plans(results: Results) -> str:
-    """TensorRT plans that were built without a GPU, and what TF32 would change in these graphs."""
+    """TensorRT plans that were built without a GPU, and what TF32 or fp16 would change in these graphs."""
     found = Results(SERVED)["plans"]
     never = "yes" if found["executed on a GPU"] else "never"
     rows = []
     for row in found["graphs"]:
-        far = row["TF32 on the CPU"]
+        far = row["emulated on the CPU"]
+        graph = row["graph"] if row["precision"] == "fp32" else f"{row['graph']}, in {row['precision']}"
         built = f"{row['plan MB']:.1f} MB in {row['seconds']:.1f} s"
-        rows.append((row["graph"], f"{row['ONNX MB']:.2f} MB", built, "-" if far is None else f"{far:.4f}", never))
-    head = ("graph", "ONNX", f"plan, by {found['builder']}", "TF32 against float32, emulated", "executed")
+        rows.append((graph, f"{row['ONNX MB']:.2f} MB", built, "-" if far is None else f"{far:.4f}", never))
+    head = ("graph", "ONNX", f"plan, by {found['builder']}", "TF32 or fp16 against float32, emulated", "executed")
     return markdown(head, rows)
 
 

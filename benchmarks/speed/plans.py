@@ -1,4 +1,4 @@
-"""Which TensorRT plans can be built without a GPU, and how far TF32 is from float32 in these graphs.
+"""Which TensorRT plans can be built without a GPU, and how far TF32 and fp16 are from float32 in these graphs.
 
     make test-nvidia                                                          (installs the wheels into work/nvidia)
     work/nvidia/bin/python benchmarks/speed/plans.py --out plans.json
@@ -7,7 +7,9 @@ Plans of nano's graphs and of a tiny LLaVA's vision encoder are built through th
 by TensorRT-RTX's builder behind TensorRT's own Python bindings (nvidia_builder.py). No plan is run: that needs a GPU.
 
 TensorRT multiplies float32 as TF32: operands rounded to 10 bits. That is emulated on the CPU: ONNX Runtime runs the
-graph with the operands of all products rounded so. The figure is plan_check's, which new plans are accepted by.
+graph with the operands of all products rounded so. Graphs of float32 are also built in fp16: the graph that TensorRT is
+given then runs with every tensor of it that is half rounded so. The figure is plan_check's, which new plans are
+accepted by.
 """
 
 from __future__ import annotations
@@ -30,8 +32,11 @@ from onnx import helper, numpy_helper
 from faceinsight.backends.ort import open_session
 from faceinsight.backends.plan_check import deviation
 from faceinsight.backends.tensorrt.engines import TOLERANCE, EngineCache, compared_shapes, key_of
+from faceinsight.backends.tensorrt.half import HALF
+from faceinsight.backends.tensorrt.rewrite import for_tensorrt
 from faceinsight.backends.tensorrt.target import EngineTarget
 from faceinsight.bundle.bundle import Bundle
+from faceinsight.bundle.onnx_header import FLOAT, FLOAT16
 from faceinsight.errors import DeviceError
 from faceinsight_export.onnx.vision import write_vision
 from nvidia_builder import RTX, make_tensorrt
@@ -43,6 +48,8 @@ VISION = {
     for precision in ("fp32", "fp16", "int8-static")
     for share in (1, 4)
 }
+#: What keys are made of where no GPU is.
+NOWHERE = EngineTarget("0", 0, "none", 0, 0, 0, 0, integrated=False)
 #: What has products of float32, by operator: the operands.
 PRODUCTS = {"MatMul": (0, 1), "Gemm": (0, 1), "Conv": (0, 1)}
 
@@ -69,9 +76,9 @@ def nvidia(folder: Path, wheels: Path) -> Iterator[EngineTarget]:
         sys.path[:] = before
 
 
-def build(model: Path, target: EngineTarget, folder: Path) -> dict[str, Any]:
+def build(model: Path, target: EngineTarget, folder: Path, *, precision: str = "fp32") -> dict[str, Any]:
     """Build a plan in a child process. Raises DeviceError with TensorRT's reason."""
-    cache, key = EngineCache(folder, compare=lambda model, plan, key: None), key_of(model, target)
+    cache, key = EngineCache(folder, compare=lambda model, plan, key: None), key_of(model, target, precision=precision)
     began = time.perf_counter()
     plan = cache.build(key, model, lambda line: None)
     seconds = time.perf_counter() - began
@@ -116,9 +123,54 @@ def tf32_deviation(model: Path, folder: Path) -> float | None:
     rounded = folder / f"tf32-{model.name}"
     if not with_tf32(model, rounded):
         return None
-    target = EngineTarget("0", 0, "none", 0, 0, 0, 0, integrated=False)
-    session = open_session(rounded, "cpu", threads=2, strict=True)
-    return deviation(model, session, compared_shapes(key_of(model, target)))
+    return _deviation(model, rounded)
+
+
+def half_deviation(model: Path, folder: Path) -> float | None:
+    """plan_check's figure of the graph in fp16, as emulated; None where nothing in it becomes half."""
+    rounded = folder / f"fp16-{model.name}"
+    return _deviation(model, rounded) if with_half(model, rounded) else None
+
+
+def with_half(model: Path, out: Path) -> bool:
+    """The graph that TensorRT is given in fp16, in float32 with every half tensor rounded; False where it has none.
+
+    ONNX Runtime's CPU provider does not round by itself: it has few kernels for half precision, runs the others in
+    float32, and drops the conversions between two of them. It keeps those that a graph states.
+    """
+    proto = onnx.load(for_tensorrt(model, out.with_suffix(".given"), half=True))
+    halves = {t.name for t in proto.graph.initializer if t.data_type == onnx.TensorProto.FLOAT16}
+    for weight in proto.graph.initializer:
+        if weight.name in halves:
+            weight.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(weight).astype(np.float32), weight.name))
+    nodes = []
+    for node in proto.graph.node:
+        rounding = []
+        for place, name in enumerate(node.output):
+            if name.endswith(HALF):
+                node.output[place] = f"{name}.exact"
+                rounding.append(helper.make_node("Cast", [f"{name}.exact"], [f"{name}.rounded"], to=FLOAT16))
+                rounding.append(helper.make_node("Cast", [f"{name}.rounded"], [name], to=FLOAT))
+        if rounding and node.op_type == "Cast":
+            node.attribute[0].i = FLOAT
+        nodes += [node, *rounding]
+    del proto.graph.node[:]
+    proto.graph.node.extend(nodes)
+    onnx.save(proto, out)
+    return bool(halves)
+
+
+def _deviation(model: Path, emulated: Path) -> float:
+    session = open_session(emulated, "cpu", threads=2, strict=True)
+    return deviation(model, session, compared_shapes(key_of(model, NOWHERE)))
+
+
+def precisions(graph: str) -> tuple[str, ...]:
+    """What plans of a graph are built in: one that states types of its own stays as it is."""
+    return ("fp32",) if "fp16" in graph or "int8" in graph else ("fp32", "fp16")
+
+
+EMULATED = {"fp32": tf32_deviation, "fp16": half_deviation}
 
 
 def graphs(folder: Path) -> Iterator[tuple[str, Path]]:
@@ -141,10 +193,12 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name, nvidia(Path(name), args.wheels) as target:
         folder, rows = Path(name), []
         for graph, path in graphs(folder):
-            row = {"graph": graph, "ONNX MB": round(path.stat().st_size / 1e6, 2)}
-            row |= build(path, target, folder / "engines") | {"TF32 on the CPU": tf32_deviation(path, folder)}
-            rows.append(row)
-            print(row, flush=True)
+            for precision in precisions(graph):
+                row = {"graph": graph, "ONNX MB": round(path.stat().st_size / 1e6, 2), "precision": precision}
+                row |= build(path, target, folder / "engines", precision=precision)
+                row["emulated on the CPU"] = EMULATED[precision](path, folder)
+                rows.append(row)
+                print(row, flush=True)
         int8 = folder / "vision.onnx"
         write_tiny_vision(int8, "int8")
         try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -53,6 +54,7 @@ def _arguments() -> argparse.ArgumentParser:
     engine = commands.add_parser("engine", help="build a bundle's TensorRT plans on this device, for this device")
     engine.add_argument("bundle", help="a folder or a shipped name")
     engine.add_argument("--again", action="store_true", help="also the plans that are there already")
+    engine.add_argument("--precision", help="fp32 or fp16 (default: fp16 on a Jetson, else fp32)")
     return parser
 
 
@@ -208,7 +210,7 @@ def _verify(args: argparse.Namespace) -> int:
 
 def _engine(args: argparse.Namespace) -> int:
     from faceinsight.backends.tensorrt.engines import EngineCache, key_of
-    from faceinsight.backends.tensorrt.opening import open_plan
+    from faceinsight.backends.tensorrt.opening import build_plan, find_plan, open_plan
     from faceinsight.backends.tensorrt.target import target
     from faceinsight.bundle.bundle import Bundle
 
@@ -216,17 +218,20 @@ def _engine(args: argparse.Namespace) -> int:
     print(f"TensorRT {where.version} on {where.device} (sm_{where.sm}); plans in {cache.folder}")
     for name in opened.graph_files:
         model = opened.file(name)
-        key = key_of(model, where)
+        key = key_of(model, where, precision=args.precision)
         if args.again:
-            cache.discard(key)
+            # Where the one in fp16 is not used, fp32's is.
+            for each in {key, replace(key, precision="fp32")}:
+                cache.discard(each)
         # Opened, not only read: one that TensorRT refuses is built again.
         session, state = open_plan(cache, key, model), "there already"
         if session is None:
             state = "built"
-            cache.build(key, model, partial(print, f"{name}:", flush=True))
+            build_plan(cache, key, model, partial(print, f"{name}:", flush=True))
         else:
             session.close()
-        if plan := cache.load(key):
+        key, plan = find_plan(cache, key, model)
+        if plan is not None:
             far = "not compared" if plan.deviation is None else f"{plan.deviation:.1e} from ONNX Runtime's CPU"
-            print(f"{name:<16} {len(plan.data):>12,} bytes  {far}  {state}")
+            print(f"{name:<16} {key.precision} {len(plan.data):>12,} bytes  {far}  {state}")
     return 0

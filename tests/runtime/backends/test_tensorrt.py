@@ -69,6 +69,7 @@ def fake(tmp_path: Path, monkeypatch, libraries: tuple[Path, Path], trt, stub: S
     monkeypatch.syspath_prepend(tmp_path / "site")
     monkeypatch.setenv("FACEINSIGHT_ENGINES", str(tmp_path / "engines"))
     monkeypatch.setenv("FAKE_CUDART", str(libraries[1]))
+    monkeypatch.delenv("FACEINSIGHT_ENGINE_PRECISION", raising=False)
     opens = functools.partial(TensorRtSession, trt=trt, cuda=Cuda(stub.library))
     monkeypatch.setattr(opening, "TensorRtSession", opens)
     monkeypatch.setattr(target, "target", lambda: ORIN)
@@ -508,6 +509,107 @@ def test_a_plan_that_computes_something_else_is_not_used(fake, model: Path, capl
     assert cache.build(key, model, lambda line: None).deviation == 0
 
 
+def test_half_precision_is_a_boards_and_can_be_chosen(model: Path, monkeypatch):
+    monkeypatch.delenv("FACEINSIGHT_ENGINE_PRECISION", raising=False)
+    assert key_of(model, ORIN).precision == "fp32"
+    assert key_of(model, BOARD).precision == "fp16"
+    assert key_of(model, BOARD, precision="fp32").precision == "fp32"
+    assert key_of(model, BOARD).digest != key_of(model, BOARD, precision="fp32").digest
+    monkeypatch.setenv("FACEINSIGHT_ENGINE_PRECISION", "fp16")
+    assert key_of(model, ORIN).precision == "fp16"
+    assert key_of(model, ORIN, precision="fp32").precision == "fp32"
+    monkeypatch.setenv("FACEINSIGHT_ENGINE_PRECISION", "int8")
+    with pytest.raises(DeviceError, match=r"precision 'int8' of TensorRT plans; expected one of fp32, fp16"):
+        key_of(model, ORIN)
+
+
+@pytest.fixture
+def products(tmp_path: Path) -> Path:
+    """x (batch,2) -> y = ((x i) i) 2i, whose first products may be half."""
+    x, y = (helper.make_tensor_value_info(n, TensorProto.FLOAT, ["batch", 2]) for n in "xy")
+    nodes = [helper.make_node("MatMul", [*ends], [made]) for *ends, made in (("x", "i", "a"), ("a", "i", "b"))]
+    nodes.append(helper.make_node("MatMul", ["b", "two"], ["y"]))
+    square = np.eye(2, dtype=np.float32)
+    weights = [onnx.numpy_helper.from_array(value, name) for name, value in (("i", square), ("two", 2 * square))]
+    graph = helper.make_graph(nodes, "g", [x], [y], weights)
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9), tmp_path / "p.onnx")
+    return tmp_path / "p.onnx"
+
+
+def halves(trt, plan: bytes) -> bool:
+    """Was this plan built of a graph in half precision?"""
+    proto = onnx.load_from_string(plan[8 + int.from_bytes(plan[4:8], "little") :])
+    return any(t.data_type == TensorProto.FLOAT16 for t in proto.graph.initializer)
+
+
+def test_a_board_is_given_a_graph_in_half_precision(fake, trt, products: Path):
+    session = opening.open_session(products, BOARD, Fallback())
+    assert doubles(session, 3)
+    for precision in ("fp16", "fp32"):
+        key = key_of(products, BOARD, precision=precision)
+        plan = EngineCache().build(key, products, lambda line: None)
+        assert halves(trt, plan.data) == (precision == "fp16")
+    assert len(list(EngineCache().folder.glob("*.plan"))) == 2
+    assert not list(EngineCache().folder.glob(".*"))
+
+
+def test_a_plan_in_half_precision_that_is_wrong_is_built_in_float32(fake, trt, products: Path, caplog):
+    """At once, and at the next start without trying it again."""
+    fars = {"fp16": 0.3, "fp32": 0.0}
+    fake.setattr(opening, "EngineCache", functools.partial(EngineCache, compare=lambda m, p, key: fars[key.precision]))
+    fake.setenv("FAKE_TENSORRT_COUNT", str(products.with_name("count")))
+    opening.prepare([products], BOARD)
+    assert products.with_name("count").read_text() == "xx"
+    assert "its outputs in fp16 are 0.3 from ONNX Runtime's on the CPU" in caplog.text
+    assert "fp32 is used instead" in caplog.text
+    cache = EngineCache()
+    records = [json.loads(path.read_text()) for path in cache.folder.glob("*.json")]
+    assert {r["key"]["precision"]: r["deviation"] for r in records} == fars
+    key, plan = opening.find_plan(cache, key_of(products, BOARD), products)
+    assert key.precision == "fp32"
+    assert not halves(trt, plan.data)
+    assert doubles(opening.open_session(products, BOARD, Fallback()), 3)
+    opening.prepare([products], BOARD)
+    assert products.with_name("count").read_text() == "xx"
+    # Where fp32 is wrong too, nothing is left.
+    fars["fp32"] = float("nan")
+    cache.discard(key)
+    with pytest.raises(DeviceError, match=r"its outputs in fp32 are nan .* device='cuda' or 'cpu'"):
+        opening.open_plan(cache, key, products) or opening.build_plan(opening.EngineCache(), key, products)
+
+
+def test_where_half_precision_cannot_be_built_float32_is(fake, trt, products: Path, caplog):
+    """As where TensorRT has no kernel for it: recorded, so that not every start tries it for minutes."""
+    tried, real = [], engines.build
+
+    def build(*arguments, half):
+        tried.append(half)
+        if half:
+            raise DeviceError("TensorRT could not build a plan of p.onnx: no implementation")
+        real(*arguments, half=half)
+
+    fake.setattr(engines, "build", build)
+    for _ in range(2):
+        opening.prepare([products], BOARD)
+        assert doubles(opening.open_session(products, BOARD, Fallback()), 3)
+    assert tried == [True, False]
+    assert "there is no plan in fp16: TensorRT could not build a plan of p.onnx: no implem" in caplog.text
+    # In fp32 it is an error: nothing is left.
+    fake.setattr(engines, "build", lambda *a, half: _raise(DeviceError("no implementation")))
+    with pytest.raises(DeviceError, match="no implementation"):
+        EngineCache().build(key_of(products, ORIN), products, lambda line: None)
+
+
+def test_the_engine_command_takes_a_precision(fake, capsys):
+    fake.setattr(Bundle, "graph_files", ["question.onnx"])
+    for precision in ("fp16", "fp32"):
+        assert export(["engine", "nano", "--precision", precision]) == 0
+        assert f"question.onnx    {precision} " in capsys.readouterr().out
+    assert len(list(EngineCache().folder.glob("*.plan"))) == 2
+    assert export(["engine", "nano", "--precision", "fp8"]) == 1
+    assert "precision 'fp8' of TensorRT plans; expected one of fp32, fp16" in capsys.readouterr().err
+
+
 def test_a_plan_that_does_not_run_is_an_error_message(fake, model: Path):
     fake.setenv("FAKE_TENSORRT", "refuse plan")
     cache = EngineCache()
@@ -541,13 +643,17 @@ def _load_parts(device: Device):
 
 
 @pytest.mark.slow
-def test_nano_answers_through_plans_as_on_the_cpu(fake, insight: FaceInsight, stub: Stub):
+@pytest.mark.parametrize("precision", engines.PRECISIONS)
+def test_nano_answers_through_plans_as_on_the_cpu(fake, insight: FaceInsight, stub: Stub, precision: str):
     """The whole way over the fakes: plans of all graphs, compared when they were built, run by the real session."""
+    fake.setenv("FACEINSIGHT_ENGINE_PRECISION", precision)
     device = Device("tensorrt", False, 2, tensorrt=ORIN)
     fake.setattr(Device, "resolve", lambda name, threads: device)
     with FaceInsight.load("nano", device="tensorrt") as loaded:
         ((face,), (expected,)) = (each.perceive(PHOTO) for each in (loaded, insight))
-        assert face.labels == expected.labels
+        if precision == "fp32":
+            assert face.labels == expected.labels
+        assert [label.state for label in face.labels] == [label.state for label in expected.labels]
         texts = [each.ask(one, "Is she smiling?").text for each, one in ((loaded, face), (insight, expected))]
         assert texts[0] == texts[1]
     assert stub.violations == ""

@@ -35,6 +35,8 @@ def build(
     out: Path,
     timing_cache_out: Path,
     progress: Callable[[str], None],
+    *,
+    half: bool = False,
 ) -> None:
     """Build an engine in a child process.
 
@@ -46,6 +48,7 @@ def build(
         out: where the serialized engine (the plan) is written.
         timing_cache_out: where the kernel timings are written.
         progress: called with a line now and then.
+        half: compute in half precision where that is safe.
 
     Raises:
         DeviceError: with TensorRT's reason, or how the child ended.
@@ -57,6 +60,7 @@ def build(
         "timing_cache_in": str(timing_cache_in),
         "out": str(out),
         "timing_cache_out": str(timing_cache_out),
+        "half": half,
     }
     python = interpreter()
     if python is None:
@@ -103,7 +107,7 @@ def build_here(request: dict[str, Any], trt: Any, say: Callable[[str], None]) ->
     parser = trt.OnnxParser(network, logger)
     scratch = Path(f"{request['out']}.onnx")
     try:
-        if not parser.parse(mapped(for_tensorrt(model, scratch))):
+        if not parser.parse(mapped(for_tensorrt(model, scratch, half=request["half"]))):
             raise RuntimeError(f"its ONNX parser says: {_reasons(parser)}")
     finally:
         scratch.unlink(missing_ok=True)

@@ -28,10 +28,12 @@ from .target import EngineTarget
 
 #: Dynamic axes by the name the exporter gives them (min, opt, max): faces, characteristics, tokens.
 AXES = {"batch": (1, 1, 8), "count": (1, 64, 256), "length": (1, 16, 512)}
-#: Networks are strongly typed: they compute in the types the graph states, float32 with TensorRT's default TF32.
-PRECISION = f"strongly typed, tf32, rewrite {REWRITE}"
+#: What a plan computes in. Networks are strongly typed: "fp32" is what the graph states, with TensorRT's default TF32;
+#: "fp16" is half precision where it is safe (see half).
+PRECISIONS = ("fp32", "fp16")
 #: How far a plan may be from ONNX Runtime on the CPU (plan_check.deviation). TF32, as emulated on the CPU, is 0.001
-#: away, in label maps and in 8 bits 0.02 (benchmarks/speed/plans.py); a graph that lacks a layer is 0.27 or more.
+#: away, in label maps and in 8 bits 0.02 (benchmarks/speed/plans.py), and fp16 is no farther. A graph that lacks a
+#: layer is 0.27 or more.
 TOLERANCE = 0.1
 #: Seconds for that comparison: a large encoder on a board's CPU.
 CHECK_TIMEOUT = 900
@@ -41,12 +43,17 @@ Progress = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True)
 class EngineKey:
-    """Everything a plan depends on. `profile`: name and (min, opt, max) shape of each input."""
+    """Everything a plan depends on.
+
+    `precision`: of PRECISIONS. `profile`: name and (min, opt, max) shape of each input. `rewrite`: version of what is
+    changed in the graph for TensorRT.
+    """
 
     onnx_sha256: str
     target: EngineTarget
     precision: str
     profile: tuple[tuple[str, tuple[Shape, Shape, Shape]], ...]
+    rewrite: int = REWRITE
 
     @property
     def digest(self) -> str:
@@ -71,10 +78,23 @@ class WrongPlanError(DeviceError):
     """A plan computes something else than its model does."""
 
 
-def key_of(model: Path, where: EngineTarget) -> EngineKey:
-    """The key of an ONNX model's plan on a device. Raises BundleError, DeviceError for an unknown dynamic axis."""
+def key_of(model: Path, where: EngineTarget, *, precision: str | None = None) -> EngineKey:
+    """The key of an ONNX model's plan on a device. precision: of PRECISIONS; by default what the device computes in.
+
+    Raises:
+        BundleError: it is no ONNX model.
+        DeviceError: an unknown dynamic axis, or precision.
+    """
     profile = tuple((v.name, _shapes(v)) for v in OnnxHeader.read(model).inputs)
-    return EngineKey(sha256_of(model), where, PRECISION, profile)
+    return EngineKey(sha256_of(model), where, _precision(precision, where), profile)
+
+
+def _precision(chosen: str | None, where: EngineTarget) -> str:
+    """What is chosen here or by $FACEINSIGHT_ENGINE_PRECISION; else fp16 where CPU and GPU share memory."""
+    named = chosen or os.environ.get("FACEINSIGHT_ENGINE_PRECISION") or ("fp16" if where.integrated else "fp32")
+    if named not in PRECISIONS:
+        raise DeviceError(f"precision {named!r} of TensorRT plans; expected one of {', '.join(PRECISIONS)}")
+    return named
 
 
 def _shapes(value: Value) -> tuple[Shape, Shape, Shape]:
@@ -131,22 +151,24 @@ class EngineCache:
         """The plan; None where there is none, or where it is not what was recorded: then it is built again.
 
         Raises:
-            WrongPlanError: it was found to compute something else.
+            WrongPlanError: it was found to compute something else, or in fp16 that it cannot be built.
         """
         try:
             record = json.loads(_read(self._path(key, "json")))
+            if not isinstance(record, dict) or record.get("key") != json.loads(key.text):
+                return None
+            if "failed" in record:
+                raise WrongPlanError(f"there is no plan in {key.precision}: {record['failed']}")
             data = _read(self._path(key, "plan"))
         except (OSError, ValueError):
             return None
-        same = isinstance(record, dict) and record.get("key") == json.loads(key.text)
-        if not same or record.get("sha256") != hashlib.sha256(data).hexdigest():
+        if record.get("sha256") != hashlib.sha256(data).hexdigest():
             return None
         found = record.get("deviation")
         if found is not None and not found <= TOLERANCE:
             raise WrongPlanError(
-                f"this plan is not used: its outputs are {found:.2g} from ONNX Runtime's on the CPU, at most "
-                f"{TOLERANCE} is accepted. TensorRT {key.target.version} computes this model wrong: after an update of "
-                "it the plan is built anew; until then choose device='cuda' or 'cpu'"
+                f"this plan is not used: its outputs in {key.precision} are {found:.2g} from ONNX Runtime's on the "
+                f"CPU, at most {TOLERANCE} is accepted. {_advice(key)}"
             )
         return Plan(data, found)
 
@@ -159,41 +181,48 @@ class EngineCache:
         """Build the plan in a child process, unless another one has meanwhile, and compare it with ONNX Runtime.
 
         Raises:
-            WrongPlanError: it computes something else; that is recorded.
+            WrongPlanError: it computes something else, or in fp16 it cannot be built or run; that is recorded.
             DeviceError: it cannot be built, or does not run.
         """
         require_gpu_operators(model)
         with self._building, self._locked(key, progress):
             if plan := self.load(key):
                 return plan
-            for left in self.folder.glob(f".{key.digest}-*"):
-                left.unlink()
-            # Timings of kernels are shared by all models of one TensorRT on one GPU.
-            name = hashlib.sha256(json.dumps(asdict(key.target)).encode()).hexdigest()[:32]
-            timing_cache = self.folder / f"timing-{name}.cache"
-            out, timings = (self.folder / f".{key.digest}-{part}" for part in ("plan", "timing"))
             try:
-                build(model, key.onnx_sha256, dict(key.profile), timing_cache, out, timings, progress)
-                progress("comparing it with ONNX Runtime on the CPU")
-                deviation = self._compare(model, out, key)
-                data = _read(out)
-                out.replace(self._path(key, "plan"))
-                if timings.exists():
-                    timings.replace(timing_cache)
-            finally:
-                out.unlink(missing_ok=True)
-                timings.unlink(missing_ok=True)
-            record = {
-                "key": json.loads(key.text),
-                "sha256": hashlib.sha256(data).hexdigest(),
-                "bytes": len(data),
-                "deviation": deviation,
-            }
+                found = self._make(key, model, progress)
+            except DeviceError as e:
+                if key.precision != "fp16":
+                    raise
+                # There is fp32 instead: not to be tried at every start.
+                found = {"failed": str(e)}
+            record = {"key": json.loads(key.text)} | found
             self._write(self._path(key, "json"), json.dumps(record, indent=1).encode())
             built = self.load(key)
             if built is None:
                 raise DeviceError(f"{self._path(key, 'plan')} was changed while it was written: build it again")
             return built
+
+    def _make(self, key: EngineKey, model: Path, progress: Progress) -> dict[str, str | int | float | None]:
+        """Build the plan into the folder; what is recorded of it."""
+        for left in self.folder.glob(f".{key.digest}-*"):
+            left.unlink()
+        # Timings of kernels are shared by all models of one TensorRT on one GPU.
+        name = hashlib.sha256(json.dumps(asdict(key.target)).encode()).hexdigest()[:32]
+        timing_cache = self.folder / f"timing-{name}.cache"
+        out, timings = (self.folder / f".{key.digest}-{part}" for part in ("plan", "timing"))
+        half, profile = key.precision == "fp16", dict(key.profile)
+        try:
+            build(model, key.onnx_sha256, profile, timing_cache, out, timings, progress, half=half)
+            progress("comparing it with ONNX Runtime on the CPU")
+            deviation = self._compare(model, out, key)
+            data = _read(out)
+            out.replace(self._path(key, "plan"))
+            if timings.exists():
+                timings.replace(timing_cache)
+        finally:
+            out.unlink(missing_ok=True)
+            timings.unlink(missing_ok=True)
+        return {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data), "deviation": deviation}
 
     def _path(self, key: EngineKey, kind: str) -> Path:
         return self.folder / f"{key.digest}.{kind}"
@@ -217,6 +246,15 @@ class EngineCache:
                 progress("another process is building it: waiting")
                 fcntl.flock(lock, fcntl.LOCK_EX)
             yield
+
+
+def _advice(key: EngineKey) -> str:
+    if key.precision == "fp16":
+        return "Half precision is too coarse for this model, or TensorRT computes it wrong"
+    return (
+        f"TensorRT {key.target.version} computes this model wrong: after an update of it the plan is built anew; until "
+        "then choose device='cuda' or 'cpu'"
+    )
 
 
 def _default_folder() -> Path:

@@ -9,6 +9,7 @@ import contextlib
 import logging
 import threading
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 
 from ...errors import DeviceError
 from ..session import Session
-from .engines import EngineCache, EngineKey, WrongPlanError, key_of
+from .engines import EngineCache, EngineKey, Plan, Progress, WrongPlanError, key_of
 from .session import PlanRefusedError, TensorRtSession
 from .target import EngineTarget
 
@@ -63,8 +64,29 @@ def prepare(models: Sequence[Path], where: EngineTarget) -> None:
         key = key_of(model, where)
         # What is wrong with a plan says open_session, which knows whether there is a fallback.
         with contextlib.suppress(WrongPlanError):
-            if cache.load(key) is None:
+            if find_plan(cache, key, model)[1] is None:
                 build_plan(cache, key, model)
+
+
+def find_plan(cache: EngineCache, key: EngineKey, model: Path) -> tuple[EngineKey, Plan | None]:
+    """The plan that is there, if any, and its key: where the one in fp16 cannot be used, it is fp32's.
+
+    Raises:
+        WrongPlanError: the one in fp32 does too.
+    """
+    try:
+        return key, cache.load(key)
+    except WrongPlanError as e:
+        key = _in_fp32(key, model, e)
+        return key, cache.load(key)
+
+
+def _in_fp32(key: EngineKey, model: Path, wrong: WrongPlanError) -> EngineKey:
+    """The key to go on with. Raises `wrong` where it was fp32's."""
+    if key.precision == "fp32":
+        raise wrong
+    log.warning("%s: %s; fp32 is used instead", model.name, wrong)
+    return replace(key, precision="fp32")
 
 
 def open_plan(cache: EngineCache, key: EngineKey, model: Path) -> TensorRtSession | None:
@@ -74,7 +96,7 @@ def open_plan(cache: EngineCache, key: EngineKey, model: Path) -> TensorRtSessio
         WrongPlanError: it computes something else.
         DeviceError: TensorRT or CUDA does not start, or memory is short.
     """
-    plan = cache.load(key)
+    key, plan = find_plan(cache, key, model)
     if plan is None:
         return None
     try:
@@ -85,10 +107,19 @@ def open_plan(cache: EngineCache, key: EngineKey, model: Path) -> TensorRtSessio
         return None
 
 
-def build_plan(cache: EngineCache, key: EngineKey, model: Path) -> bytes:
-    """Build it, with progress in the log. Raises DeviceError."""
-    log.warning("%s: building its TensorRT plan; this takes minutes, once on this device", model.name)
-    return cache.build(key, model, lambda line: log.info("%s: %s", model.name, line)).data
+def build_plan(cache: EngineCache, key: EngineKey, model: Path, progress: Progress | None = None) -> bytes:
+    """Build it; where the one in fp16 cannot be used, in fp32. progress: the log by default.
+
+    Raises:
+        WrongPlanError: the one in fp32 does too.
+        DeviceError: it cannot be built, or does not run.
+    """
+    log.warning("%s: building its TensorRT plan in %s; this takes minutes, once here", model.name, key.precision)
+    lines = progress or (lambda line: log.info("%s: %s", model.name, line))
+    try:
+        return cache.build(key, model, lines).data
+    except WrongPlanError as e:
+        return build_plan(cache, _in_fp32(key, model, e), model, progress)
 
 
 class LazyEngineSession:

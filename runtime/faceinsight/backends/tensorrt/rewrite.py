@@ -26,14 +26,6 @@ from ...bundle.onnx_header import (
     GRAPH_VALUE,
     INT8,
     MODEL_GRAPH,
-    NODE_ATTRIBUTE,
-    NODE_INPUT,
-    NODE_OP,
-    NODE_OUTPUT,
-    TENSOR_DIMS,
-    TENSOR_NAME,
-    TENSOR_RAW,
-    TENSOR_TYPE,
     UINT8,
     Narrow,
     Node,
@@ -45,23 +37,23 @@ from ...bundle.onnx_header import (
     read_tensor,
     read_value,
     spans,
-    text,
 )
+from .half import in_half
+from .onnx_writer import cast, cast_to, graph_field, renamed, tensor_proto
 
 #: Counts up when the rewriting changes: plans of the one before are built again.
 REWRITE = 3
-#: onnx.AttributeProto: field numbers, and the type of a whole number.
-_ATTRIBUTE_NAME, _ATTRIBUTE_INT, _ATTRIBUTE_TYPE, _INT = 1, 3, 20, 2
 #: numpy's names of what weights and their scales are stored in.
 _DTYPES = {FLOAT: "<f4", INT8: "<i1", FLOAT16: "<f2"}
 
 
-def for_tensorrt(model: Path, scratch: Path) -> Path:
+def for_tensorrt(model: Path, scratch: Path, *, half: bool = False) -> Path:
     """The file that TensorRT is given. No weights are read into memory but those that are rewritten.
 
     Args:
         model: an ONNX file.
         scratch: written where something is rewritten; it must not exist.
+        half: compute in half precision where that is safe (see half).
 
     Returns:
         `model` where TensorRT can take it as it is, else `scratch`.
@@ -69,12 +61,24 @@ def for_tensorrt(model: Path, scratch: Path) -> Path:
     Raises:
         ValueError: it is no ONNX model.
     """
-    pieces = rewritten(mapped(model))
-    if pieces is None:
-        return model
-    with open(os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as out:
+    given = model
+    if (pieces := rewritten(mapped(model))) is not None:
+        _write(scratch, pieces)
+        given = scratch
+    if half and (pieces := in_half(mapped(given))) is not None:
+        # What is read now may be the scratch file.
+        part = scratch.with_name(f"{scratch.name}.half")
+        try:
+            _write(part, pieces)
+            given = part.replace(scratch)
+        finally:
+            part.unlink(missing_ok=True)
+    return given
+
+
+def _write(path: Path, pieces: Iterator[bytes | memoryview]) -> None:
+    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as out:
         out.writelines(pieces)
-    return scratch
 
 
 def mapped(path: Path) -> memoryview:
@@ -114,60 +118,30 @@ def _pieces(
     yield from (data[begin:end] for number, begin, _, end in spans(data) if number != MODEL_GRAPH)
     # Constants and conversions of inputs stand before the nodes that read them.
     for name, new in as_float.items():
-        yield from _graph_field(GRAPH_NODE, _cast(name, new, FLOAT))
+        yield from graph_field(GRAPH_NODE, cast(name, new, FLOAT))
     for weight in narrow:
-        yield from _graph_field(GRAPH_INITIALIZER, _as_float(weight, tensors))
+        yield from graph_field(GRAPH_INITIALIZER, _as_float(weight, tensors))
     for value, node in nodes:
         for new_node in [] if node.outputs[0] in folded else _rewritten(value, node, as_float):
-            yield from _graph_field(GRAPH_NODE, new_node)
+            yield from graph_field(GRAPH_NODE, new_node)
     for number, value in graph:
         # What was stated of tensors in between (GRAPH_VALUE) may no longer hold.
         if number not in (GRAPH_NODE, GRAPH_VALUE, GRAPH_INITIALIZER) or (
             number == GRAPH_INITIALIZER and read_tensor(value)[0].name not in unused
         ):
-            yield from _graph_field(number, value)
-
-
-def _graph_field(number: int, value: bytes | memoryview) -> tuple[bytes, bytes | memoryview]:
-    """A model's graph of one field."""
-    head = _varint(number << 3 | 2) + _varint(len(value))
-    return _varint(MODEL_GRAPH << 3 | 2) + _varint(len(head) + len(value)) + head, value
+            yield from graph_field(number, value)
 
 
 def _makes_bytes(value: memoryview, node: Node) -> bool:
-    return node.op == "Cast" and _cast_to(value) == UINT8
+    return node.op == "Cast" and cast_to(value) == UINT8
 
 
 def _rewritten(value: memoryview, node: Node, as_float: Mapping[str, str]) -> list[bytes | memoryview]:
     """A node that reads converted inputs; one that makes bytes makes them of float32."""
     if _makes_bytes(value, node):
         source, target = as_float.get(node.inputs[0], node.inputs[0]), node.outputs[0]
-        return [_cast(source, f"{target}.float", FLOAT), _cast(f"{target}.float", target, UINT8)]
-    if not set(as_float) & set(node.inputs):
-        return [value]
-    out = bytearray()
-    for number, begin, content, end in spans(value):
-        if number == NODE_INPUT and isinstance(content, tuple):
-            name = text(value[content[0] : content[1]])
-            out += _delimited(NODE_INPUT, as_float.get(name, name).encode())
-        else:
-            out += value[begin:end]
-    return [bytes(out)]
-
-
-def _cast_to(node: memoryview) -> int | None:
-    for attribute in (v for number, v in fields(node) if number == NODE_ATTRIBUTE):
-        named = any(number == _ATTRIBUTE_NAME and text(v) == "to" for number, v in fields(attribute))
-        values = [c for number, _, c, _ in spans(attribute) if number == _ATTRIBUTE_INT and isinstance(c, int)]
-        if named and values:
-            return values[0]
-    return None
-
-
-def _cast(source: str, target: str, kind: int) -> bytes:
-    to = _delimited(_ATTRIBUTE_NAME, b"to") + _whole(_ATTRIBUTE_INT, kind) + _whole(_ATTRIBUTE_TYPE, _INT)
-    ends = _delimited(NODE_INPUT, source.encode()) + _delimited(NODE_OUTPUT, target.encode())
-    return ends + _delimited(NODE_OP, b"Cast") + _delimited(NODE_ATTRIBUTE, to)
+        return [cast(source, f"{target}.float", FLOAT), cast(f"{target}.float", target, UINT8)]
+    return [renamed(value, as_float)] if set(as_float) & set(node.inputs) else [value]
 
 
 def _as_float(weight: Narrow, tensors: Mapping[str, tuple[Value, memoryview | None]]) -> bytes:
@@ -175,29 +149,10 @@ def _as_float(weight: Narrow, tensors: Mapping[str, tuple[Value, memoryview | No
     value = _array(*tensors[weight.stored])
     if weight.scale is not None:
         value = value * _array(*tensors[weight.scale])
-    dims = b"".join(_whole(TENSOR_DIMS, d) for d in value.shape)
-    kind = _whole(TENSOR_TYPE, FLOAT)
-    return dims + kind + _delimited(TENSOR_NAME, weight.name.encode()) + _delimited(TENSOR_RAW, value.tobytes())
+    return tensor_proto(weight.name, FLOAT, value)
 
 
 def _array(tensor: Value, raw: memoryview | None) -> NDArray[np.float32]:
     if raw is None:
         raise ValueError(f"weight {tensor.name!r} is not stored as raw data")
     return np.frombuffer(raw, _DTYPES[tensor.kind]).astype("<f4").reshape([int(d) for d in tensor.shape])
-
-
-def _delimited(number: int, value: bytes) -> bytes:
-    return _varint(number << 3 | 2) + _varint(len(value)) + value
-
-
-def _whole(number: int, value: int) -> bytes:
-    return _varint(number << 3) + _varint(value)
-
-
-def _varint(value: int) -> bytes:
-    out = bytearray()
-    while value > 127:
-        out.append(value & 127 | 128)
-        value >>= 7
-    out.append(value)
-    return bytes(out)
