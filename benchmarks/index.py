@@ -134,7 +134,7 @@ MEASUREMENTS = {
         "TensorRT plans built without a GPU, and TF32 and fp16 emulated on the CPU; with work/nvidia/bin/python of "
         "`make test-nvidia`",
         "speed/plans.py --out OUT",
-        "01105e9",
+        "a4b22e1",
     ),
     "epyc-2026-11/latency-nano": Measurement(
         "every step on a CPU without AMX",
