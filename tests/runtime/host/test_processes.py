@@ -103,9 +103,10 @@ def test_a_child_says_how_far_it_came_before_it_crashed(monkeypatch, tmp_path: P
     python.write_text(f"""#!/bin/sh\necho '{child.MARK}{{"without": "AMX"}}'\nkill -$SIGNAL $$\n""")
     python.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(python))
-    for name, crashed in (("SEGV", True), ("KILL", False)):
+    memory = " (out of memory? close other programs, or add swap)"
+    for name, crashed, more in (("SEGV", True, ""), ("KILL", False, memory)):
         monkeypatch.setenv("SIGNAL", name)
-        assert probe.__wrapped__("amx") == Probe({"without": "AMX"}, f"crashed with SIG{name}", crashed)
+        assert probe.__wrapped__("amx") == Probe({"without": "AMX"}, f"crashed with SIG{name}{more}", crashed)
 
 
 def test_a_user_without_a_home_goes_without_a_record(monkeypatch, tmp_path: Path):

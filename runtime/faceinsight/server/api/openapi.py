@@ -10,6 +10,7 @@ import types
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
+from ..security import LoginBody
 from . import chat_request
 from .audience import ContentBody
 from .camera import AskNowBody, SwitchBody
@@ -195,6 +196,7 @@ _BODIES: Mapping[str, Json] = {
         }
     ),
     "/v1/camera": _json(schema_of(SwitchBody)),
+    "/v1/login": _json(schema_of(LoginBody)),
     "/v1/camera/ask": _json(schema_of(AskNowBody)),
     "/v1/content": _json(schema_of(ContentBody)),
     "/api/show": _json({"type": "object", "properties": {"model": _STRING}, "required": ["model"]}),
@@ -224,6 +226,12 @@ def _answer(description: str, *required: str, streams: str | None = None) -> Jso
 
 _SSE, _NDJSON = "text/event-stream", "application/x-ndjson"
 _ANSWERS: Mapping[str, Json] = {
+    "/": {"description": "A page.", "content": {"text/html": {}}},
+    "/demo": {"description": "A page.", "content": {"text/html": {}}},
+    "/static/{name}": {
+        "description": "A part of the pages.",
+        "content": {kind: {} for kind in ("text/html", "text/css", "text/javascript", "image/svg+xml")},
+    },
     "/metrics": {"description": "Prometheus' exposition.", "content": {"text/plain": {}}},
     "/v1/models": _answer("The names of the model.", "object", "data"),
     "/v1/models/{id}": _answer("A name of the model.", "id", "object", "max_model_len"),
