@@ -60,7 +60,9 @@ def present(root: Path) -> set[str]:
 
 def test_files_are_printed_and_nothing_is_written(kiosk: Callable[..., tuple[int, str, str]], root: Path):
     code, out, err = kiosk("install", "--camera", CAMERA, "--port", "9000")
-    assert (code, err) == (0, "")
+    assert code == 0
+    # An installation in a home folder is warned of; it may be the one that is tested.
+    assert not [line for line in err.splitlines() if "out of the service's sight" not in line]
     assert [x[4:].split(",")[0] for x in out.splitlines() if x.startswith("### /")] == [
         f"/{x}" for x in (SERVICE, POLICY, SCRIPT, DESKTOP)
     ]
