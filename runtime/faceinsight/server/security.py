@@ -117,14 +117,24 @@ def is_loopback(host: str) -> bool:
     return all(ipaddress.ip_address(str(address).partition("%")[0]).is_loopback for address in found)
 
 
-def _read_token(path: Path) -> str:
+def read_secret(option: str, path: Path) -> str:
+    """What the file of an option says, without white space around it; warns where others can read it.
+
+    Raises:
+        RequestError: it cannot be read.
+    """
     try:
-        token = path.read_text().strip()
+        text = path.read_text().strip()
         others = stat.S_IMODE(path.stat().st_mode) & 0o077
     except (OSError, UnicodeDecodeError) as e:
-        raise RequestError(f"--token-file {path} cannot be read: {getattr(e, 'strerror', None) or e}") from None
-    if len(token) < MIN_TOKEN or not token.isascii() or not token.isprintable() or " " in token:
-        raise RequestError(f"--token-file {path}: expected at least {MIN_TOKEN} printable ASCII characters, no spaces")
+        raise RequestError(f"{option} {path} cannot be read: {getattr(e, 'strerror', None) or e}") from None
     if others:
         log.warning("%s can be read by others on this machine: chmod 600", path)
+    return text
+
+
+def _read_token(path: Path) -> str:
+    token = read_secret("--token-file", path)
+    if len(token) < MIN_TOKEN or not token.isascii() or not token.isprintable() or " " in token:
+        raise RequestError(f"--token-file {path}: expected at least {MIN_TOKEN} printable ASCII characters, no spaces")
     return token

@@ -6,7 +6,6 @@ import asyncio
 import hashlib
 import logging
 import socket
-import stat
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,6 +18,7 @@ from ..errors import ApiError, where
 from ..lane import SERVER
 from ..metrics import OUTLETS
 from ..options import Options
+from ..security import read_secret
 from ..state import State
 from .mqtt import Mqtt
 from .webhook import Webhook
@@ -160,13 +160,7 @@ def _secret(option: str, path: str | None) -> str | None:
     """The line in a file. Raises RequestError."""
     if path is None:
         return None
-    try:
-        text = Path(path).read_text().strip()
-        others = stat.S_IMODE(Path(path).stat().st_mode) & 0o077
-    except (OSError, UnicodeDecodeError) as e:
-        raise RequestError(f"{option} {path} cannot be read: {getattr(e, 'strerror', None) or e}") from None
+    text = read_secret(option, Path(path))
     if not text or "\n" in text:
         raise RequestError(f"{option} {path}: expected one line")
-    if others:
-        log.warning("%s can be read by others on this machine: chmod 600", path)
     return text

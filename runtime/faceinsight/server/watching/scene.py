@@ -16,11 +16,11 @@ from ...plain import plain
 from ..errors import ApiError
 from .pictures import jpeg, parsing
 
-#: Seconds between two looks at what holds clocks back, and how many times rarer faces are read then.
-_HEAT, _HELD_BACK = 10.0, 3.0
-
 if TYPE_CHECKING:
     from ...insight import FaceInsight
+
+#: Seconds between two looks at what holds clocks back, and how many times rarer faces are read then.
+_HEAT, _HELD_BACK = 10.0, 3.0
 
 
 class Scene:
