@@ -14,7 +14,9 @@ from typing import Any
 import accuracy_table
 import published
 import serve_tables
+import tuning_tables
 import versions
+from tuning_tables import Table
 
 Figures = dict[str, Any]
 ROOT = Path(__file__).resolve().parent.parent
@@ -277,124 +279,6 @@ def targets(results: Results) -> str:
     return markdown(("times as fast as", "target", "measured (bold: reached)"), rows)
 
 
-def busy(results: Results) -> str:
-    """A whole answer beside other work."""
-    rows = results["busy"]["whole answer"]
-    arms = list(next(iter(rows.values())))
-    lines = [
-        (load, *(f"{cell['p50 ms']:.0f} / {cell['p90 ms']:.0f} ms" for cell in row.values()))
-        for load, row in rows.items()
-    ]
-    return markdown(("median / p90", *arms), lines)
-
-
-def settings_llm(results: Results) -> str:
-    """The LLM, each setting against the shipped one."""
-    rows = results["settings-nano"]["llm"]
-    heads = list(next(iter(rows.values())))
-    return markdown(("", *heads), [(name, *(f"{row[h]:g}" for h in heads)) for name, row in rows.items()])
-
-
-def settings_parser(results: Results) -> str:
-    """The parser under other session options."""
-    rows = results["settings-nano"]["parser"]
-    lines = [(name, f"{row['ms']:.2f}", f"{row['pixels with another label']:.4f}") for name, row in rows.items()]
-    return markdown(("", "ms", "pixels with another label"), lines)
-
-
-def settings_faces(results: Results) -> str:
-    """Parser and encoder on several faces at a time."""
-    rows = results["settings-nano"]["faces at a time"]
-    lines = [(count, f"{row['ms a face']:.2f}", f"{row['MB']:.1f}") for count, row in rows.items()]
-    return markdown(("faces", "ms per face", "MB to run"), lines)
-
-
-def roofline_graphs(results: Results) -> str:
-    """Parser and encoder against a float32 matrix product."""
-    result = results["roofline-nano"]
-    rows = [
-        (
-            name, f"{graph['ms']:.2f}", ", ".join(f"{op} {n:.3f}" for op, n in graph["GFLOP"].items()),
-            f"{graph['share of the roof']:.2f}",
-        )
-        for name, graph in result["graphs"].items()
-    ]  # fmt: skip
-    together = result["together"]
-    rows.append(("together", f"{together['ms']:.2f}", "", f"{together['share of the roof']:.2f}"))
-    return markdown(("", "ms", "GFLOP", f"share of {result['roof GFLOP/s']:.0f} GFLOP/s"), rows)
-
-
-def roofline_llm(name: str) -> Callable[[Results], str]:
-    """The LLM against float32 matrix products, and against reading memory."""
-
-    def make(results: Results) -> str:
-        result = results[name]
-        rows = [
-            (
-                what, f"{row['rows']}", f"{row['ms']:,.2f}", f"{row['GFLOP']:,.2f}", f"{row['share of the roof']:.2f}",
-                format(row["share of the memory's speed"], ".2f"),
-            )
-            for what, row in result["language"].items()
-        ]  # fmt: skip
-        heads = (f"share of {result['roof GFLOP/s']:.0f} GFLOP/s", f"share of {result['memory GB/s']:.0f} GB/s")
-        return markdown(("the LLM", "tokens", "ms", "GFLOP", *heads), rows)
-
-    return make
-
-
-def vision_latency(results: Results) -> str:
-    """A CLIP vision tower in several runtimes."""
-    result = results["vision"]
-    cosines = result["cosine to torch float32"]
-    rows = [
-        (arm, f"{row['p50 ms']:,.0f} ms", f"{cosines[arm]['mean']:.5f}" if arm in cosines else "")
-        for arm, row in result["latency"].items()
-    ]
-    return markdown(("", "median", "cosine to torch float32"), rows)
-
-
-def vision_export(results: Results) -> str:
-    """What exporting it takes."""
-    rows = [
-        (name, f"{row['seconds']:.0f}", f"{row['file MB']:,.0f}", f"{row['peak RSS MB']:,.0f}")
-        for name, row in results["vision"]["export"].items()
-    ]
-    return markdown(("export", "seconds", "file MB", "peak RSS MB"), rows)
-
-
-def convert(results: Results) -> str:
-    """A 7B LLM to GGUF."""
-    result = results["convert-7b"]
-    rows = [
-        (
-            name, f"{result['parameters'] / 1e9:.2f} B", f"{result['checkpoint MB']:,}", f"{row['file MB']:,.0f}",
-            f"{row['peak RSS MB']:,.0f}", f"{row['seconds']:.0f}",
-        )
-        for name, row in result["conversions"].items()
-    ]  # fmt: skip
-    return markdown(("to", "parameters", "checkpoint MB", "file MB", "peak RSS MB", "seconds"), rows)
-
-
-def soak(results: Results) -> str:
-    """Thousands of questions in one process."""
-    result = results["soak-nano"]
-    warm, end, answer = result["after warm-up"], result["at the end"], result["answer ms"]
-    rows = [
-        ("questions / faces", f"{result['questions']:,} / {result['faces']:,}"),
-        (
-            "resident memory after warm-up / at the end",
-            f"{warm['RSS MB']:.0f} MB / {end['RSS MB']:.0f} MB ({result['RSS growth']:+.2%})",
-        ),
-        (
-            "threads, open files after warm-up / at the end",
-            f"{warm['threads']}, {warm['open files']} / {end['threads']}, {end['open files']}",
-        ),
-        ("an answer: p50 / p90 / p99", f"{answer['p50']:.0f} / {answer['p90']:.0f} / {answer['p99']:.0f} ms"),
-        ("p99 of the last tenth over the first", f"{result['p99 of the last tenth / the first']:.2f}"),
-    ]  # fmt: skip
-    return markdown(("", ""), rows)
-
-
 def versions_tried(results: Results) -> str:
     """Which versions of Python and libraries were run."""
     return versions.tables(results["versions"])
@@ -415,24 +299,13 @@ def licences(_: Results) -> str:
     return markdown(("component", "licence", "source", "trained on"), rows)
 
 
-def plans(results: Results) -> str:
-    """TensorRT plans that were built without a GPU, and what TF32 or fp16 would change in these graphs."""
-    found = Results(SERVED)["plans"]
-    never = "yes" if found["executed on a GPU"] else "never"
-    rows = []
-    for row in found["graphs"]:
-        far = row["emulated on the CPU"]
-        graph = row["graph"] if row["precision"] == "fp32" else f"{row['graph']}, in {row['precision']}"
-        built = f"{row['plan MB']:.1f} MB in {row['seconds']:.1f} s"
-        rows.append((graph, f"{row['ONNX MB']:.2f} MB", built, "-" if far is None else f"{far:.4f}", never))
-    head = ("graph", "ONNX", f"plan, by {found['builder']}", "TF32 or fp16 against float32, emulated", "executed")
-    return markdown(head, rows)
+def _shown(name: str, make: Callable[[Figures], Table]) -> Callable[[Results], str]:
+    """A table of one file."""
+    return lambda results: markdown(*make(results[name]))
 
 
-def _served(
-    name: str, make: Callable[[Mapping[str, Any]], tuple[Sequence[str], Sequence[Sequence[str]]]]
-) -> Callable[[Results], str]:
-    """A table of serve_tables.py. Its figures are of another machine than those of the other tables."""
+def _served(name: str, make: Callable[[Figures], Table]) -> Callable[[Results], str]:
+    """The same of the machine on which the server was measured."""
     return lambda _: markdown(*make(Results(SERVED)[name]))
 
 
@@ -454,19 +327,19 @@ TABLES: dict[str, Callable[[Results], str]] = {
     "peers-llava": lambda results: peers(results["peers-llava"]),
     "peers-nano": lambda results: peers(results["peers-nano"]),
     "targets": targets,
-    "busy": busy,
-    "settings-llm": settings_llm,
-    "settings-parser": settings_parser,
-    "settings-faces": settings_faces,
-    "roofline-graphs": roofline_graphs,
-    "roofline-nano": roofline_llm("roofline-nano"),
-    "roofline-llava": roofline_llm("roofline-llava"),
-    "vision-latency": vision_latency,
-    "vision-export": vision_export,
-    "convert": convert,
-    "soak": soak,
+    "busy": _shown("busy", tuning_tables.busy),
+    "settings-llm": _shown("settings-nano", tuning_tables.settings_llm),
+    "settings-parser": _shown("settings-nano", tuning_tables.settings_parser),
+    "settings-faces": _shown("settings-nano", tuning_tables.settings_faces),
+    "roofline-graphs": _shown("roofline-nano", tuning_tables.roofline_graphs),
+    "roofline-nano": _shown("roofline-nano", tuning_tables.roofline_llm),
+    "roofline-llava": _shown("roofline-llava", tuning_tables.roofline_llm),
+    "vision-latency": _shown("vision", tuning_tables.vision_latency),
+    "vision-export": _shown("vision", tuning_tables.vision_export),
+    "convert": _shown("convert-7b", tuning_tables.convert),
+    "soak": _shown("soak-nano", tuning_tables.soak),
     "versions": versions_tried,
-    "plans": plans,
+    "plans": _served("plans", tuning_tables.plans),
     "serve-cost": _served("serve-nano", serve_tables.cost),
     "serve-overload": _served("serve-nano", serve_tables.overload),
     "serve-endurance": _served("serve-endurance", serve_tables.endurance),
