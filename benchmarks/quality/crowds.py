@@ -15,7 +15,7 @@ import itertools
 import json
 import platform
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from datasets import find
+from datasets import Sample, find
 from faceinsight import FaceInsight
 from faceinsight.perception.detector import Detection, FaceDetector
 
@@ -39,9 +39,8 @@ CROWD, NEAR = 12, 0.15
 SAME = 0.5
 
 
-def heads(detector: FaceDetector, folder: Path, count: int) -> list[tuple[Picture, Box]]:
+def heads(detector: FaceDetector, samples: Iterable[Sample], count: int) -> list[tuple[Picture, Box]]:
     """Pictures with one face each, and its box; cut to head and hair."""
-    samples = next(iter(find(folder, "val").values()))
     out = []
     for sample in samples:
         image = sample.read()
@@ -88,10 +87,11 @@ def crowd(
 
 def found(boxes: Sequence[Box], detections: Sequence[Detection]) -> int:
     """How many of the boxes are among the detections?"""
-    return sum(any(_overlap(box, d.box) >= SAME for d in detections) for box in boxes)
+    return sum(any(overlap(box, d.box) >= SAME for d in detections) for box in boxes)
 
 
-def _overlap(a: Box, b: Box) -> float:
+def overlap(a: Box, b: Box) -> float:
+    """Intersection over union."""
     width = min(a[0] + a[2], b[0] + b[2]) - max(a[0], b[0])
     height = min(a[1] + a[3], b[1] + b[3]) - max(a[1], b[1])
     shared = max(0.0, width) * max(0.0, height)
@@ -190,7 +190,7 @@ def main() -> None:
     args = parser.parse_args()
     with FaceInsight.load(args.bundle, threads=1) as insight:
         detector = insight.perception.detector
-        people = heads(detector, args.data, args.people)
+        people = heads(detector, next(iter(find(args.data, "val").values())), args.people)
         result = {
             "machine": {"processor": platform.processor() or platform.machine(), "OpenCV": cv2.__version__},
             "photos per row": args.photos,

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from ..errors import BundleError
 from .alignment import BORDER
-from .tiles import OVERLAP, Image, cut, pieces, plain, shrunk, tiles
+from .tiles import OVERLAP, SPOT, Image, brightened, cut, pieces, plain, shrunk, spot, tiles
 
 #: Longer side of the picture in the last look.
 CLOSER = 192
@@ -28,6 +28,11 @@ TRACE, TRACE_SCORE, CLEAR = 8, 0.05, 14
 SMALL_FACE = 24
 #: A closer look must be surer of a face: more of the photo is looked at, and texture is all that most of it shows.
 CLOSER_SCORE = 0.7
+#: From this score on what is not sure is looked at by itself: so many, the surest ones, unless they are narrower in
+#: photo pixels.
+LIKELY, SPOTS, SPOT_WIDTH = 0.15, 16, 16
+#: So many of them also turned. Turned, or smaller than what is looked for, they must be surer: print looks like these.
+TURNED_SPOTS, SURE = 4, 0.8
 #: Boxes that share more than this of the smaller one are of one face.
 SHARED = 0.5
 
@@ -56,8 +61,10 @@ class Detection:
 class FaceDetector:
     """YuNet on an image pyramid: it finds faces of roughly 10 to 300 pixels, so a large photo is looked at small first
     (a face that fills it), then closer, in tiles, where a small face has left a trace. In a photo so large that it
-    leaves none, all that is not plain is looked at closer once. Strips are cut into pieces.
-    The last look, if nothing was found, goes past the border: a thumbnail, or a face that the frame cuts.
+    leaves none, all that is not plain is looked at closer once. Strips are cut into pieces. What then is nearly a face
+    is looked at by itself, past the border and turned.
+    If nothing was found, the last look goes past the border of the whole (a thumbnail, or a face that the frame cuts),
+    and a dark photo is brightened.
     """
 
     def __init__(
@@ -90,6 +97,13 @@ class FaceDetector:
             image: the photo.
             enough: where so many are found in the first look, no closer ones are taken. None: they always are.
         """
+        found = self._search(image, enough)
+        if not found and enough is None and (bright := brightened(image)) is not None:
+            found = self._search(bright, enough)
+        return found
+
+    def _search(self, image: Image, enough: int | None) -> tuple[Detection, ...]:
+        """Faces in a photo as light as it is."""
         h, w = image.shape[:2]
         parts = pieces(w, h, self._sides[0])
         rows = np.concatenate([_whole(_moved(self._find_in(cut(image, p), enough), p), p, w, h) for p in parts])
@@ -101,26 +115,29 @@ class FaceDetector:
 
     def _find_in(self, photo: Image, enough: int | None) -> Rows:
         """Faces in a photo, or in a piece of a strip."""
-        longer, reached, traces, faces = max(photo.shape[:2]), 0, _NONE, _NONE
+        longer, reached, traces, faces, every = max(photo.shape[:2]), 0, _NONE, _NONE, _NONE
         for side in dict.fromkeys(min(s, longer) for s in self._sides):
             size = _size(photo, side)
             rows = self._detect(shrunk(photo, *size), _step(photo, size))
             faces = rows[rows[:, 14] >= self._score]
+            every = np.concatenate([every, rows])
             if side > reached:
                 reached, traces = side, rows
             if len(faces):
                 break
         if enough is not None and len(faces) >= enough:
             return faces
-        return self._nearer(photo, faces, traces, reached)
+        faces, closer = self._nearer(photo, faces, traces, reached)
+        return self._alone(photo, faces, np.concatenate([every, closer]))
 
-    def _nearer(self, photo: Image, faces: Rows, traces: Rows, side: int) -> Rows:
-        """The faces, and those that more pixels show; side: the longer one of the look that saw the traces."""
+    def _nearer(self, photo: Image, faces: Rows, traces: Rows, side: int) -> tuple[Rows, Rows]:
+        """The faces, with those that more pixels show, and all traces of the closer looks; side: the longer one of the
+        look that saw the traces."""
         h, w = photo.shape[:2]
-        longer = max(h, w)
+        longer, first, closer = max(h, w), side, _NONE
         while SMALLEST * side < CLEAR * longer and side < longer:
             # Once only: where the smallest leave no trace.
-            anywhere = SMALLEST * side < TRACE * longer and side < max(self._sides)
+            anywhere = SMALLEST * side < TRACE * longer and side == first
             unsure = (traces[:, 14] < self._score) & (traces[:, 2] * side < SMALL_FACE * longer)
             candidates = traces[unsure & ~_shared(traces, faces)]
             if not anywhere and not len(candidates):
@@ -140,6 +157,25 @@ class FaceDetector:
                 rows = rows[rows[:, 2] < OVERLAP * step[0]]
                 traces = np.concatenate([traces, rows])
                 faces = _added(faces, rows[rows[:, 14] >= max(self._score, CLOSER_SCORE)])
+            closer = np.concatenate([closer, traces])
+        return faces, closer
+
+    def _alone(self, photo: Image, faces: Rows, traces: Rows) -> Rows:
+        """The faces, with what is one where it is looked at by itself."""
+        likely = traces[(traces[:, 14] >= LIKELY) & (traces[:, 2] >= SPOT_WIDTH)]
+        for number, row in enumerate(_added(_NONE, likely[~_shared(likely, faces)])[:SPOTS]):
+            if _shared(row[None], faces)[0]:
+                continue
+            picture, corner, step = spot(photo, row[:4])
+            narrow = row[2] < SMALLEST
+            for turns in (0, 1, 3, 2) if number < TURNED_SPOTS and not narrow else (0,):
+                least = max(self._score, SURE if turns or narrow else CLOSER_SCORE)
+                rows = self._detect(np.ascontiguousarray(np.rot90(picture, turns)), _ONE)
+                rows = _moved(_unturned(rows[rows[:, 14] >= least], turns), corner, step)
+                rows = rows[_shared(rows, row[None])]
+                if len(rows):
+                    faces = _added(faces, rows)
+                    break
         return faces
 
     def _past_border(self, photo: Image) -> Rows:
@@ -189,11 +225,21 @@ def _step(photo: Image, size: tuple[int, int]) -> Floats:
     return np.array([photo.shape[1] / size[0], photo.shape[0] / size[1]], np.float32)
 
 
-def _moved(rows: Rows, corner: Sequence[float], step: NDArray[Any] = _ONE) -> Rows:
+def _moved(rows: Rows, corner: Sequence[float] | Floats, step: NDArray[Any] = _ONE) -> Rows:
     """Rows of a window that begins at corner (x, y), in pixels of what it is cut from, times step."""
     pairs = rows[:, :14].reshape(-1, 7, 2).copy()
     pairs[:, [0, 2, 3, 4, 5, 6]] += np.asarray(corner[:2], np.float32)
     return np.hstack([np.float32(pairs * step).reshape(-1, 14), rows[:, 14:]])
+
+
+def _unturned(rows: Rows, turns: int) -> Rows:
+    """Rows of a spot that np.rot90 turned, as they lie in it before."""
+    rows = rows.copy()
+    for _ in range(turns):
+        points = rows[:, 4:14].reshape(-1, 5, 2)
+        rows[:, 4:14] = np.stack([SPOT - points[:, :, 1], points[:, :, 0]], 2).reshape(-1, 10)
+        rows[:, :4] = np.stack([SPOT - rows[:, 1] - rows[:, 3], rows[:, 0], rows[:, 3], rows[:, 2]], 1)
+    return rows
 
 
 def _whole(rows: Rows, window: Sequence[float], width: int, height: int) -> Rows:

@@ -1,12 +1,17 @@
-"""What the detector looks at, and how large: pieces of a strip, tiles of a level, and which of them show something."""
+"""What the detector looks at, and how large: pieces of a strip, tiles of a level, and which of them show something;
+one spot by itself.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import ceil
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+
+from .alignment import BORDER
 
 Image = NDArray[np.uint8]
 #: x, y, width, height in whole pixels.
@@ -20,6 +25,10 @@ SHAPE = 3
 NARROW = 24
 #: Mean difference to half the resolution, in grey levels, of 8x8 pixels in which there is something to see.
 DETAIL = 4
+#: Side of the picture of one spot, and how wide the face in it shall be.
+SPOT, SPOT_FACE = 192, 48
+#: A photo whose lightest pixels are darker, in grey levels, is too dark for the network; below BLACK there is nothing.
+DARK, BLACK = 64, 6
 
 
 def pieces(width: int, height: int, side: int) -> list[Window]:
@@ -82,3 +91,44 @@ def plain(tile: Image, boxes: NDArray[np.float32]) -> bool:
         left, right, top = (max(0, round(v)) for v in (x - w, x + 2 * w, y - 0.75 * h))
         cells[top:, left:right] = 0
     return bool(cells.max() < DETAIL)
+
+
+def spot(photo: Image, box: Sequence[float]) -> tuple[Image, NDArray[np.float32], NDArray[np.float32]]:
+    """A square around a box (x, y, width, height), enlarged or shrunk; grey where it reaches past the photo.
+
+    Returns:
+        The picture (SPOT,SPOT,3); where it begins (x, y) in its pixels from the photo's corner; how many photo pixels
+        one of its is wide and high.
+    """
+    # A face that the frame cuts at the side is narrower than it is.
+    step = max(box[2], 0.75 * box[3]) / SPOT_FACE
+    (left, w, before, width), (top, h, above, height) = (
+        _stretch(box[k] + box[k + 2] / 2 - SPOT / 2 * step, step, limit) for k, limit in enumerate(photo.shape[1::-1])
+    )
+    part = cut(photo, (left, top, w, h))
+    if w < width or h < height:
+        part = np.asarray(cv2.resize(part, (width, height), interpolation=cv2.INTER_CUBIC), np.uint8)
+    edges = above, SPOT - above - height, before, SPOT - before - width
+    picture = cv2.copyMakeBorder(shrunk(part, width, height), *edges, cv2.BORDER_CONSTANT, value=BORDER)
+    steps = np.array([w / width, h / height], np.float32)
+    corner = np.array([left, top], np.float32) / steps - np.array([before, above], np.float32)
+    return np.asarray(picture, np.uint8), corner, steps
+
+
+def _stretch(begin: float, step: float, limit: int) -> tuple[int, int, int, int]:
+    """What a photo of `limit` pixels has of SPOT steps from `begin` on: where it begins and its length in photo pixels;
+    pixels of the picture before it and of it."""
+    first = min(max(0, int(begin)), limit - 1)
+    length = min(max(first + 1, int(begin + SPOT * step) + 1), limit) - first
+    size = min(SPOT, max(1, round(length / step)))
+    return first, length, min(SPOT - size, max(0, round((first - begin) / step))), size
+
+
+def brightened(photo: Image) -> Image | None:
+    """A dark photo with the contrast that a display has; None where it is not dark, or nothing but black."""
+    h, w = photo.shape[:2]
+    white = float(np.percentile(photo[:: max(1, h // 256), :: max(1, w // 256)], 99.5))
+    if not BLACK <= white < DARK:
+        return None
+    levels = np.minimum(np.arange(256) * (255 / white), 255).astype(np.uint8)
+    return np.asarray(cv2.LUT(photo, levels), np.uint8)

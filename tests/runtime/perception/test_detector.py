@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from faceinsight import FaceInsight
 from faceinsight.perception import image as imaging
-from faceinsight.perception.tiles import OVERLAP, pieces, tiles
+from faceinsight.perception.tiles import OVERLAP, SPOT, brightened, pieces, spot, tiles
 
 
 @pytest.mark.parametrize("side", [8, 12, 15])
@@ -142,3 +142,74 @@ def test_boxes_are_in_the_pixels_of_the_photo_itself(insight: FaceInsight, photo
 def test_a_frame_of_a_video_is_bgr(insight: FaceInsight, photo, face):
     (found,) = insight.perceive(photo[:, :, ::-1], bgr=True)
     assert found.key == face.key
+
+
+def faint(head: NDArray[np.uint8], share: float) -> NDArray[np.uint8]:
+    """As in fog, of which a share is let through."""
+    return np.uint8(share * head + (1 - share) * 165)
+
+
+def test_what_is_nearly_a_face_is_detected_by_itself(insight: FaceInsight, alone):
+    """These leave a trace in the closest tiles, which were the last look."""
+    canvas = wall(1920, 1080)
+    put(canvas, alone, 100, 100, 200)
+    for x in range(900, 1700, 220):
+        put(canvas, faint(alone, 0.3), x, 600, 28)
+    found = insight.perception.detector.detect(canvas)
+    assert [f.box[2] for f in found] == pytest.approx([200, 28, 28, 28, 28], rel=0.3)
+
+
+@pytest.mark.parametrize("width", [60, 100])
+def test_a_face_that_the_frame_cuts_is_found_beside_another(insight: FaceInsight, alone, width: int):
+    """The look past the border had been taken only where nothing was found."""
+    canvas = wall(640, 480)
+    put(canvas, alone, 20, 100, 90)
+    wider = np.concatenate([canvas, canvas], 1)
+    put(wider, alone, 640 - width, 60, width)
+    found = insight.perception.detector.detect(np.ascontiguousarray(wider[:, :640]))
+    assert len(found) == 2
+    assert max(f.box[0] + f.box[2] for f in found) == pytest.approx(640, abs=0.1 * width)
+
+
+@pytest.mark.parametrize("turns", [1, 2])
+def test_a_turned_face_has_the_landmarks_of_the_upright_one(insight: FaceInsight, alone, turns: int):
+    """In fog it had not been found; where it is, the crop is made of its landmarks."""
+    canvas = faint(np.pad(alone, ((160, 160), (160, 160), (0, 0)), constant_values=165), 0.15)
+    (upright,) = insight.perception.detector.detect(canvas)
+    (found,) = insight.perception.detector.detect(np.ascontiguousarray(np.rot90(canvas, turns)))
+    x, y = upright.landmarks.T
+    h, w = canvas.shape[:2]
+    expected = np.stack((y, w - x) if turns == 1 else (w - x, h - y), 1)
+    assert np.abs(found.landmarks - expected).max() < 0.1 * upright.box[2]
+
+
+@pytest.mark.parametrize("part", [30, 40])
+def test_a_dark_photo_is_brightened(insight: FaceInsight, photo, face, part: int):
+    (found,) = insight.perception.detector.detect(photo // part)
+    assert np.abs(np.subtract(found.box, face.box)).max() < 10
+
+
+def test_neither_a_bright_nor_a_black_photo_is_brightened(photo):
+    assert brightened(photo) is None
+    assert brightened(photo * 0) is None
+
+
+@pytest.mark.parametrize("width", [20, 25])
+def test_the_smallest_faces_are_found_where_no_other_is(insight: FaceInsight, alone, width: int):
+    """At 1280 pixels they leave no trace, and no closer look had been taken."""
+    canvas = wall(4000, 3000)
+    for x in range(300, 3600, 550):
+        put(canvas, alone, x, 1500, width)
+    assert len(insight.perception.detector.detect(canvas)) == 6
+
+
+@pytest.mark.parametrize("box", [(300, 200, 40, 50), (-20, -30, 50, 60), (630, 400, 400, 500), (639, 479, 16, 16)])
+def test_a_spot_knows_where_it_is(box):
+    """Pixels that hold their own place, brought back from the spot."""
+    rows, columns = np.mgrid[:480, :640]
+    photo = np.stack([columns * 255 / 640, rows * 255 / 480, np.full((480, 640), 255)], 2).astype(np.uint8)
+    picture, corner, step = spot(photo, box)
+    assert picture.shape == (SPOT, SPOT, 3)
+    y, x = np.argwhere(picture[:, :, 2] == 255)[::7].T
+    there = (np.stack([x, y], 1) + corner + 0.5) * step
+    assert np.abs(there / (640, 480) * 255 - picture[y, x, :2]).max() < max(2, 1.5 * step.max() * 255 / 480)
