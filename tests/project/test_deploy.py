@@ -31,7 +31,8 @@ else:
 
 DEPLOY = ROOT / "deploy"
 DOCKERFILES = sorted((DEPLOY / "docker").glob("*Dockerfile"))
-OVERLAYS = ("compose.gpu.yaml", "compose.jetson.yaml")
+OVERLAYS = ("compose.gpu.yaml", "compose.jetson.yaml", "compose.jetson7.yaml")
+JETSON = ("jetson.Dockerfile", "jetson7.Dockerfile")
 NGINX = DEPLOY / "nginx" / "faceinsight.conf"
 NAME = "faceinsight.example"
 
@@ -64,7 +65,7 @@ def project() -> dict[str, Any]:
 
 
 def test_there_is_an_image_for_each_kind_of_machine():
-    assert [p.name for p in DOCKERFILES] == ["Dockerfile", "gpu.Dockerfile", "jetson.Dockerfile"]
+    assert [p.name for p in DOCKERFILES] == ["Dockerfile", "gpu.Dockerfile", *JETSON]
 
 
 @pytest.mark.parametrize("dockerfile", DOCKERFILES, ids=named)
@@ -103,7 +104,9 @@ def test_an_image_starts_the_server_as_it_can_be_started(dockerfile: Path):
     options = served(json.loads(one(last, "ENTRYPOINT")), environ)
     assert (options.host, options.port) == ("0.0.0.0", 8080)
     assert options.token_file == "/run/secrets/faceinsight_token"
-    assert options.device == {"gpu": "cuda", "jetson": "tensorrt"}.get(dockerfile.name.split(".")[0], "auto")
+    assert options.device == {"gpu": "cuda", "jetson": "tensorrt", "jetson7": "tensorrt"}.get(
+        dockerfile.name.split(".")[0], "auto"
+    )
 
 
 def served(words: list[str], environ: dict[str, str]) -> Options:
@@ -125,7 +128,7 @@ def test_what_is_copied_into_an_image_is_what_the_wheel_is_built_from():
 
 def test_what_was_not_run_on_hardware_says_so():
     marked = {p.name for p in DOCKERFILES if "# not run on hardware\n" in p.read_text()}
-    assert marked == {"gpu.Dockerfile", "jetson.Dockerfile"}
+    assert marked == {"gpu.Dockerfile", *JETSON}
     (line,) = (x for x in (DEPLOY / "README.md").read_text().splitlines() if "not run on hardware" in x.lower())
     assert all(f"`{name}`" in line for name in marked)
 
@@ -134,9 +137,9 @@ def test_what_was_not_run_on_hardware_says_so():
 
 
 def compose(name: str) -> dict[str, Any]:
-    """A compose file, with its variables as they are where none is set."""
+    """A compose file, with its variables as they are where none is set; one that must be set says what it is."""
     text = (DEPLOY / "docker" / name).read_text()
-    return yaml.safe_load(re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", text))
+    return yaml.safe_load(re.sub(r"\$\{\w+:[-?]([^}]*)\}", r"\1", text))
 
 
 def test_a_container_may_do_little_and_is_reached_from_this_machine():
@@ -174,13 +177,33 @@ def test_an_overlay_loosens_nothing(name: str):
 
 
 def test_a_gpu_is_asked_for():
-    gpu, jetson = (compose(x)["services"]["faceinsight"] for x in OVERLAYS)
+    gpu, jetson, jetson7 = (compose(x)["services"]["faceinsight"] for x in OVERLAYS)
     (device,) = gpu["deploy"]["resources"]["reservations"]["devices"]
     assert (device["driver"], device["capabilities"]) == ("nvidia", ["gpu"])
     assert jetson["runtime"] == "nvidia"
     plans = dict(x.split(":")[:2] for x in jetson["volumes"])["engines"]
-    environment = " ".join(text for word, text in last_stage(DEPLOY / "docker" / "jetson.Dockerfile") if word == "ENV")
-    assert f"FACEINSIGHT_ENGINES={plans}/" in environment
+    for dockerfile in JETSON:
+        words = " ".join(text for word, text in last_stage(DEPLOY / "docker" / dockerfile) if word == "ENV")
+        assert f"FACEINSIGHT_ENGINES={plans}/" in words
+    # For others than root, CUDA needs both.
+    video, render = jetson["group_add"]
+    assert (video, "number of the group render" in render) == ("video", True)
+    # It is put on top of JetPack 6's, and changes what is built only.
+    assert set(jetson7) == {"image", "build"}
+    assert jetson7["build"]["args"] == {"CUDA_ARCHITECTURE": 87}
+
+
+@pytest.mark.parametrize("name", JETSON)
+def test_llama_is_compiled_for_a_jetsons_gpu(name: str):
+    text = (DEPLOY / "docker" / name).read_text()
+    (words,) = re.findall(r'CMAKE_ARGS="([^"]*)"', text)
+    options = dict(word.removeprefix("-D").split("=") for word in words.split())
+    assert options["CMAKE_CUDA_ARCHITECTURES"] == ("87" if name == JETSON[0] else "${CUDA_ARCHITECTURE}")
+    assert options["GGML_CUDA"] == options["GGML_CUDA_NO_VMM"] == "on"
+    # The CPU that builds may be another one.
+    assert options["GGML_NATIVE"] == "off"
+    assert options["GGML_CPU_ARM_ARCH"] == "armv8.2-a+dotprod+fp16"
+    assert "onnxruntime-gpu" not in text or "jetson-ai-lab" in text, "PyPI's has no kernels for these GPUs"
 
 
 # Commands

@@ -117,6 +117,40 @@ def test_the_swaying_portrait_is_a_camera():
     assert not np.array_equal(pictures[0], pictures[-1])
 
 
+@pytest.fixture
+def gstreamer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A gst-launch-1.0 whose camera is the swaying portrait; it keeps the words that it was started with."""
+    program, words = tmp_path / "bin" / "gst-launch-1.0", tmp_path / "words.txt"
+    program.parent.mkdir()
+    portrait = f"{sys.executable} {EXAMPLES / 'swaying_portrait.py'} {PHOTO} --fps 10"
+    program.write_text(f'#!/bin/sh\nprintf "%s\\n" "$@" > {words}\nexec {portrait}\n')
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(program.parent), prepend=os.pathsep)
+    return words
+
+
+def test_a_csi_camera_is_watched_through_gstreamer(gstreamer: Path):
+    said = run("csi_camera.py", "--sensor", 1, "--size", "1280x720", "--fps", 10, "--frames", 6, "--device", "cpu")
+    lines = said.splitlines()
+    assert "camera: up" in lines
+    assert any(re.search(r" appeared: .*Smiling", line) for line in lines), said
+    assert re.fullmatch(r"6 of \d+ frames were looked at, [\d.]+ a second", lines[-1])
+    words = gstreamer.read_text().split()
+    assert words[:3] == ["-q", "nvarguscamerasrc", "sensor-id=1"]
+    assert "video/x-raw(memory:NVMM),width=1280,height=720,framerate=10/1" in words
+    assert words[-2:] == ["fdsink", "fd=1"]
+
+
+def test_a_csi_camera_without_gstreamer_says_what_is_missing(tmp_path: Path):
+    done = subprocess.run(
+        [sys.executable, str(EXAMPLES / "csi_camera.py"), "--device", "cpu"],
+        capture_output=True, text=True, env=os.environ | {"PATH": str(tmp_path)},
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert "gst-launch-1.0 is not installed" in done.stderr
+    assert "JetPack" in done.stderr
+
+
 def test_all_are_listed_and_tested():
     names = {path.name for path in EXAMPLES.glob("*.py")}
     listed, tests = (EXAMPLES / "README.md").read_text(), Path(__file__).read_text()

@@ -145,11 +145,21 @@ int cudaGetDeviceProperties(char *properties, int device) {
 }
 int cudaDriverGetVersion(int *version) { ENTER; *version = 13020; return OK; }
 int cudaRuntimeGetVersion(int *version) { ENTER; *version = 13020; return OK; }
-int cudaMemGetInfo(size_t *free_bytes, size_t *total) { ENTER; *free_bytes = 4ull << 30; *total = 8ull << 30; return OK; }
+/* In another process: what the environment says. */
+static unsigned long long chosen(const char *name, unsigned long long otherwise) {
+  const char *text = getenv(name);
+  return text ? strtoull(text, NULL, 10) : otherwise;
+}
+int cudaMemGetInfo(size_t *free_bytes, size_t *total) {
+  ENTER;
+  *free_bytes = chosen("STUB_FREE", 4ull << 30);
+  *total = 8ull << 30;
+  return OK;
+}
 int cudaDeviceGetAttribute(int *value, int attribute, int device) {
   ENTER;
   if (device) return result(INVALID);
-  *value = attribute == 16 ? 8 : attribute == 18 ? integrated : attribute == 75 ? 8 : attribute == 76 ? 7 : -1;
+  *value = attribute == 16 ? 8 : attribute == 18 ? integrated || chosen("STUB_INTEGRATED", 0) : attribute == 75 ? 8 : attribute == 76 ? 7 : -1;
   return OK;
 }
 

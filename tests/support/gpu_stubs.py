@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 
 from faceinsight.backends.tensorrt.cudart import Cuda
-from faceinsight.backends.tensorrt.engines import AXES
 from faceinsight.backends.tensorrt.session import TensorRtSession
+from faceinsight.backends.tensorrt.shapes import AXES
 from faceinsight.bundle.onnx_header import OnnxHeader
 
 HERE = Path(__file__).parent

@@ -115,7 +115,7 @@ class Device:
             return None
 
     def _on_onnxruntime(self, model: Path) -> Session:
-        name, plans = self.name, None
+        name = self.name
         if name != "cpu":
             try:
                 require_gpu_operators(model)
@@ -125,10 +125,10 @@ class Device:
                 log.warning("device auto: %s on the CPU: %s", model.name, e)
                 name = "cpu"
         if name == "tensorrt":
-            from .tensorrt.engines import EngineCache
+            from .ort_half import open_on_provider
 
-            plans = EngineCache().folder
-        return open_session(model, name, threads=self.threads, strict=self.strict, engine_cache=plans)
+            return open_on_provider(model, threads=self.threads, strict=self.strict)
+        return open_session(model, name, threads=self.threads, strict=self.strict)
 
 
 def _best(ort: Any) -> str:

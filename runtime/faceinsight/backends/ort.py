@@ -10,7 +10,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from ..bundle.onnx_header import OnnxHeader
 from ..errors import BundleError, DeviceError
 from ..host.dependencies import load
 from ..host.machine import saturates
@@ -51,7 +50,15 @@ def preload(ort: Any) -> None:
             ort.preload_dlls()
 
 
-def open_session(model: Path, device: str, *, threads: int, strict: bool, engine_cache: Path | None = None) -> Session:
+def open_session(
+    model: Path,
+    device: str,
+    *,
+    threads: int,
+    strict: bool,
+    engine_cache: Path | None = None,
+    data: bytes | None = None,
+) -> Session:
     """A session on a model.
 
     Args:
@@ -60,6 +67,7 @@ def open_session(model: Path, device: str, *, threads: int, strict: bool, engine
         threads: for the operators that run on the CPU.
         strict: a provider that does not start is an error; else it is logged and ONNX Runtime falls back.
         engine_cache: folder in which the TensorRT provider keeps its plans.
+        data: what is loaded in the file's place: the same model, rewritten.
 
     Raises:
         DeviceError: the provider did not start.
@@ -78,7 +86,7 @@ def open_session(model: Path, device: str, *, threads: int, strict: bool, engine
     options.log_severity_level = 4  # errors come as exceptions
     wanted = PROVIDERS[device]
     try:
-        session = _start(ort, model, options, _providers(ort, device, model, engine_cache))
+        session = _start(ort, model, data, options, _providers(ort, device, model, data, engine_cache))
     except Exception as e:
         if device != "cpu":
             raise DeviceError(f"{model.name} does not start on {wanted}: {e}") from e
@@ -92,17 +100,18 @@ def open_session(model: Path, device: str, *, threads: int, strict: bool, engine
     return session
 
 
-def _start(ort: Any, model: Path, options: Any, choices: list[list[Any]]) -> Session:
+def _start(ort: Any, model: Path, data: bytes | None, options: Any, choices: list[list[Any]]) -> Session:
     """With the first choice of providers that starts; the last one's error is raised."""
+    given = data or str(model)
     for providers in choices[:-1]:
         try:
-            return ort.InferenceSession(str(model), options, providers=providers)  # type: ignore[no-any-return]
+            return ort.InferenceSession(given, options, providers=providers)  # type: ignore[no-any-return]
         except Exception as e:  # noqa: BLE001 - whatever it is, the next choice is tried
             log.info("%s: %s", model.name, e)
-    return ort.InferenceSession(str(model), options, providers=choices[-1])  # type: ignore[no-any-return]
+    return ort.InferenceSession(given, options, providers=choices[-1])  # type: ignore[no-any-return]
 
 
-def _providers(ort: Any, device: str, model: Path, engine_cache: Path | None) -> list[list[Any]]:
+def _providers(ort: Any, device: str, model: Path, data: bytes | None, engine_cache: Path | None) -> list[list[Any]]:
     """Choices of providers with their options, the wanted one first; what TensorRT cannot run goes to CUDA before the
     CPU."""
     cpu = PROVIDERS["cpu"]
@@ -113,32 +122,13 @@ def _providers(ort: Any, device: str, model: Path, engine_cache: Path | None) ->
     if device == "cuda":
         return [[cuda, cpu]]
     others = [cuda, cpu] if PROVIDERS["cuda"] in ort.get_available_providers() else [cpu]
-    cache = {
-        "trt_engine_cache_enable": "True",
-        "trt_engine_cache_path": str(engine_cache),
-        "trt_timing_cache_enable": "True",
-        "trt_timing_cache_path": str(engine_cache),
-    }
+    from .tensorrt import provider
+
+    wanted = provider.options(model, data, engine_cache)
     # Of a graph that TensorRT takes in parts only, the profile would have to name what passes between them: it is
     # refused then, and plans follow the shapes as they come.
-    profiles = _profiles(model)
-    return [[(PROVIDERS["tensorrt"], cache | profile), *others] for profile in ([profiles] if profiles else []) + [{}]]
-
-
-def _profiles(model: Path) -> dict[str, str]:
-    """Options of the TensorRT provider: one profile for every length of the dynamic axes. Without it, a shape beyond
-    those that have come has the plan built anew, in front of whoever asked. {} where an axis is not known."""
-    from .tensorrt.engines import AXES
-
-    inputs = OnnxHeader.read(model).inputs
-    if {d for v in inputs for d in v.shape if isinstance(d, str)} - AXES.keys():
-        return {}
-    return {
-        f"trt_profile_{bound}_shapes": ",".join(
-            f"{v.name}:{'x'.join(str(AXES[d][place] if isinstance(d, str) else d) for d in v.shape)}" for v in inputs
-        )
-        for place, bound in enumerate(("min", "opt", "max"))
-    }
+    profiles = provider.profiles(model)
+    return [[(PROVIDERS["tensorrt"], wanted | profile), *others] for profile in ([profiles] if profiles else []) + [{}]]
 
 
 def _release_freed_memory() -> None:

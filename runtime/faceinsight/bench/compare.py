@@ -76,7 +76,7 @@ class Comparison(Plain):
 
 
 def compare(a: Result, b: Result, *, threshold: float = 0.10, anyway: bool = False) -> Comparison:
-    """Medians of every step, peak memory and J per answer of two runs.
+    """Medians of every step, memory and J per answer of two runs.
 
     Args:
         a: the earlier run.
@@ -114,8 +114,14 @@ def _figures(result: Result) -> Iterator[tuple[tuple[str, str], Summary]]:
         yield (step.name, "ms"), step.ms
     if result.sustained:
         yield ("sustained run", "ms"), result.sustained.ms
-    for name, mb in (("peak memory", result.memory.peak_mb), ("peak memory, one answer", result.memory.fresh_peak_mb)):
-        if mb is not None:
+    memory = {
+        "peak memory": result.memory.peak_mb,
+        "peak memory, one answer": result.memory.fresh_peak_mb,
+        "the GPU's memory": result.memory.gpu_rise_mb,
+    }
+    for name, mb in memory.items():
+        # Others may have given back more than was taken.
+        if mb is not None and mb > 0:
             yield (name, "MB"), Summary(1, mb, mb)
     for e in result.energy:
         yield (f"energy: {e.work}", "J"), Summary(e.answers, e.joules_per_answer, e.joules_per_answer)

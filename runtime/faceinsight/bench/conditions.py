@@ -89,7 +89,7 @@ def conditions(
         llm_on_gpu=device.llm_on_gpu,
         gpu_layers=gpu_layers,
         llama_build=_llama_build(),
-        versions=_versions(providers) | ({"Jetson Linux": jetson.l4t} if jetson else {}),
+        versions=_versions(providers) | ({"Jetson Linux": jetson.l4t} if jetson and jetson.l4t else {}),
         bundle=bundle.manifest.name,
         bundle_sha256=bundle.sha256,
         quantisation=quantisation(bundle),

@@ -22,6 +22,12 @@ REASONS = {
 }
 
 
+class _Memory(ctypes.Structure):
+    """nvmlMemory_t: bytes of the GPU's memory."""
+
+    _fields_ = [("total", c_ulonglong), ("free", c_ulonglong), ("used", c_ulonglong)]
+
+
 class Nvml:
     """One GPU. What it does not tell is None."""
 
@@ -62,6 +68,13 @@ class Nvml:
         """Energy since the driver was loaded; Volta and newer."""
         mj = self._number("nvmlDeviceGetTotalEnergyConsumption", c_ulonglong())
         return None if mj is None else mj / 1e3
+
+    def used_bytes(self) -> int | None:
+        """Memory in use, by all processes."""
+        call, memory = getattr(self._library, "nvmlDeviceGetMemoryInfo", None), _Memory()
+        if call is None or call(self._handle, ctypes.byref(memory)) != 0:
+            return None
+        return int(memory.used)
 
     def celsius(self) -> float | None:
         """Temperature of the die."""

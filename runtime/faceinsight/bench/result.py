@@ -55,11 +55,14 @@ class Memory:
     peak_mb: resident memory of this process at its highest, after all rounds.
     fresh_peak_mb: the same of a process that answers one question.
     available_drop_mb: what the machine's MemAvailable lost to the loaded process. On a Jetson the GPU's share is in it.
+    gpu_rise_mb: how much more of a GPU's own memory was in use after all rounds than before anything was loaded. What
+        CUDA takes when llama.cpp looks for a GPU may have been there before.
     """
 
     peak_mb: float | None
     fresh_peak_mb: float | None
     available_drop_mb: float | None
+    gpu_rise_mb: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,7 @@ from .conditions import conditions, require_active
 from .nvml import open_nvml
 from .result import FORMAT, START, VERSION, Energy, Memory, Result, Sustained, disturbance
 from .sensors import EnergySensor, Meter, find_sensors
-from .state import MachineState, cpu_time, others_share, peak_mb, read_state
+from .state import cpu_time, others_share, peak_mb, read_state
 from .steps import COLD, LOAD, QUESTION, WHOLE_KNOWN, WHOLE_NEW, Stopwatch, Tokens, one_round, rates, start
 from .sustained import Progress, energy, left, sustain
 
@@ -99,7 +99,9 @@ def bench(
         ),
         steps=steps,
         rates=rates(steps, tokens),
-        memory=Memory(peak, fresh, _drop(before, after)),
+        memory=Memory(
+            peak, fresh, _rise(after.available_mb, before.available_mb), _rise(before.gpu_used_mb, after.gpu_used_mb)
+        ),
         energy=used,
         sustained=lasting,
         before=before,
@@ -282,7 +284,5 @@ def _cold(
     return max(known) if known else None
 
 
-def _drop(before: MachineState, after: MachineState) -> float | None:
-    if before.available_mb is None or after.available_mb is None:
-        return None
-    return round(before.available_mb - after.available_mb, 1)
+def _rise(low: float | None, high: float | None) -> float | None:
+    return None if low is None or high is None else round(high - low, 1)

@@ -28,6 +28,7 @@ class MachineState:
         throttled: what holds clocks back now; None: nothing here tells.
         throttle_events: how often it happened since boot, by counter.
         available_mb: memory that a process may still take.
+        gpu_used_mb: a GPU's own memory in use, by all processes.
     """
 
     celsius: dict[str, float]
@@ -37,6 +38,7 @@ class MachineState:
     throttled: tuple[str, ...] | None
     throttle_events: dict[str, int]
     available_mb: float | None
+    gpu_used_mb: float | None = None
 
 
 def read_state(root: Path = Path("/"), nvml: Nvml | None = None) -> MachineState:
@@ -51,7 +53,9 @@ def read_state(root: Path = Path("/"), nvml: Nvml | None = None) -> MachineState
         available = round(available_memory(root) / 1e6, 1)
     except RequestError:
         available = None
-    return MachineState(celsius, now, most, gpu, _throttled(root, nvml), _events(root), available)
+    used = nvml.used_bytes() if nvml else None
+    used_mb = None if used is None else round(used / 1e6, 1)
+    return MachineState(celsius, now, most, gpu, _throttled(root, nvml), _events(root), available, used_mb)
 
 
 def throttling(states: Sequence[MachineState]) -> tuple[str, ...] | None:

@@ -101,6 +101,7 @@ def memory_rows(result: Result) -> list[Row]:
         ("peak memory of a process that answers once", _with(m.fresh_peak_mb, "MB")),
         ("peak memory of this process, all rounds", _with(m.peak_mb, "MB")),
         ("MemAvailable, drop while loaded", lost),
+        *([("the GPU's memory, rise while loaded", _with(m.gpu_rise_mb, "MB"))] if m.gpu_rise_mb is not None else []),
     ]
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from .._version import __version__
 from ..backends.device import DEVICES
+from ..errors import RequestError
 from . import photo_commands
 from .bench import COMPARE, Commands, add_bench
 from .console import end
@@ -102,6 +103,9 @@ def _add_machine_commands(add: Commands) -> None:
     fit = add.add_parser("fit", help="will a bundle fit into memory? Before it is loaded")
     fit.add_argument("bundle", nargs="?", default="nano", help=bundle)
     fit.add_argument("--memory", metavar="8GB", help="what it may use (default: what is available here now)")
+    fit.add_argument("--device", default="cpu", choices=DEVICES[1:], help="what it is to run on (default: cpu)")
+    card = "free memory of the GPU, or shared: it is the CPU's, as on a Jetson (default: that of the GPU here)"
+    fit.add_argument("--gpu-memory", metavar="8GB", help=card)
     fit.set_defaults(run=_fit)
 
     schema = add.add_parser("schema", help="the JSON schema of what --json and to_dict() write")
@@ -170,19 +174,21 @@ def _doctor(args: argparse.Namespace) -> int:
 def _fit(args: argparse.Namespace) -> int:
     from ..bundle.bundle import Bundle
     from ..diagnostics.fit import estimate, parse_memory
+    from ..diagnostics.fit_text import table
+    from ..diagnostics.gpu_fit import GpuMemory
 
-    fit = estimate(Bundle.open(args.bundle), memory=parse_memory(args.memory) if args.memory else None)
+    gpu = None
+    if args.gpu_memory:
+        if args.device == "cpu":
+            raise RequestError("--gpu-memory is for --device cuda or tensorrt")
+        shared = args.gpu_memory == "shared"
+        gpu = GpuMemory(shared, 0 if shared else parse_memory(args.gpu_memory))
+    memory = parse_memory(args.memory) if args.memory else None
+    fit = estimate(Bundle.open(args.bundle), memory=memory, device=args.device, gpu=gpu)
     if args.json:
         print_json(fit.to_dict())
-        return int(not fit.fits)
-    for part in fit.parts:
-        print(f"{part.name:<24}{part.bytes / 1e6:>10,.1f} MB  {part.how}")
-    verdict = "it fits" if fit.fits else "it does not fit"
-    print(f"{'total':<24}{fit.total / 1e6:>10,.1f} MB  of {fit.memory / 1e6:,.1f} MB: {verdict}")
-    for part in fit.beyond:
-        print(f"{'+ ' + part.name:<24}{part.bytes / 1e6:>10,.1f} MB  {part.how}")
-    for line in fit.advice:
-        print(f"try: {line}")
+    else:
+        print(table(fit))
     return int(not fit.fits)
 
 

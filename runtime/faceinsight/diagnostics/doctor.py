@@ -45,6 +45,7 @@ def diagnose(facts: Facts) -> tuple[Check, ...]:
         _llama(facts),
         gpu_checks.tensorrt(facts),
         _memory(facts),
+        gpu_checks.swap(facts),
         *gpu_checks.jetson(facts),
     )
     return tuple(c for c in checks if c is not None)

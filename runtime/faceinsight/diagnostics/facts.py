@@ -17,7 +17,9 @@ from ..host.dependencies import installed
 from ..host.jetson import CHIPS, Jetson, read_jetson
 from ..host.machine import available_memory
 from ..host.offline import telemetry_off
+from ..host.swap import Swap, read_swaps
 from .fit import estimate
+from .gpu_fit import GpuMemory
 from .versions import ONNXRUNTIMES, found_versions
 
 NOT_TRIED = Probe()
@@ -37,9 +39,10 @@ class Facts:
         jetson: the board, if it is one.
         bundle: the bundle's name and folder.
         bundle_error: why it did not open.
-        need: bytes that the bundle takes.
+        need: bytes that the bundle takes: on the GPU too, where it shares the CPU's memory.
         telemetry_off: ONNX Runtime was told to send nothing.
         versions: by the names in versions.py.
+        swaps: swap space in use; None where it cannot be read.
     """
 
     machine: str
@@ -58,6 +61,7 @@ class Facts:
     need: int | None = None
     telemetry_off: bool = True
     versions: Mapping[str, str] = field(default_factory=dict)
+    swaps: tuple[Swap, ...] | None = None
 
     @property
     def gpu(self) -> bool:
@@ -85,7 +89,10 @@ def gather(bundle: str | None = "nano", *, root: Path = Path("/")) -> Facts:
     if bundle is not None:
         try:
             opened = Bundle.open(bundle)
-            title, need = f"{opened.manifest.name} ({opened.path})", estimate(opened, memory=0).total
+            title = f"{opened.manifest.name} ({opened.path})"
+            shared = bool((probes["cuda"].found or {}).get("integrated"))
+            device = "tensorrt" if shared else "cpu"
+            need = estimate(opened, memory=0, device=device, gpu=GpuMemory(shared)).total
             model = str(opened.file(opened.manifest.llm.file))
         except FaceInsightError as e:
             error = str(e)
@@ -107,6 +114,7 @@ def gather(bundle: str | None = "nano", *, root: Path = Path("/")) -> Facts:
         need=need,
         telemetry_off=telemetry_off(),
         versions=found_versions(probes),
+        swaps=read_swaps(root),
     )
 
 

@@ -1,6 +1,6 @@
 """Will it fit? What a bundle takes in memory, from its files' headers, before anything heavy is loaded.
 
-The estimate is of the peak resident memory of a process that answers on the CPU about one face:
+The estimate is of the peak resident memory of a process that answers about one face. On the CPU (a GPU: `gpu_fit`):
 
     libraries    Python and what it imports, measured in a child process on this machine
     graphs       weights as their kernels want them + activations
@@ -17,7 +17,6 @@ quarter less) and on Arm (half). tests/runtime/diagnostics/test_fit.py holds the
 from __future__ import annotations
 
 import re
-from collections import defaultdict
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,32 +24,20 @@ from ..backends.device import BATCH
 from ..backends.llama_cpp.model import N_UBATCH
 from ..bundle.bundle import Bundle
 from ..bundle.gguf_header import GgufHeader
-from ..bundle.onnx_header import BITS, FLOAT, FLOAT16, INT8, UINT8, OnnxHeader
+from ..bundle.onnx_header import OnnxHeader
 from ..cache import CACHE_MB
 from ..errors import RequestError
 from ..host.child import probe
 from ..host.machine import available_memory
 from ..plain import Plain
+from .gpu_fit import GpuMemory, find_gpu, needs
+from .sizes import FEED_FORWARDS, LLAMA, WIDTHS, Part, activations, kv_cache, mb, weights
 from .versions import onnxruntime_version
 
-#: While it loads, ONNX Runtime holds a weight as it is stored, as read and as its kernel wants it; one stored as int8
-#: also before it is scaled. Beyond the float32 weight itself that was, in its sizes, by how it is stored: matrices
-#: 0.04-0.7 (from run to run), 0.6-1.2 and 1.3-2.0, convolutions (laid out anew) 2.0-2.8, 2.0-3.1 and 2.5-3.0.
-LOADING_MATRIX = {FLOAT: 0.35, FLOAT16: 0.85, INT8: 1.75}
-LOADING_CONVOLUTION = {FLOAT: 2.4, FLOAT16: 2.4, INT8: 2.8}
-#: The same of 8-bit weights that are computed with, which stay packed (a ViT-L/14 of 303 MB: 547 MB, then 297 MB).
-LOADING_PACKED = 0.83
-#: What ONNX Runtime used to keep beside a weight as its kernel wants it, in its sizes, before a version: a matrix as it
-#: was stored, and up to a quarter of a convolution.
-SECOND_COPY = dict.fromkeys(("MatMul", "Gemm", "MatMulInteger"), ((1, 23), 1.0)) | {"Conv": ((1, 24), 0.25)}
 #: Activations: peak of the live tensors times this, for the arena grows by doubling. 1.5-2.0, the least for 8 faces.
 ARENA = 1.8
 #: The same of OpenCV's network.
 DETECTOR_ARENA = 1.5
-#: Vocabulary, tables and graphs of llama.cpp, whatever the model.
-LLAMA = 10_000_000
-#: Bytes per token that decoding touches: 4 x (2 x feed-forward + 8 x width). Found for widths 576, 768, 1024.
-FEED_FORWARDS, WIDTHS = 2, 8
 #: What Python and the libraries take where it cannot be measured.
 FLOOR = 80_000_000
 #: ggml types whose matrices are repacked for the CPU (Q4_0, Q4_K, IQ4_NL): token embeddings that are the output too are
@@ -60,12 +47,12 @@ _UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
-    """One component: bytes in memory, and how they come about."""
+class GpuFit(Plain):
+    """The part of it that a card with memory of its own takes: `parts` add up to `total`; memory: free on it, bytes."""
 
-    name: str
-    bytes: int
-    how: str
+    parts: tuple[Part, ...]
+    total: int
+    memory: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,117 +61,119 @@ class Fit(Plain):
 
     Attributes:
         bundle: its name.
+        device: that it was asked for.
         parts: what adds up to `total`.
-        total: estimated peak resident memory, bytes, for a photo of one face of up to a megapixel.
+        total: estimated peak resident memory, bytes, for a photo of one face of up to a megapixel. Where CPU and GPU
+            share memory, the GPU's part is in it.
         memory: what it may use, bytes.
+        gpu: what is taken of a GPU's own memory; None where none is.
         beyond: what other photos add.
         advice: what to change if it does not fit, the largest saving first.
     """
 
     bundle: str
+    device: str
     parts: tuple[Part, ...]
     total: int
     memory: int
+    gpu: GpuFit | None
     beyond: tuple[Part, ...]
     advice: tuple[str, ...]
 
     @property
     def fits(self) -> bool:
-        """Within the memory given?"""
-        return self.total <= self.memory
+        """Within the memory given, of the host and of the GPU?"""
+        return self.total <= self.memory and (self.gpu is None or self.gpu.total <= self.gpu.memory)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-serialisable, as `faceinsight schema fit` describes it."""
         return Plain.to_dict(self) | {"fits": self.fits}
 
 
-def estimate(bundle: Bundle, *, memory: int | None = None, floor: int | None = None) -> Fit:
+def estimate(
+    bundle: Bundle,
+    *,
+    memory: int | None = None,
+    floor: int | None = None,
+    device: str = "cpu",
+    gpu: GpuMemory | None = None,
+) -> Fit:
     """Peak memory of a bundle by component.
 
     Args:
         bundle: a verified bundle; of its files only headers are read.
         memory: bytes it may use; by default what is available on this machine now.
         floor: bytes of Python and the libraries; by default measured in a child process.
+        device: "cpu", "cuda" or "tensorrt".
+        gpu: by default this machine's, if the device needs one.
+
+    Raises:
+        RequestError: there is no GPU here, and none was given.
     """
     m = bundle.manifest
-    axes = {"batch": 1, "count": len(m.characteristics), "length": m.llm.max_question}
     floor = measure_floor() if floor is None else floor
-    parts = [Part("libraries", floor, "Python, numpy, OpenCV, ONNX Runtime, llama.cpp")]
+    memory = available_memory() if memory is None else memory
     graphs = {name: OnnxHeader.read(bundle.file(name)) for name in m.files if name.endswith(".onnx")}
     detector = graphs.pop(m.detector.file)
     passes = [_detector(detector, side) for side in m.detector.sides]
-    parts.append(Part(m.detector.file, passes[0], f"first pass, {m.detector.sides[0]} px"))
-    held = heap = 0
-    onnxruntime = onnxruntime_version()
-    for name, graph in graphs.items():
-        resident, loading = weights(graph, onnxruntime=onnxruntime)
-        arena = round(ARENA * activations(graph, axes))
-        parts.append(Part(name, resident + arena, f"weights {_mb(resident)} as loaded, activations {_mb(arena)}"))
-        held += resident
-        heap = max(heap, floor + held + loading)
-    chunk = min(N_UBATCH, max(m.face_tokens, m.llm.max_question))
+    parts = [
+        Part("libraries", floor, "Python, numpy, OpenCV, ONNX Runtime, llama.cpp"),
+        Part(m.detector.file, passes[0], f"first pass, {m.detector.sides[0]} px"),
+    ]
     header = GgufHeader.read(bundle.file(m.llm.file))
-    parts += _llm(m.llm.file, header, context=m.llm.context, chunk=chunk)
-    parts.append(Part("loading", max(0, heap - sum(p.bytes for p in parts)), "a graph, for a moment"))
-    crowd = axes | {"batch": BATCH["cpu"]}
-    if m.vision:
-        del graphs[m.vision.file]  # looks at the face that is asked about
-    more = sum(round(ARENA * (activations(g, crowd) - activations(g, axes))) for g in graphs.values())
     face = kv_cache(header, m.face_tokens)
-    beyond = (
-        Part("earlier faces", CACHE_MB * 10**6, f"at most (cache_mb); one that was asked about is {_mb(face)}"),
-        Part(f"{BATCH['cpu']} faces or more", more, "the encoders run on this many faces at a time"),
+    beyond = [
+        Part("earlier faces", CACHE_MB * 10**6, f"at most (cache_mb); one that was asked about is {mb(face)}"),
         Part(
             "no face at first", max(passes) - passes[0], f"the detector looks again at up to {max(m.detector.sides)} px"
         ),
         Part("each further megapixel", 6_000_000, "the photo and a copy of it, 3 bytes a pixel"),
-    )
+    ]
+    card = None
+    if device == "cpu":
+        parts += _on_cpu(bundle, graphs, header, detector=passes[0])
+        beyond.insert(1, _more_faces(bundle, graphs))
+    else:
+        gpu = gpu or find_gpu()
+        found = needs(m, graphs, header, device=device, gpu=gpu, memory=memory)
+        parts += [*found.host, *(Part(f"GPU: {p.name}", p.bytes, p.how) for p in found.gpu if gpu.shared)]
+        card = None if gpu.shared else GpuFit(found.gpu, sum(p.bytes for p in found.gpu), gpu.free)
+        beyond += [found.building] if found.building else []
     total = sum(p.bytes for p in parts)
-    memory = available_memory() if memory is None else memory
-    return Fit(m.name, tuple(parts), total, memory, beyond, _advice(bundle, header, total - memory))
+    short = max(total - memory, card.total - card.memory if card else 0)
+    return Fit(m.name, device, tuple(parts), total, memory, card, tuple(beyond), _advice(bundle, header, short))
 
 
-def weights(graph: OnnxHeader, *, onnxruntime: tuple[int, ...] = ()) -> tuple[int, int]:
-    """Bytes that a graph's weights take once ONNX Runtime has loaded them, and beyond that while it loads.
-
-    onnxruntime: its version; not known, it is taken to be an old one, which takes more.
-    """
-    users: defaultdict[str, set[str]] = defaultdict(set)
-    for node in graph.nodes:
-        for name in node.inputs:
-            users[name].add(node.op)
-    narrow = {n.stored: n for n in graph.narrow()}
-    scales = {n.scale for n in narrow.values()}
-    resident = loading = 0.0
-    for name, weight in graph.weights.items():
-        if name in scales:
-            continue
-        scaled = narrow.get(name)
-        size = weight.bytes({}) * (BITS[FLOAT] // BITS[weight.kind] if scaled else 1)
-        ops = users[scaled.name if scaled else name]
-        copies = [SECOND_COPY[op] for op in ops & SECOND_COPY.keys()]
-        second = max((share for before, share in copies if onnxruntime < before), default=0.0)
-        if weight.kind in (UINT8, INT8) and not scaled:
-            beyond = LOADING_PACKED
-        else:
-            beyond = (LOADING_CONVOLUTION if "Conv" in ops else LOADING_MATRIX)[weight.kind if scaled else FLOAT]
-        resident += size * (1 + second)
-        loading += size * max(0.0, beyond - second)
-    return round(resident), round(loading)
+def _on_cpu(bundle: Bundle, graphs: dict[str, OnnxHeader], header: GgufHeader, *, detector: int) -> list[Part]:
+    """Graphs and LLM, and what loading takes for a moment beyond them and the detector, which comes behind it."""
+    m = bundle.manifest
+    axes = _one_face(bundle)
+    parts, held, heap = [], 0, 0
+    onnxruntime = onnxruntime_version()
+    for name, graph in graphs.items():
+        resident, loading = weights(graph, onnxruntime=onnxruntime)
+        arena = round(ARENA * activations(graph, axes))
+        parts.append(Part(name, resident + arena, f"weights {mb(resident)} as loaded, activations {mb(arena)}"))
+        held += resident
+        heap = max(heap, held + loading)
+    chunk = min(N_UBATCH, max(m.face_tokens, m.llm.max_question))
+    parts += _llm(m.llm.file, header, context=m.llm.context, chunk=chunk)
+    behind = detector + sum(p.bytes for p in parts)
+    return [*parts, Part("loading", max(0, heap - behind), "a graph, for a moment")]
 
 
-def activations(graph: OnnxHeader, axes: dict[str, int]) -> int:
-    """Peak bytes of the tensors alive at once, run in the file's order, with these lengths of the dynamic axes."""
-    folded = {name for n in graph.narrow() for name in n.made}
-    sizes = {name: v.bytes(axes) for name, v in graph.values.items() if name not in folded}
-    last = {name: at for at, node in enumerate(graph.nodes) for name in node.inputs}
-    resident = {v.name for v in graph.outputs}
-    live = peak = sum(sizes[v.name] for v in graph.inputs)
-    for at, node in enumerate(graph.nodes):
-        live += sum(sizes.get(name, 0) for name in node.outputs)
-        peak = max(peak, live)
-        live -= sum(sizes.get(n, 0) for n in set(node.inputs) if last[n] == at and n not in resident)
-    return peak
+def _one_face(bundle: Bundle) -> dict[str, int]:
+    m = bundle.manifest
+    return {"batch": 1, "count": len(m.characteristics), "length": m.llm.max_question}
+
+
+def _more_faces(bundle: Bundle, graphs: dict[str, OnnxHeader]) -> Part:
+    axes, vision = _one_face(bundle), bundle.manifest.vision
+    crowd = axes | {"batch": BATCH["cpu"]}
+    # A vision encoder looks at the face that is asked about.
+    several = [g for name, g in graphs.items() if not vision or name != vision.file]
+    more = sum(round(ARENA * (activations(g, crowd) - activations(g, axes))) for g in several)
+    return Part(f"{BATCH['cpu']} faces or more", more, "the encoders run on this many faces at a time")
 
 
 def measure_floor() -> int:
@@ -217,22 +206,12 @@ def _llm(name: str, header: GgufHeader, *, context: int, chunk: int) -> list[Par
     scores = header.number("attention.head_count") * context
     per_token = 4 * (FEED_FORWARDS * header.number("feed_forward_length") + WIDTHS * width + scores)
     bits = 8 * stored / header.parameters
-    copied = f", {_mb(tied)} once more for the output" if tied else ""
+    copied = f", {mb(tied)} once more for the output" if tied else ""
     return [
         Part(name, stored + tied, f"{header.parameters / 1e6:,.0f} M weights of {bits:.1f} bits{copied}"),
         Part("KV cache", cache, f"{layers} layers, {context} tokens, 16 bits"),
-        Part("decoding", chunk * per_token + LLAMA, f"{chunk} tokens at once, {_mb(LLAMA)} for llama.cpp itself"),
+        Part("decoding", chunk * per_token + LLAMA, f"{chunk} tokens at once, {mb(LLAMA)} for llama.cpp itself"),
     ]
-
-
-def kv_cache(header: GgufHeader, context: int) -> int:
-    """Bytes: layers x tokens x KV heads x (key + value width of a head) x 2."""
-    heads = header.number("attention.head_count")
-    prefix = header.values["general.architecture"]
-    shared = header.values.get(f"{prefix}.attention.head_count_kv", heads)
-    head = header.number("embedding_length") // heads
-    key, value = (int(header.values.get(f"{prefix}.attention.{k}_length", head)) for k in ("key", "value"))
-    return header.number("block_count") * context * int(shared) * (key + value) * 2
 
 
 def _advice(bundle: Bundle, header: GgufHeader, short: int) -> tuple[str, ...]:
@@ -249,11 +228,7 @@ def _advice(bundle: Bundle, header: GgufHeader, short: int) -> tuple[str, ...]:
     per_token = kv_cache(header, 1) + 4 * WIDTHS * header.number("embedding_length")
     fewer = m.image_tokens // 2
     savings.append((fewer * per_token, f"halve the image tokens ({m.image_tokens}) and the context with them"))
-    lines = [f"{text}: saves {_mb(saved)}" for saved, text in sorted(savings, reverse=True)]
+    lines = [f"{text}: saves {mb(saved)}" for saved, text in sorted(savings, reverse=True)]
     if short > max(saved for saved, _ in savings):
         lines.append("none of these is enough alone: choose a smaller LLM")
     return tuple(lines)
-
-
-def _mb(size: float) -> str:
-    return f"{size / 1e6:,.0f} MB" if size >= 1e7 else f"{size / 1e6:.1f} MB"

@@ -6,6 +6,7 @@ import re
 
 from ..backends.tensorrt.cudart import NO_DRIVER
 from ..backends.tensorrt.target import OLDEST
+from ..backends.tensorrt.workspace import BUILDER_GPU, BUILDER_HOST, LEAST
 from ..host.dependencies import INSTALL
 from ..host.jetson import Jetson
 from .check import FAIL, OK, WARN, Check
@@ -17,6 +18,9 @@ WHEEL_AARCH64 = (89, 90, 120, 121)
 #: Jetson Linux in which cudaMalloc fails with memory free (ggml-org/llama.cpp pull request 23732).
 NVMAP = (36, 4, 7)
 
+#: So many times what a build takes is enough without swap: models and the LLM come on top.
+ENOUGH = 3
+_SWAP = "a swap file: docs/devices/jetson.md, step 6"
 _ONNXRUNTIME_GPU = "pip install 'onnxruntime-gpu[cuda,cudnn]'"
 
 
@@ -31,6 +35,10 @@ def gpu(f: Facts) -> Check:
     do = "install CUDA of a major version that the driver supports (nvidia-smi shows it); on a Jetson: nvidia-jetpack"
     if NO_DRIVER in (f.cuda.error or ""):
         do = NO_DRIVER
+    elif f.jetson and f.jetson.l4t is None:
+        do = (
+            "this looks like a container on a Jetson: start it with --runtime nvidia, from an image with JetPack's CUDA"
+        )
     return Check("GPU", WARN, f"{f.driver or 'Jetson'}; {f.cuda.error}", "the CUDA runtime sees the GPU", do)
 
 
@@ -142,6 +150,22 @@ def tensorrt(f: Facts) -> Check | None:
     return Check("TensorRT", WARN, f.tensorrt.error or "", f"{oldest} or newer", do)
 
 
+def swap(f: Facts) -> Check | None:
+    """Swap where CPU and GPU share memory: compressed memory takes from both, and without any a build may be killed."""
+    if not f.on_jetson or f.swaps is None:
+        return None
+    found = ", ".join(f"{s.name} {s.bytes / 1e9:.1f} GB" for s in f.swaps) or "none"
+    wanted = "a file on a disk, for building plans and compiling"
+    if any(s.zram for s in f.swaps):
+        found = f"{found}: zram is compressed memory, of the same memory that the GPU uses"
+        return Check("swap", WARN, found, wanted, f"sudo systemctl disable --now nvzramconfig, then {_SWAP}")
+    builds = BUILDER_HOST + BUILDER_GPU + LEAST
+    if not f.swaps and f.memory is not None and f.memory < ENOUGH * builds:
+        found = f"none: TensorRT's builder takes about {builds / 1e9:.1f} GB, {f.memory / 1e9:.1f} GB are available"
+        return Check("swap", WARN, found, wanted, _SWAP)
+    return Check("swap", OK, found)
+
+
 def jetson(f: Facts) -> tuple[Check, ...]:
     """Release, power mode and clocks of a board."""
     j = f.jetson
@@ -171,13 +195,16 @@ def jetson(f: Facts) -> tuple[Check, ...]:
 
 
 def _release(j: Jetson) -> Check:
+    expected = "36.4 (JetPack 6.2) or 39.2 (JetPack 7.2)"
+    if j.l4t is None:
+        return Check("L4T release", OK, f"not readable, as in a container ({j.model})", expected)
     status, found, do = OK, f"{j.l4t} ({j.model})", ""
     if numbers(j.l4t) < (36,):
         status, do = FAIL, "JetPack 5 and older are not supported: flash JetPack 6.2 or newer"
     elif numbers(j.l4t) == NVMAP:
         status, found = WARN, f"{found}: CUDA may fail to allocate (NvMap error 12) while memory is free"
         do = "where it happens, reboot and drop the page cache: docs/devices/jetson.md, pitfalls"
-    return Check("L4T release", status, found, "36.4 (JetPack 6.2) or 39.2 (JetPack 7.2)", do)
+    return Check("L4T release", status, found, expected, do)
 
 
 def _dotted(cuda: int) -> str:

@@ -49,14 +49,14 @@ RUNTIME = {
 }
 #: Only exporting and training need these.
 EXPORT = {
-    "torch": Package("torch", "2.5", "2.13"),
-    "transformers": Package("transformers", "4.44", "4.57"),
-    "onnx": Package("onnx", "1.16", "1.23"),
-    "onnxscript": Package("onnxscript", "0.3", "0.7"),
-    "gguf": Package("gguf", "0.17", "0.19", "older ones do not know all families, or miss sentencepiece"),
-    "tokenizers": Package("tokenizers", "0.19", "0.22"),
-    "safetensors": Package("safetensors", "0.4.1", "0.8"),
-    "protobuf": Package("protobuf", "4.25", "7.36", "older ones, written in Python, do not bear onnxscript"),
+    "torch": Package("torch", "2.13", "2.13", "older ones cannot trace nano's graphs"),
+    "transformers": Package("transformers", "4.57.1", "5.24", "older ones lack what is called, or read fewer folders"),
+    "onnx": Package("onnx", "1.19", "1.23", "older ones cannot join the graphs of an adapter"),
+    "onnxscript": Package("onnxscript", "0.7", "0.7", "older ones do not convert nano's graphs"),
+    "gguf": Package("gguf", "0.18", "0.19", "older ones leave out the token that begins a text"),
+    "tokenizers": Package("tokenizers", "0.22", "0.23"),
+    "safetensors": Package("safetensors", "0.4.3", "0.8"),
+    "protobuf": Package("protobuf", "4.25.1", "7.36", "older ones, written in Python, do not bear onnxscript"),
 }
 #: Distributions that bring one and the same module.
 ONNXRUNTIMES = (

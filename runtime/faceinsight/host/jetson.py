@@ -16,7 +16,7 @@ class Jetson:
     """A Jetson; what could not be read is None.
 
     Attributes:
-        l4t: release of Jetson Linux, e.g. "36.4.3".
+        l4t: release of Jetson Linux, e.g. "36.4.3". A container has none of the files that say it.
         model: the module or kit.
         sm: compute capability, e.g. 87.
         mode: power mode, e.g. "MAXN".
@@ -24,7 +24,7 @@ class Jetson:
         gpu_min_hz: the clock it does not go below; the maximum after jetson_clocks.
     """
 
-    l4t: str
+    l4t: str | None
     model: str
     sm: int | None
     mode: str | None
@@ -35,11 +35,11 @@ class Jetson:
 def read_jetson(root: Path = Path("/")) -> Jetson | None:
     """None on any other machine."""
     release = _release(root)
-    if release is None:
-        return None
     tree = root / "proc/device-tree"
     chips = read_text(tree / "compatible") or ""
     sm = next((sm for chip, sm in CHIPS.items() if chip in chips), None)
+    if release is None and sm is None:
+        return None
     clocks = next((c for c in sorted((root / "sys/class/devfreq").glob("*")) if _is_gpu(c.name)), None)
     now, low, most = (read_number(clocks / f"{n}_freq") if clocks else None for n in ("cur", "min", "max"))
     return Jetson(

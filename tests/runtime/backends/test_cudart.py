@@ -68,10 +68,15 @@ def test_a_driver_that_is_not_there_is_told_apart(tmp_path: Path, monkeypatch):
     assert (NO_DRIVER in text) != ("The driver is here" in text)
 
 
-def test_no_runtime_at_all(monkeypatch):
-    monkeypatch.setattr(cudart, "_candidates", lambda: ["libcudart.so.none"])
-    with pytest.raises(DeviceError, match="no CUDA runtime found"):
+def test_where_there_is_no_runtime_every_name_that_was_tried_is_said(tmp_path: Path, monkeypatch):
+    """JetPack 6 has CUDA 12: a message about version 13 alone would mislead there."""
+    broken = tmp_path / "libcudart.so"
+    broken.write_text("no library")
+    monkeypatch.setattr(cudart, "_candidates", lambda: ["libcudart.so.none13", "libcudart.so.none12", str(broken)])
+    with pytest.raises(DeviceError, match="no CUDA runtime found") as raised:
         Cuda()
+    assert "(libcudart.so.none13, libcudart.so.none12: cannot open shared object file" in str(raised.value)
+    assert f"; {broken}: " in str(raised.value)
 
 
 def test_pip_packages_and_the_toolkit_are_looked_into(tmp_path: Path, monkeypatch):

@@ -24,12 +24,13 @@ from paths import PHOTO
 from faceinsight import DeviceError, FaceInsight
 from faceinsight.backends.device import BATCH, Device
 from faceinsight.backends.probes import tiny_model
-from faceinsight.backends.tensorrt import engines, opening, target
+from faceinsight.backends.tensorrt import engines, opening, target, workspace
 from faceinsight.backends.tensorrt.cudart import Cuda
 from faceinsight.backends.tensorrt.engines import EngineCache, WrongPlanError, key_of
 from faceinsight.backends.tensorrt.opening import LazyEngineSession
 from faceinsight.backends.tensorrt.rewrite import for_tensorrt, mapped, rewritten
 from faceinsight.backends.tensorrt.session import PlanRefusedError, TensorRtSession
+from faceinsight.backends.tensorrt.shapes import AXES
 from faceinsight.backends.tensorrt.target import EngineTarget
 from faceinsight.bundle.bundle import Bundle
 from faceinsight.bundle.onnx_header import OnnxHeader
@@ -107,7 +108,7 @@ def test_a_key_is_everything_a_plan_depends_on(model: Path):
     ]
     assert len({k.digest for k in [key, *others]}) == 11
     assert key_of(model, ORIN).digest == key.digest
-    assert engines.AXES["batch"][2] == BATCH["tensorrt"]
+    assert AXES["batch"][2] == BATCH["tensorrt"]
 
 
 def test_every_graph_of_nano_has_a_profile():
@@ -146,6 +147,32 @@ def test_a_plan_is_built_once_strongly_typed_and_kept_to_ourselves(fake, trt, mo
     # Another model starts from the timings of the first.
     other = dataclasses.replace(key, precision="other")
     assert trt.told_of(cache.build(other, model, lines.append).data)["timings"] == "timings"
+
+
+@pytest.mark.parametrize(("free", "size"), [(24 << 30, 1 << 30), (900 << 20, 256 << 20), (100 << 20, 64 << 20)])
+def test_a_build_takes_scratch_memory_by_what_is_free(fake, trt, model: Path, free: int, size: int):
+    fake.setenv("STUB_FREE", str(free))
+    lines = []
+    plan = EngineCache().build(key_of(model, ORIN), model, lines.append)
+    assert trt.told_of(plan.data)["workspace"] == size
+    assert f"kernels may take {size >> 20} MiB of scratch memory" in lines
+
+
+def test_where_memory_is_shared_what_linux_has_available_counts(stub: Stub, monkeypatch):
+    cuda = Cuda(Stub(stub.path, integrated=True).library)
+    monkeypatch.setattr(workspace, "available_memory", lambda: 300 << 20)
+    assert workspace.free_memory(cuda) == (300 << 20, True)
+    assert workspace.limit(300 << 20) == 128 << 20
+    assert workspace.free_memory(Cuda(Stub(stub.path).library)) == (4 << 30, False)
+
+
+def test_without_a_gpu_to_ask_the_limit_is_the_largest(monkeypatch):
+    def none() -> None:
+        raise DeviceError("no CUDA runtime found")
+
+    monkeypatch.setattr(workspace, "Cuda", none)
+    assert workspace.free_memory() == (None, False)
+    assert workspace.limit(None) == 1 << 30
 
 
 @pytest.mark.parametrize("part", ["plan", "json"])

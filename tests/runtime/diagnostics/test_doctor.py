@@ -296,7 +296,7 @@ def test_a_jetson_is_read_from_its_files(board: Path):
     assert read_jetson(board) == expected
     # Where the release file is gone, the package that carries it says the same.
     (board / "etc/nv_tegra_release").unlink()
-    assert read_jetson(board) is None
+    assert read_jetson(board) == dataclasses.replace(expected, l4t=None)
     (board / "var/lib/dpkg").mkdir(parents=True)
     (board / "var/lib/dpkg/status").write_text(
         "Package: bash\nVersion: 5.2\n\nPackage: nvidia-l4t-core\nStatus: install ok installed\nVersion: 39.2.0-2026\n"
@@ -305,6 +305,23 @@ def test_a_jetson_is_read_from_its_files(board: Path):
     for unread in ("var/lib/nvpmodel/status", "sys/class/devfreq/17000000.gpu/max_freq"):
         (board / unread).unlink()
     assert read_jetson(board) == dataclasses.replace(expected, l4t="39.2.0", mode=None, gpu_hz=None)
+
+
+def test_a_container_on_a_jetson_is_known_by_the_device_tree(board: Path, monkeypatch):
+    """The kernel's files are there, those of the board's system are not, and nothing of CUDA was handed in."""
+    for name in ("etc/nv_tegra_release", "etc/nvpmodel.conf", "var/lib/nvpmodel/status"):
+        (board / name).unlink()
+    found = dataclasses.replace(CPU_ONLY, machine="aarch64")
+    monkeypatch.setattr(facts, "probe", lambda name: getattr(found, name))
+    checks = {c.name: c for c in diagnose(gather("nano", root=board))}
+    assert checks["GPU"].status == "warn"
+    assert "--runtime nvidia" in checks["GPU"].do
+    assert checks["L4T release"].found == "not readable, as in a container (NVIDIA Jetson Orin Nano Developer Kit)"
+    (board / "proc/device-tree/compatible").write_text("brcm,bcm2712\0")
+    assert read_jetson(board) is None
+    checks = {c.name: c for c in diagnose(gather("nano", root=board))}
+    assert checks["GPU"].found == "no NVIDIA GPU: everything runs on the CPU"
+    assert "L4T release" not in checks
 
 
 def test_facts_come_from_the_root_that_is_given(board: Path, monkeypatch):

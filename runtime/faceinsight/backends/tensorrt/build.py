@@ -20,11 +20,8 @@ from typing import Any
 from ...errors import DeviceError
 from ...host.child import MARK, NO_PYTHON, as_here, death, interpreter
 from .rewrite import for_tensorrt, mapped
-
-#: Scratch memory that a kernel may ask for: enough for encoders, and a Jetson keeps the rest.
-WORKSPACE = 1 << 30
-
-Shape = tuple[int, ...]
+from .shapes import Shape
+from .workspace import free_memory, limit
 
 
 def build(
@@ -112,7 +109,10 @@ def build_here(request: dict[str, Any], trt: Any, say: Callable[[str], None]) ->
     finally:
         scratch.unlink(missing_ok=True)
     config = builder.create_builder_config()
-    config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, WORKSPACE)
+    # The builder and the network are loaded by now: what is free is what a kernel's trial may take.
+    workspace = limit(free_memory()[0])
+    say(f"kernels may take {workspace >> 20} MiB of scratch memory")
+    config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, workspace)
     profile = builder.create_optimization_profile()
     for name, shapes in request["profile"].items():
         profile.set_shape(name, *(tuple(s) for s in shapes))

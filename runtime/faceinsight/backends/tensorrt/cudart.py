@@ -197,16 +197,16 @@ class Cuda:
 def _load() -> ctypes.CDLL:
     """The first libcudart that sees a GPU: one of a newer CUDA than the driver's loads, and fails at its first call.
 
-    Raises DeviceError, with each kind of error and the first one that had it.
+    Raises DeviceError, with each kind of error and what had it.
     """
-    missing: list[str] = []
+    missing: dict[str, list[str]] = {}
     failed: dict[str, str] = {}
     for name in _candidates():
         try:
             library = ctypes.CDLL(name)
             status = library.cudaGetDeviceCount(ctypes.byref(c_int()))
         except (OSError, AttributeError) as e:
-            missing.append(str(e))
+            missing.setdefault(str(e).removeprefix(f"{name}: "), []).append(name)
             continue
         if status == 0:
             return library
@@ -216,8 +216,9 @@ def _load() -> ctypes.CDLL:
     if failed:
         raise DeviceError(f"CUDA sees no GPU: {'; '.join(f'{n}: {e}' for e, n in failed.items())}. {_driver()}")
     majors = " or ".join(map(str, MAJORS))
+    found = "; ".join(f"{', '.join(names)}: {error}" for error, names in missing.items())
     raise DeviceError(
-        f"no CUDA runtime found ({missing[0]}): install the CUDA toolkit {majors} (on a Jetson: JetPack), or the "
+        f"no CUDA runtime found ({found}): install the CUDA toolkit {majors} (on a Jetson: JetPack), or the "
         "package nvidia-cuda-runtime"
     )
 

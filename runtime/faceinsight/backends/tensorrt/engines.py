@@ -17,17 +17,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from ...bundle.bundle import sha256_of
-from ...bundle.onnx_header import OnnxHeader, Value
 from ...errors import DeviceError
 from ...host.child import run_probe
 from ...host.machine import cache_folder
 from ..placement import require_gpu_operators
-from .build import Shape, build
+from .build import build
 from .rewrite import REWRITE
+from .shapes import Profile, Shape, profile_of, shapes_to_compare
 from .target import EngineTarget
 
-#: Dynamic axes by the name the exporter gives them (min, opt, max): faces, characteristics, tokens.
-AXES = {"batch": (1, 1, 8), "count": (1, 64, 256), "length": (1, 16, 512)}
 #: What a plan computes in. Networks are strongly typed: "fp32" is what the graph states, with TensorRT's default TF32;
 #: "fp16" is half precision where it is safe (see half).
 PRECISIONS = ("fp32", "fp16")
@@ -52,7 +50,7 @@ class EngineKey:
     onnx_sha256: str
     target: EngineTarget
     precision: str
-    profile: tuple[tuple[str, tuple[Shape, Shape, Shape]], ...]
+    profile: Profile
     rewrite: int = REWRITE
 
     @property
@@ -85,24 +83,17 @@ def key_of(model: Path, where: EngineTarget, *, precision: str | None = None) ->
         BundleError: it is no ONNX model.
         DeviceError: an unknown dynamic axis, or precision.
     """
-    profile = tuple((v.name, _shapes(v)) for v in OnnxHeader.read(model).inputs)
-    return EngineKey(sha256_of(model), where, _precision(precision, where), profile)
+    default = "fp16" if where.integrated else "fp32"
+    return EngineKey(sha256_of(model), where, chosen_precision(precision, default=default), profile_of(model))
 
 
-def _precision(chosen: str | None, where: EngineTarget) -> str:
-    """What is chosen here or by $FACEINSIGHT_ENGINE_PRECISION; else fp16 where CPU and GPU share memory."""
-    named = chosen or os.environ.get("FACEINSIGHT_ENGINE_PRECISION") or ("fp16" if where.integrated else "fp32")
+def chosen_precision(chosen: str | None = None, *, default: str) -> str:
+    """What is chosen here or by $FACEINSIGHT_ENGINE_PRECISION, else the default. Raises DeviceError for a name that is
+    none."""
+    named = chosen or os.environ.get("FACEINSIGHT_ENGINE_PRECISION") or default
     if named not in PRECISIONS:
         raise DeviceError(f"precision {named!r} of TensorRT plans; expected one of {', '.join(PRECISIONS)}")
     return named
-
-
-def _shapes(value: Value) -> tuple[Shape, Shape, Shape]:
-    unknown = [d for d in value.shape if isinstance(d, str) and d not in AXES]
-    if unknown:
-        raise DeviceError(f"input {value.name!r} has a dynamic axis {unknown[0]!r}; expected one of {', '.join(AXES)}")
-    low, opt, high = (tuple(d if isinstance(d, int) else AXES[d][i] for d in value.shape) for i in range(3))
-    return low, opt, high
 
 
 def compare(model: Path, plan: Path, key: EngineKey) -> float:
@@ -118,8 +109,8 @@ def compare(model: Path, plan: Path, key: EngineKey) -> float:
 
 
 def compared_shapes(key: EngineKey) -> dict[str, Shape]:
-    """Of the inputs, when a plan is compared: one more than it was tuned for: a fault may not show in a size of 1."""
-    return {n: tuple(min(o + 1, h) for o, h in zip(opt, high, strict=True)) for n, (_, opt, high) in key.profile}
+    """Of the inputs, when the key's plan is compared."""
+    return shapes_to_compare(key.profile)
 
 
 class EngineCache:
