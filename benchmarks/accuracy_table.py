@@ -244,6 +244,11 @@ def fairness(results: dict[str, Figures]) -> str:
     return "\n".join([*lines, f"| widest gap | | {' | '.join(gaps)} |"])
 
 
+def share_read(plain: Figures) -> float:
+    """Share of plain questions that are not misread."""
+    return 1.0 - float(plain["misread"]) / float(plain["questions"])
+
+
 def spoken(results: dict[str, Figures]) -> str:
     """What the LLM makes of it, of the last result."""
     *_, last = results.values()
@@ -251,7 +256,9 @@ def spoken(results: dict[str, Figures]) -> str:
     sees, free = at(last, "what the LLM sees") or {}, at(last, "free descriptions") or {}
     refused = at(last, "questions declined") or {}
     exact = "answers that speak of all that is certain, and of nothing else"
+    plain = at(last, "plain questions") or {}
     rows: dict[str, float | None] = {
+        f"{plain.get('questions', 0)} plain questions: read as what they ask": share_read(plain) if plain else None,
         f"{closed.get('questions', 0):,} yes/no questions in unseen wordings: agreement with the head": at(
             closed, "agreement with the head"
         ),

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from faceinsight.backends.llama_cpp.tokenizer import as_uncased
 from faceinsight.backends.session import TensorInfo
 from faceinsight.bundle.bundle import Bundle
 from faceinsight.language.question_encoder import QuestionEncoder
@@ -78,9 +79,9 @@ class NanoTokenizer:
         """Token ids of a text."""
         return list(self._tokenizer.encode(text).ids)
 
-    def encode_question(self, question: str, after: str | None = None) -> list[int]:
+    def encode_question(self, question: str, after: str | None = None, *, uncased: bool = False) -> list[int]:
         """Token ids of a question that follows no other."""
-        return self.encode(question)
+        return self.encode(as_uncased(question) if uncased else question)
 
     def text(self, token: int) -> str:
         return str(self._tokenizer.decode([token]))
@@ -146,7 +147,14 @@ class TransformersNano(Greedy):
         self._tokens = NanoTokenizer(folder / "vocabulary.json")
         question = TorchSession(load_question(folder), ["tokens"], ["relevance", "kinds"], axes)
         tokens: Any = self._tokens
-        self._questions = QuestionEncoder(m, question, tokens, tokens, self._perception.characteristic_ids)
+        self._questions = QuestionEncoder(
+            m,
+            question,
+            tokens,
+            tokens,
+            self._perception.characteristic_ids,
+            self._perception.encoders.knowledge_tokens(),
+        )
         self._prompt = m.llm.prompt
         self._known: tuple[Any, Any, Any, int] | None = None
 

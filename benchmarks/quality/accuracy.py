@@ -223,6 +223,7 @@ class Run:
         """Questions and descriptions: needs CelebA's labels and the LLM."""
         count, samples = self.args.questions, self.sets.get("celeba")
         asked: dict[str, Callable[[FaceInsight], Figures]] = {
+            "plain questions": answers.plain,
             "questions understood": lambda i: answers.understood(i, 3 * count),
             "questions declined": lambda i: scope.declined(i, max(1000, count)),
             "closed questions": lambda i: answers.closed_questions(i, samples or [], count),

@@ -16,6 +16,7 @@ from faceinsight.language.claims import ClaimChecker, sentences
 from faceinsight.types import NO, STATES, YES
 from faceinsight_models.dialogue.answers import compound_answer, describe
 from faceinsight_models.dialogue.concepts import CONCEPTS, Concept
+from faceinsight_models.dialogue.plain import misread, plain_questions
 from faceinsight_models.dialogue.turns import compound
 from faceinsight_models.dialogue.wordings import closed_question, compound_question
 from faceinsight_models.taxonomy import NAMES
@@ -54,6 +55,18 @@ def understood(insight: FaceInsight, count: int) -> Figures:
         found = {names[i] for i in insight.questions.label_ids(closed_question(rng, concept, heldout=True))}
         exact, among = exact + (found == {concept.name}), among + (concept.name in found)
     return {"questions": count, "named exactly": exact / count, "named among others": among / count}
+
+
+def plain(insight: FaceInsight) -> Figures:
+    """Questions as people first ask them: which of them are not read as what they ask?"""
+    names = [c.name for c in insight.perception.encoders.specs]
+
+    def read(question: str) -> list[str] | str:
+        parsed = insight.questions.parse(question)
+        return parsed.declined or [names[i] for i in parsed.label_ids]
+
+    wrong = misread(read, names)
+    return {"questions": len(plain_questions()), "misread": len(wrong), "which": wrong}
 
 
 def closed_questions(insight: FaceInsight, samples: Sequence[Sample], count: int) -> Figures:
@@ -189,7 +202,7 @@ def ablation(insight: FaceInsight, samples: Sequence[Sample], count: int) -> Fig
             other = dataclasses.replace(face, tokens=tokens, key=face.key + arm)
             query = insight.questions.query(question, (other,))
             if "k" not in kept:
-                query = dataclasses.replace(query, findings=[face.knowledge[:0]])
+                query = dataclasses.replace(query, findings=[insight.questions.findings(other, np.empty(0, np.int64))])
             text = "".join(map(str, insight.language.generate(query))).strip()
             right.append(said(text, concept, grounding) == ("yes" if wanted else "no"))
         out[arm] = float(np.mean(right))
@@ -204,7 +217,8 @@ def descriptions(insight: FaceInsight, samples: Sequence[Sample]) -> Figures:
     for sample in tqdm(samples, desc="descriptions", mininterval=5):
         for face in insight.perceive(sample.read())[:1]:
             free, text = own_words(insight, face, question), insight.ask(face, question).text
-            expected = describe({x.name: STATES.index(x.state) for x in face.labels})
+            (described,) = insight.questions.query(question, (face,)).faces
+            expected = describe({x.name: STATES.index(x.state) for x in described.labels})
             count, exact = count + 1, exact + (free == expected)
             own_contradict += bool(contradictions(grounding, free, face))
             contradict += bool(contradictions(grounding, text, face))

@@ -40,7 +40,7 @@ from faceinsight_models.parts import NMS_THRESHOLD, SCORE_THRESHOLD, SIDES, Trai
 from faceinsight_models.specs import characteristic_specs, closeup_spec
 from faceinsight_models.storage import CLOSEUP, DETECTOR, ENCODER, KNOWLEDGE, LLM, PARSER, QUESTION, WORDS
 from faceinsight_models.taxonomy import MASK_CLASSES, REGIONS, RULES, SWITCHES
-from faceinsight_models.train.conversation import LIST_FROM
+from faceinsight_models.train.conversation import DESCRIBED_FROM, DESCRIBED_SURE, LIST_FROM
 from faceinsight_models.train.llm import PROMPT
 from faceinsight_models.train.rounded import rounded
 
@@ -268,7 +268,17 @@ class _BundleWriter:
             encoder=EncoderSpec(ENCODER, crop.encoder, mean, std, patches, llm.width),
             closeup=closeup_spec(trained.recipe) if trained.closeup else None,
             knowledge=KnowledgeSpec(KNOWLEDGE, STATES),
-            question=QuestionSpec(QUESTION, LIST_FROM, share=SHARE, kinds=KINDS, opposites=OPPOSITE_WORDS, words=WORDS),
+            question=QuestionSpec(
+                QUESTION,
+                LIST_FROM,
+                share=SHARE,
+                kinds=KINDS,
+                opposites=OPPOSITE_WORDS,
+                words=WORDS,
+                uncased=True,
+                described_from=DESCRIBED_FROM,
+                described_sure=DESCRIBED_SURE,
+            ),
             regions=REGIONS,
             characteristics=characteristic_specs(trained.calibration, closeup=trained.closeup is not None),
             rules=RULES,

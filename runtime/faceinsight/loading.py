@@ -75,4 +75,5 @@ def _questions(bundle: Bundle, device: Device, llm: Tokenizer, perception: Perce
         tokenizer = GgufTokenizer(path, follow=follow, max_question=limits.max_question)
     correct: Callable[[str], str] = Spelling.read(bundle.file(spec.words)).correct if spec.words else str
     session = device.session(bundle.file(spec.file))
-    return QuestionEncoder(bundle.manifest, session, tokenizer, llm, perception.characteristic_ids, correct)
+    knowledge = perception.encoders.knowledge_tokens()
+    return QuestionEncoder(bundle.manifest, session, tokenizer, llm, perception.characteristic_ids, knowledge, correct)

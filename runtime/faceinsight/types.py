@@ -86,7 +86,6 @@ class Face(Plain):
         tokens: (T,width) float32, what the LLM sees of the face: image and region tokens. Where the bundle has a vision
             encoder of its own, that one makes the image tokens of `picture` when the LLM is first asked: then these are
             region tokens, or none.
-        knowledge: (K,width) float32, what was found: one knowledge token per label, in their order; or none (0,0).
         picture: (S,S,3) uint8 RGB, the face and its surroundings as that vision encoder is shown them; else None.
         key: fingerprint of what the LLM sees; two faces with one key are the same to its cache.
         quality: how well it can be read; None where the bundle does not say.
@@ -102,7 +101,6 @@ class Face(Plain):
     label_map: NDArray[np.uint8] = field(metadata=INTERNAL)
     matrix: NDArray[np.float32] = field(metadata=INTERNAL)
     tokens: NDArray[np.float32] = field(metadata=INTERNAL)
-    knowledge: NDArray[np.float32] = field(metadata=INTERNAL)
     picture: NDArray[np.uint8] | None = field(metadata=INTERNAL)
     key: str = field(metadata=INTERNAL)
     quality: Quality | None = None

@@ -257,7 +257,7 @@ def test_what_is_trained_is_what_is_run(fi: FaceInsight, llava: FrozenLlava, see
 def test_the_llm_sees_the_regions(fi: FaceInsight, seen, monkeypatch):
     """What a face shows in its regions matters, and no cache takes one face for another."""
     assert seen.tokens.shape == (sum(a > 0 for a in seen.areas.values()), 64)
-    assert seen.knowledge.shape == (len(seen.labels), 64)
+    assert fi.questions.findings(seen, np.arange(3)).shape == (3, 64)
     question = ["Is she smiling?"]
     first = fi.choose(seen, question)[0].probabilities
     blank = dataclasses.replace(seen, tokens=np.zeros_like(seen.tokens), key="blank")
@@ -287,8 +287,9 @@ def test_findings_decide_as_tokens(fi: FaceInsight, seen):
     """The LLM hears what was found: another finding, other logits."""
     number = next(i for i, x in enumerate(seen.labels) if x.name == "Eyeglasses")
     other = tuple(dataclasses.replace(x, state="yes") if i == number else x for i, x in enumerate(seen.labels))
-    worn = dataclasses.replace(seen, labels=other, knowledge=fi.perception.encoders.knowledge_tokens(other))
-    assert not np.allclose(worn.knowledge[number], seen.knowledge[number])
+    worn = dataclasses.replace(seen, labels=other)
+    told = [fi.questions.findings(f, np.array([number])) for f in (worn, seen)]
+    assert not np.allclose(*told)
     asked = ["Is she wearing glasses?"]
     no, yes, again = (fi.choose(f, asked)[0].probabilities["Yes"] for f in (seen, worn, seen))
     # One token of two hundred, to an LLM of random weights: little, but beyond rounding, which the repetition shows.

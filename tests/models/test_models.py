@@ -26,7 +26,7 @@ from faceinsight_models.data.faces import Faces, Mixture
 from faceinsight_models.dialogue import answers as dialogue
 from faceinsight_models.dialogue import turns
 from faceinsight_models.dialogue.concepts import BY_NAME, CONCEPTS, denials, mentions
-from faceinsight_models.dialogue.wordings import compound_question
+from faceinsight_models.dialogue.wordings import closed_question, compound_question
 from faceinsight_models.nets import lcm
 from faceinsight_models.nets.ccm import CorrelationModule, complete, cooccurrence, correlation_graph
 from faceinsight_models.nets.encoder import EncoderGraph, Features
@@ -694,3 +694,33 @@ def test_pairs_are_compared():
     assert dialogue.both_answer(smile, smiles, smiles) == "Yes, each of them is smiling."
     assert dialogue.different_answer(smiles, frowns) == "Only the first person is smiling."
     assert dialogue.common_answer(smiles, smiles) == "Each of them is smiling."
+
+
+def test_views_of_one_face_do_not_count_as_so_many_faces():
+    rng = np.random.default_rng(0)
+    faces = np.repeat(np.arange(300), 4)
+    p = rng.random(300)[faces]
+    wrong = (rng.random(300) > 0.5 + p[::4] / 2)[faces]
+    # Each face four times says what it says once; as many others would say more.
+    once = calibration.surest(p[::4], wrong[::4], 0.15, lowest=0.0)
+    views = calibration.surest(p, wrong, 0.15, lowest=0.0, faces=faces)
+    others = calibration.surest(p, wrong, 0.15, lowest=0.0)
+    assert views == pytest.approx(once, abs=0.02)
+    assert others < once - 0.02
+    # Of faces of their own nothing changes, whatever their order.
+    order = rng.permutation(300)
+    assert calibration.surest(p[::4][order], wrong[::4][order], 0.15, lowest=0.0, faces=order) == once
+
+
+def test_what_one_has_is_also_asked_of_the_part():
+    rng = np.random.default_rng(0)
+    asked = {
+        name: {closed_question(rng, BY_NAME[name]).lower().rstrip("?") for _ in range(1500)}
+        for name in ("Black_Hair", "Narrow_Eyes", "Eyeglasses")
+    }
+    assert "is the hair black" in asked["Black_Hair"]
+    assert "are her eyes narrow" in asked["Narrow_Eyes"]
+    assert not any(q.startswith(("is the a ", "is her a ")) for q in asked["Eyeglasses"])
+    # Most people ask plainly.
+    assert "is she wearing glasses" in asked["Eyeglasses"]
+    assert not any("  " in q or "{" in q for found in asked.values() for q in found)

@@ -88,6 +88,23 @@ OPPOSED = tuple(
     replace(BY_NAME[name], form=form, words=words, heldout=words[-1:]) for name, (form, words) in OPPOSITES.items()
 )
 
+#: Some are said of the person too: "Does she have blond hair?" is "Is she blonde?".
+SAID_OF_THE_PERSON = tuple(
+    replace(BY_NAME[name], form="be", words=words, heldout=words[-1:])
+    for name, words in {
+        "Black_Hair": ("black haired", "dark haired", "raven haired"),
+        "Blond_Hair": ("blonde", "blond", "fair haired", "a blonde"),
+        "Brown_Hair": ("brunette", "brown haired", "a brunette"),
+        "Gray_Hair": ("gray haired", "grey haired", "going gray", "grizzled"),
+        "Wavy_Hair": ("curly haired", "wavy haired"),
+        "No_Beard": ("bearded", "unshaven", "a bearded man"),
+        "Pale_Skin": ("pale", "pale skinned", "very pale", "pallid"),
+        "Chubby": ("chubby", "chubby cheeked", "plump", "round faced"),
+        "Rosy_Cheeks": ("rosy cheeked", "blushing", "flushed"),
+        "Heavy_Makeup": ("made up", "heavily made up"),
+    }.items()
+)
+
 STYLES = {"Straight_Hair": "straight", "Wavy_Hair": "wavy"}
 COLORS = {"Black_Hair": "black", "Blond_Hair": "blond", "Brown_Hair": "brown", "Gray_Hair": "gray"}
 WORN_NAMES = {

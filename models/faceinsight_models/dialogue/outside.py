@@ -17,7 +17,7 @@ from faceinsight.bundle.specs import ANSWERED, LANGUAGE, SCOPE, UNCLEAR
 
 from ..toml_file import read_table
 from . import wordings as w
-from .concepts import CONCEPTS, OPPOSED
+from .concepts import CONCEPTS, OPPOSED, SAID_OF_THE_PERSON
 
 #: How often each kind is drawn, relative to the others.
 _OFTEN = {SCOPE: 8.0, UNCLEAR: 1.0, LANGUAGE: 1.5}
@@ -62,7 +62,7 @@ def words_of_questions(tokens: Iterable[str]) -> str:
     per line, and behind an empty line all that are words too, and no slips: of other questions, and among the tokens
     (as byte-level BPE writes them) of the LLM. Nothing is put right to held-out words."""
     inside: dict[str, None] = {}
-    for concept in (*CONCEPTS, *OPPOSED):
+    for concept in (*CONCEPTS, *OPPOSED, *SAID_OF_THE_PERSON):
         inside |= dict.fromkeys(_words(concept.words))
     for name in sorted(vars(w)):
         inside |= dict.fromkeys(_words(vars(w)[name])) if name.isupper() and not name.startswith("_") else {}

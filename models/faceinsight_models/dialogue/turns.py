@@ -40,7 +40,17 @@ from .answers import (
     who_answer,
     worn_answer,
 )
-from .concepts import BY_NAME, COLORS, CONCEPTS, OPPOSED, OPPOSITE_WORDS, STYLES, WORN_NAMES, Concept
+from .concepts import (
+    BY_NAME,
+    COLORS,
+    CONCEPTS,
+    OPPOSED,
+    OPPOSITE_WORDS,
+    SAID_OF_THE_PERSON,
+    STYLES,
+    WORN_NAMES,
+    Concept,
+)
 from .outside import DECLINES, outside_question
 
 _REGION = {c.name: c.region for c in CHARACTERISTICS}
@@ -149,7 +159,8 @@ def _closed(rng: np.random.Generator, states: Mapping[str, int]) -> Turn:
         # Of one person too people ask who it is that smiles.
         templates = (w.WHO_TEMPLATES, w.BOTH_TEMPLATES, w.HOW_MANY_TEMPLATES)[rng.integers(3)]
         return _stated(w.say(rng, templates[concept.form], concept.words), concept, states)
-    return _answered(rng, OPPOSED[rng.integers(len(OPPOSED))] if kind < 0.12 else concept, states)
+    others = OPPOSED if kind < 0.12 else SAID_OF_THE_PERSON if kind < 0.17 else (concept,)
+    return _answered(rng, others[rng.integers(len(others))], states)
 
 
 def _answered(rng: np.random.Generator, concept: Concept, states: Mapping[str, int]) -> Turn:
@@ -213,11 +224,11 @@ def _several(rng: np.random.Generator, states: Mapping[str, int]) -> Turn:
 
 
 def follow_turn(rng: np.random.Generator, states: Mapping[str, int]) -> Turn:
-    """A question behind another one: some make sense only there, some have nothing to do with it."""
+    """A question that makes sense only behind another one; any other is read by itself."""
     first = _closed(rng, states)
     concept = BY_NAME[first.about[0]]
     state = concept.state(states)
-    kind = rng.integers(5)
+    kind = rng.integers(4)
     if kind == 0:
         answer = "Yes, as far as I can see." if state in (YES, NO) else "No, I am not sure."
         answer = {None: DECLINE_OFF, HIDDEN: HIDDEN_ANSWER}.get(state, answer)
@@ -225,8 +236,6 @@ def follow_turn(rng: np.random.Generator, states: Mapping[str, int]) -> Turn:
     if kind == 1:
         answer = DECLINE_OFF if state is None else LOOKED.format(place=REGION_WORDS[_REGION[concept.name]])
         return Turn(w.say(rng, w.WHERE_QUESTIONS), answer, first.about, first.question)
-    if kind == 2:
-        return turn(rng, states)._replace(after=first.question)
     other = _concept(rng, states)
     state = other.state(states)
     answer = DECLINE_OFF if state is None else closed_answer(other, state)

@@ -5,6 +5,7 @@ Templates marked as held out never appear in training; the benchmark asks with t
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 import numpy as np
@@ -15,10 +16,12 @@ from .concepts import Concept, bare
 _SUBJECTS = (
     "the person", "this person", "she", "he", "the woman", "the man", "this face", "the one in the picture", "the girl",
     "the boy", "the lady", "this guy", "the kid", "the subject", "the child", "my friend", "this one", "dude",
+    "the person in the photo", "the person in the picture", "this man", "this woman",
 )  # fmt: skip
 _TEMPLATES = {
     "wear": (
-        "Is {s} wearing {x}?", "Does {s} wear {x}?", "Can you see {x}?", "Does {s} have {x} on?", "{x}?",
+        "Is {s} wearing {x}?", "Does {s} have {x}?", "Does {s} wear {x}?", "Can you see {x}?", "Does {s} have {x} on?",
+        "{x}?",
         "Do you see {x} on this face?", "Is there {x} in this picture?", "Please tell me if {s} is wearing {x}.",
         "Is it true that {s} is wearing {x}?", "I want to know if {s} wears {x}.", "Look for {x}.", "{x}, yes or no?",
         "Are there {x}?", "Does this picture show {x}?", "Is {s} wearing {x} or not?", "Tell me if {s} has {x} on.",
@@ -28,11 +31,13 @@ _TEMPLATES = {
         "{s} rocking {x}?",
         "Can you verify whether {s} is wearing {x}?", "Let me know if {s} wears {x}.", "Do you know if {s} has {x} on?",
         "Could you tell me whether {s} is wearing {x}?", "What about {x}?", "Is that {x} on {s}?", "Are those {x}?",
-        "Has {s} got {x} on?", "Is {s} in {x}?",
+        "Has {s} got {x} on?", "Is {s} in {x}?", "Are there {x} on the face?",
+        "Is {s} seen with {x}?",
     ),
     "have": (
-        "Does {s} have {x}?", "Has {s} got {x}?", "Can you see {x}?", "{x}?", "Do you see {x} on this face?",
-        "Is there {x}?", "Please tell me if {s} has {x}.", "Would you say {s} has {x}?", "Are there {x}?",
+        "Does {s} have {x}?", "Is there {x}?", "Has {s} got {x}?", "Can you see {x}?", "{x}?",
+        "Do you see {x} on this face?", "Please tell me if {s} has {x}.", "Would you say {s} has {x}?",
+        "Are there {x}?",
         "Is it true that {s} has {x}?", "I want to know if {s} has {x}.", "Look for {x}.", "{x}, yes or no?",
         "Does this picture show {x}?", "Does {s} have {x} or not?", "Tell me if {s} has {x}.",
         "Tell me whether {x} can be seen.",
@@ -133,7 +138,7 @@ OTHER_COLORS = (
 )
 OTHER_COLOR_QUESTIONS = (
     "Is the hair {x}?", "Does {s} have {x} hair?", "Is {s} a {x} head?", "{x} hair?", "Would you call the hair {x}?",
-    "Is it {x} hair that {s} has?", "Is {s} {x} haired?", "Is {s} a {x}?", "Got {x} hair?",
+    "Is it {x} hair that {s} has?", "Is {s} {x} haired?", "Is {s} a {x}?", "Got {x} hair?", "{x}?",
     "Does this person have {x} hair?", "Is the hair of {s} {x}?",
 )  # fmt: skip
 HEAD_QUESTIONS = (
@@ -159,6 +164,23 @@ _HELDOUT_TEMPLATES = {
     "be": ("Tell me, is {s} {x}?", "Could you check whether {s} is {x}?", "In this photo, is {s} {x}?"),
 }
 
+#: "Does she have black hair?" the other way round: "Is the hair black?".
+_OF_A_PART = {
+    "is": (
+        "Is the {n} {a}?", "Is her {n} {a}?", "Is his {n} {a}?", "Is {s}'s {n} {a}?", "Is the {n} of {s} {a}?",
+        "Would you call the {n} {a}?", "Does the {n} look {a}?",
+    ),
+    "are": (
+        "Are the {n} {a}?", "Are her {n} {a}?", "Are his {n} {a}?", "Are {s}'s {n} {a}?", "Are the {n} of {s} {a}?",
+        "Would you call the {n} {a}?", "Do the {n} look {a}?",
+    ),
+}  # fmt: skip
+_PART = re.compile(
+    "(?:an? )?(?P<a>.+) (?P<n>(?P<is>hair|nose|skin|face|hairline|chin|complexion)|eyes|eyebrows|brows|lips|cheeks)"
+)
+#: How often that is asked so, where it can be.
+OF_A_PART = 0.2
+
 #: What people put before a noun without meaning anything else by it.
 _MODIFIERS = ("any", "some", "some sort of", "a bit of", "any sort of", "clearly visible")
 #: How much so, before an adjective.
@@ -166,7 +188,9 @@ _DEGREES = ("so", "extremely", "truly", "fairly", "totally", "kind of", "visibly
 #: How often a yes/no question is asked the other way round.
 NEGATED = 0.15
 #: How often it is one bare noun or adjective ("hat").
-BARE = 0.04
+BARE = 0.08
+#: How often it is asked in the first words for it and the first three templates, as most people do.
+PLAIN = 0.3
 #: What people say before they ask.
 ASIDES = (
     "Hey,", "Now,", "So,", "Please say,", "One more thing:", "Be honest:", "For the record:", "Let me ask:", "Look,",
@@ -335,7 +359,7 @@ FAMILIES = (
     ("Black_Hair", "Blond_Hair", "Brown_Hair", "Gray_Hair"),
     ("Straight_Hair", "Wavy_Hair"),
     ("Eyeglasses", "Wearing_Hat", "Wearing_Earrings", "Wearing_Necklace", "Wearing_Necktie", "Wearing_Lipstick"),
-    ("Mustache", "Goatee", "Sideburns", "5_o_Clock_Shadow"),
+    ("No_Beard", "Mustache", "Goatee", "Sideburns", "5_o_Clock_Shadow"),
     ("Arched_Eyebrows", "Bushy_Eyebrows"),
     ("Bangs", "Receding_Hairline", "Wavy_Hair", "Straight_Hair"),
     ("Big_Nose", "Big_Lips", "High_Cheekbones", "Double_Chin", "Bags_Under_Eyes", "Rosy_Cheeks"),
@@ -441,7 +465,15 @@ def closed_question(rng: np.random.Generator, concept: Concept, *, heldout: bool
         return say(rng, _HELDOUT_TEMPLATES[concept.form], concept.heldout)
     words = concept.words
     if rng.random() < BARE:
-        return say(rng, ("{x}", "{x}?"), tuple(map(bare, words)))
+        first = words[:2] if rng.random() < 0.5 else words
+        return say(rng, ("{x}", "{x}?"), tuple(map(bare, first)))
+    parts = [m for m in map(_PART.fullmatch, words) if m]
+    if parts and rng.random() < OF_A_PART:
+        part = parts[rng.integers(min(3, len(parts)) if rng.random() < PLAIN else len(parts))]
+        templates = _OF_A_PART["is" if part["is"] else "are"]
+        return say(rng, [t.replace("{a}", part["a"]).replace("{n}", part["n"]) for t in templates])
+    if rng.random() < PLAIN:
+        return say(rng, _TEMPLATES[concept.form][:3], words[:2])
     if rng.random() < NEGATED:
         return say(rng, NEGATED_TEMPLATES[concept.form], tuple(map(bare, words)) if concept.form == "have" else words)
     if concept.form in ("wear", "have") and rng.random() < 0.2:

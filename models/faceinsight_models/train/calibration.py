@@ -146,8 +146,38 @@ def probabilities(logits: Array, scaling: NDArray[np.float64]) -> NDArray[np.flo
     return calibrated(logits, scaling[:, 0], scaling[:, 1], choices, at_most)[1]
 
 
+def _variance(wrong: NDArray[np.bool_], faces: NDArray[np.int64] | None, share: Array) -> NDArray[np.float64]:
+    """Variance of the share of wrong claims among the first one, two, ... of claims, times the square of their number.
+
+    Claims about several views of one face are wrong together: its errors are added up before they are squared (the
+    cluster-robust variance; Liang and Zeger 1986). Never less than if each were of a face of its own.
+    """
+    count = np.arange(1, len(wrong) + 1)
+    independent = count * share * (1 - share)
+    if faces is None:
+        return independent
+    order = np.argsort(faces, kind="stable")
+    starts = np.flatnonzero(np.r_[True, np.diff(faces[order]) != 0])
+    group = np.repeat(np.arange(len(starts)), np.diff(np.r_[starts, len(order)]))
+    errors: NDArray[np.int64] = np.cumsum(wrong[order]) - wrong[order]
+    before, wrong_before = np.empty(len(wrong), np.int64), np.empty(len(wrong), np.int64)
+    # Of the same face, among the claims before this one: how many there are, and how many are wrong.
+    before[order], wrong_before[order] = np.arange(len(order)) - starts[group], errors - errors[starts][group]
+    squares = np.cumsum(wrong * (2 * wrong_before + 1))
+    products = np.cumsum(wrong_before + wrong * (before + 1))
+    sizes = np.cumsum(2 * before + 1)
+    return np.asarray(np.maximum(independent, squares - 2 * share * products + share**2 * sizes))
+
+
 def surest(
-    confidence: Array, wrong: NDArray[np.bool_], risk: float, *, lowest: float, spare: int | None = None
+    confidence: Array,
+    wrong: NDArray[np.bool_],
+    risk: float,
+    *,
+    lowest: float,
+    spare: int | None = None,
+    faces: NDArray[np.int64] | None = None,
+    calibrated: bool = False,
 ) -> float:
     """The smallest confidence from which on at most `risk` of the claims are wrong, by MARGIN standard errors.
 
@@ -157,6 +187,9 @@ def surest(
         risk: share of wrong claims that is allowed.
         lowest: the result is at least this.
         spare: how many claims may be wrong in all.
+        faces: (claims,) which face each is about, where several views of a face are judged; None: each of its own.
+        calibrated: a confidence is the probability of being right. What it expects to be wrong must be within `risk`
+            too: it was fitted on all examples, and those that are claimed may be few, and lucky.
 
     Returns:
         The confidence; infinity where there is none.
@@ -165,9 +198,10 @@ def surest(
     confidence, errors = confidence[order], np.cumsum(wrong[order])
     count = np.arange(1, len(confidence) + 1)
     share = (errors + 0.5) / (count + 1)
-    fine = (
-        (share + MARGIN * np.sqrt(share * (1 - share) / (count + 1)) <= risk) & (count >= FEW) & (confidence >= lowest)
-    )
+    deviation = np.sqrt(_variance(wrong[order], None if faces is None else faces[order], share)) / (count + 1)
+    fine = (share + MARGIN * deviation <= risk) & (count >= FEW) & (confidence >= lowest)
+    if calibrated:
+        fine &= np.cumsum(1 - confidence) / count <= risk
     if spare is not None:
         fine &= errors <= spare
     # A bound lies between two different confidences.
@@ -186,14 +220,16 @@ def abstention_thresholds(
     risk: float,
     choice_risk: Mapping[str, float],
     miss: float,
+    faces: NDArray[np.int64] | None = None,
 ) -> NDArray[np.float64]:
     """(N,2) bounds between which nothing is claimed; 0 and 1 where nothing can be promised.
 
     Of what is claimed to be so at most `risk` is not, of what is claimed not to be so at most `risk` is, and at most
     `miss` of those who have it get a "no"; in each group of people (images,) at most GROUP_RISK
     times as many, where a bound can see to that. Of a choice's members the upper bound counts: of those of whom it is
-    the likeliest at most `choice_risk` of the task are something else.
+    the likeliest at most `choice_risk` of the task are something else. faces: (images,) which face each is a view of.
     """
+    faces = np.arange(len(p)) if faces is None else faces
     out = np.tile([0.0, 1.0], (p.shape[1], 1))
     for k, name in enumerate(NAMES):
         known = ~np.isnan(labels[:, k])
@@ -202,44 +238,47 @@ def abstention_thresholds(
         sure = known & ~unnamed(labels) if name in HAIR_COLORS else known
         has = labels[:, k] > 0.5
         spare = int((HAIR_MISS if name in HAIR_COLORS else 1) * miss * has[sure].sum())
-        upper = surest(p[known, k], ~has[known], risk, lowest=0.5)
-        lower = surest(1 - p[sure, k], has[sure], risk, lowest=0.5, spare=spare)
+        upper = surest(p[known, k], ~has[known], risk, lowest=0.5, faces=faces[known], calibrated=True)
+        lower = surest(1 - p[sure, k], has[sure], risk, lowest=0.5, spare=spare, faces=faces[sure], calibrated=True)
         for group in groups:
             yes, no = known & group, sure & group
             # A group of which all or none have it says nothing; nor does one with hardly any claims.
             if yes.any() and not has[yes].all() and has[yes].any():
-                upper = _wider(upper, p[yes, k], ~has[yes], GROUP_RISK * risk)
-                lower = _wider(lower, 1 - p[no, k], has[no], GROUP_RISK * risk)
+                upper = _wider(upper, p[yes, k], ~has[yes], GROUP_RISK * risk, faces[yes])
+                lower = _wider(lower, 1 - p[no, k], has[no], GROUP_RISK * risk, faces[no])
         out[k] = max(0.0, 1 - lower), min(1.0, upper)
     for task, names in EXCLUSIVE_GROUPS.items():
         members = columns(names)
         known = ~np.isnan(labels[:, members[0]])
         if not known.any():
             continue
-        q, y = p[known][:, members], labels[known][:, members]
+        q, y, whose = p[known][:, members], labels[known][:, members], faces[known]
         likeliest = q.argmax(1)
         # A share of votes names what most voted for; several ones name each of them.
         wrong = y[np.arange(len(y)), likeliest] < y.max(1)
         least = 1 / len(members)
         allowed = choice_risk[task]
-        together = surest(q.max(1), wrong, allowed, lowest=least)
+        together = surest(q.max(1), wrong, allowed, lowest=least, faces=whose)
         for column, number in zip(members, range(len(members)), strict=True):
-            is_likeliest = likeliest == number
-            few = is_likeliest.sum() < FEW
+            mine = likeliest == number
+            few = mine.sum() < FEW
             alone = (
                 max(together, 0.7)
                 if few
-                else surest(q[is_likeliest].max(1), wrong[is_likeliest], allowed, lowest=least)
+                else surest(q[mine].max(1), wrong[mine], allowed, lowest=least, faces=whose[mine])
             )
             out[column] = 0.0, min(1.0, alone)
     return out
 
 
-def _wider(bound: float, confidence: Array, wrong: NDArray[np.bool_], risk: float) -> float:
+def _wider(bound: float, confidence: Array, wrong: NDArray[np.bool_], risk: float, faces: NDArray[np.int64]) -> float:
     """The bound, or that which a group of people needs, if enough is claimed of it to tell."""
     if (confidence >= max(0.5, bound)).sum() < GROUP:
         return bound
-    needed = surest(confidence, wrong, risk, lowest=0.5)
+    needed = surest(confidence, wrong, risk, lowest=0.5, faces=faces, calibrated=True)
+    if not np.isfinite(needed):
+        # So few that nothing is sure of them: what was counted is better than the bound for everyone.
+        needed = surest(confidence, wrong, risk, lowest=0.5)
     # Where no bound keeps the promise for them, that for everyone stays: else nothing would be claimed of anybody.
     return max(bound, needed) if np.isfinite(needed) else bound
 
@@ -258,6 +297,7 @@ def fit_calibration(good: Readings, poor: Readings, labels: Array, judgement: Ju
                 risk=judgement.risk,
                 choice_risk=judgement.choice_risk,
                 miss=judgement.miss,
+                faces=view.rows,
             )
         )
     table = np.hstack([scaling, *parts])

@@ -38,6 +38,9 @@ _VISIBLE = {c.name: c.group in ("", "expression") for c in CHARACTERISTICS}
 #: Questions about at least this many characteristics are given only what was not found absent, and nothing of a beard
 #: that is not there.
 LIST_FROM = 4
+#: A question about so many is a description, for which a claim must be so sure: with four or five claims in one, hardly
+#: more than one description in ten then holds a wrong one.
+DESCRIBED_FROM, DESCRIBED_SURE = 12, 0.85
 #: Characteristics that hold where something is absent.
 INVERTED = frozenset(c.name for c in CONCEPTS if c.inverted)
 #: Places in a conversation that hold no text token.
@@ -48,6 +51,9 @@ STRAY = 0.1
 PAIRS = 0.12
 #: Shares of drilled and hidden conversations; the rest are found.
 DRILLED, HIDDEN_SHARE = 0.3, 0.45
+#: How often what was found on a face is partly in doubt, and how much of it then: as of a poorer photo, or where a
+#: description takes what is less sure for unsure.
+DOUBTFUL, DOUBT = 0.4, 0.15
 #: How states are drawn for a drill: no, yes, unsure, not visible.
 DRILL = (0.4, 0.4, 0.13, 0.07)
 
@@ -264,6 +270,9 @@ class Dialogues:
             states = truth = drill(rng, chosen)
         else:
             states = truth = self.labeler.states(self.encoded.logits[row], self.encoded.area[row].numpy(), chosen)
+        if kind == "found" and rng.random() < DOUBTFUL:
+            doubted = (rng.random(len(states)) < DOUBT) & np.isin(states, (YES, NO))
+            states = truth = np.where(doubted, UNSURE, states)
         if kind == "hidden":
             label = self.labels[self.encoded.rows[row], chosen]
             visible = np.array([_VISIBLE[NAMES[i]] for i in chosen])

@@ -15,10 +15,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
+from faceinsight.backends.llama_cpp.tokenizer import as_uncased
 from faceinsight.bundle.specs import COUNT
 
 from ..dialogue.concepts import CONCEPTS
 from ..dialogue.outside import KINDS, outside_question
+from ..dialogue.plain import misread, plain_questions
 from ..dialogue.turns import DETAILED, Turn, compound, follow_turn, pair_turn, turn
 from ..dialogue.wordings import (
     AFTERTHOUGHTS,
@@ -31,7 +33,7 @@ from ..dialogue.wordings import (
     negated_question,
     say,
 )
-from ..nets.question import ASKING, QuestionNet
+from ..nets.question import ASKING, SHARE, QuestionNet
 from ..recipe import Schedule
 from ..taxonomy import NAMES
 from .conversation import PAIRS
@@ -45,6 +47,8 @@ STIRRED = 0.3
 #: How often a word that has nothing to do with the question stands in it, how often words stand before it, and how
 #: often it is misspelt.
 FOREIGN, ASIDE, MISSPELT = 0.25, 0.35, 0.25
+#: How often it ends without a sign, as people type.
+UNPUNCTUATED = 0.25
 #: How often a token is another one.
 BLOTTED = 0.02
 #: Shares of questions that are declined, about how many people there are, behind another one, and about several things
@@ -52,6 +56,8 @@ BLOTTED = 0.02
 OUTSIDE, COUNTED, FOLLOWING, COMPOUND = 0.38, 0.03, 0.08, 0.1
 #: At most this share of questions that can be answered may be declined: in wordings that training never used.
 FALSE_DECLINES = 0.01
+#: By how much a plain question must be rather answered than declined, after rounding to half precision too.
+CLEARANCE = 0.1
 #: What is tried of `QuestionNet.lean`.
 LEANS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0)
 #: How much the kind counts beside the characteristics.
@@ -69,11 +75,15 @@ def train_question(table: Tensor, text: Tensor, tokenizer: Any, *, out: Path, sc
 
     follow = tokenizer.encode(PROMPT.follow).ids
 
+    def encode(question: str) -> list[int]:
+        ids: list[int] = tokenizer.encode(as_uncased(question)).ids
+        return ids
+
     def load(indices: NDArray[np.int64], rng: np.random.Generator) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         turns = [_drawn(rng) for _ in indices]
-        before = [[*tokenizer.encode(t.after).ids, *follow] if t.after else [] for t in turns]
+        before = [[*encode(t.after), *follow] if t.after else [] for t in turns]
         worded = [_worn(rng, t.question) for t in turns]
-        ids = [[*a, *_stirred(rng, tokenizer.encode(q).ids, len(table))] for a, q in zip(before, worded, strict=True)]
+        ids = [[*a, *_stirred(rng, encode(q), len(table))] for a, q in zip(before, worded, strict=True)]
         # Some words are blotted out: new wordings must be understood by what is known of them.
         ids = [[i if rng.random() > BLOTTED else int(rng.integers(len(table))) for i in question] for question in ids]
         tokens, mask = padded(ids)
@@ -97,16 +107,30 @@ def train_question(table: Tensor, text: Tensor, tokenizer: Any, *, out: Path, sc
     if not finished:
         figures = calibrate(model, tokenizer)
         log.info("question: %s", figures)
+        if wrong := misread(lambda q: read(model, encode(q)), NAMES):
+            log.warning("question: %d plain questions are misread: %s", len(wrong), "; ".join(wrong))
         torch.save(model.state_dict(), out / "question.pt")
     return model
 
 
 @torch.no_grad()
+def read(model: QuestionNet, ids: Sequence[int]) -> list[str] | str:
+    """The characteristics that a question (token ids) asks about, as the runtime reads it, or why it is declined."""
+    relevance, kinds = (x[0] for x in model(*padded([ids])))
+    if int(kinds.argmax()) >= ASKING:
+        return KINDS[int(kinds.argmax())]
+    floor = max(0.0, SHARE * float(relevance.max()))
+    found = relevance > floor if relevance.max() > 0 else relevance == relevance.max()
+    return [n for n, hit in zip(NAMES, found.tolist(), strict=True) if hit]
+
+
+@torch.no_grad()
 def calibrate(model: QuestionNet, tokenizer: Any, *, count: int = 6000) -> dict[str, float]:
     """Move the kinds that are answered against those that are declined, so that no more than `FALSE_DECLINES` of
-    questions in wordings that training never used are declined, and as few others as can be are answered. Returns what
-    then becomes of both."""
+    questions in wordings that training never used are declined, and no plain one that a report answers; and as few
+    others as can be are answered. Returns what then becomes of both."""
     rng = np.random.default_rng(23)
+    plain = [q.question for q in plain_questions() if not q.declined]
     inside = [heldout_question(rng) for _ in range(count)]
     outside = [outside_question(rng, heldout=True)[1] for _ in range(count)]
     # How many faces there are is asked in few ways: to that nothing is added.
@@ -116,7 +140,7 @@ def calibrate(model: QuestionNet, tokenizer: Any, *, count: int = 6000) -> dict[
         """By how much each is rather answered than declined."""
         out = []
         for start in range(0, len(questions), 512):
-            kinds = model(*padded([tokenizer.encode(q).ids for q in questions[start : start + 512]]))[1]
+            kinds = model(*padded([tokenizer.encode(as_uncased(q)).ids for q in questions[start : start + 512]]))[1]
             declined = np.delete(kinds.numpy(), answered, 1).max(1)
             out.append(kinds[:, answered].max(1).values.numpy() - declined)
         return np.concatenate(out)
@@ -124,7 +148,7 @@ def calibrate(model: QuestionNet, tokenizer: Any, *, count: int = 6000) -> dict[
     best = (1.0, 0.0, 0.0)
     for lean in LEANS:
         model.lean.fill_(lean)
-        shift = -float(np.quantile(margins(inside), FALSE_DECLINES))
+        shift = -min(float(np.quantile(margins(inside), FALSE_DECLINES)), float(margins(plain).min()) - CLEARANCE)
         best = min(best, (float((margins(outside) + shift > 0).mean()), lean, shift))
     missed, lean, shift = best
     model.lean.fill_(lean)
@@ -187,6 +211,8 @@ def _worn(rng: np.random.Generator, question: str) -> str:
     if rng.random() < ASIDE / 2:
         end = question[-1] if question[-1] in "?." else ""
         question = f"{question.rstrip('?.')} {rng.choice(AFTERTHOUGHTS)}{end}"
+    if rng.random() < UNPUNCTUATED:
+        question = question.rstrip("?.") or question
     return misspelt(rng, question) if rng.random() < MISSPELT else question
 
 

@@ -93,10 +93,8 @@ def _perception(watch: Stopwatch, insight: FaceInsight, photo: Path) -> Face:
         closeup = encoders.read_closeup(parser_crops)
     with watch(STAGE, "labels: calibration and rules"):
         encoded = encoders.merge_closeup(encoded, closeup, p.characteristic_ids)
-        readings = [encoders.read(encoded, i) for i in range(len(detections))]
-    with watch(STAGE, "knowledge tokens"):
-        for reading in readings:
-            encoders.knowledge_tokens(reading.labels)
+        for i in range(len(detections)):
+            encoders.read(encoded, i)
     return insight.perceive(image)[0]
 
 

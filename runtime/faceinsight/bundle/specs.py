@@ -203,12 +203,16 @@ class QuestionSpec:
     Attributes:
         file: its ONNX model.
         list_from: of at least this many characteristics, the LLM is given only what was not found absent.
+        described_from: of at least this many characteristics, what is claimed with less confidence than
+            `described_sure` is given as unsure; 0: never.
+        described_sure: 0..1.
         vocabulary: GGUF with the tokenizer that it reads by; None: the LLM's.
         share: what is below this share of the highest relevance is not asked about, 0..1; 0: all above zero is.
         kinds: names of the kinds of questions; "about" and "detail" are about characteristics, "count" about how many
             faces there are; another one is declined where the prompt has a sentence for it.
         opposites: words that ask for the opposite of a characteristic; the answer then does not start with Yes or No.
         words: file with the words of questions, by which misspelt ones are corrected; None: they are read as they are.
+        uncased: it reads questions in lower case behind a space, as it was taught.
     """
 
     file: str
@@ -218,6 +222,9 @@ class QuestionSpec:
     kinds: tuple[str, ...] = ()
     opposites: tuple[str, ...] = ()
     words: str | None = None
+    uncased: bool = False
+    described_from: int = 0
+    described_sure: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,8 +23,9 @@ class Guard:
 
     Where a word contradicts the labels, the LLM is cut back to it and takes another one (`constraint`). A sentence that
     mentions something switched off ends the answer. One that still contradicts the labels, claims more than they do, or
-    says that something is switched off where nothing that is asked is, is dropped. Where nothing is left, the labels
-    asked about are stated; where sentences were dropped, those that the answer does not mention.
+    says that something is switched off where nothing that is asked is, or speaks of nothing that was asked, is dropped.
+    Where nothing is left, the labels asked about are stated; where sentences were dropped, those that the answer does
+    not mention.
     """
 
     def __init__(self, manifest: Manifest, enabled: Collection[str]) -> None:
@@ -92,7 +93,18 @@ class Guard:
         where = self._where.search(sentence)
         elsewhere = where and places and where["place"].lower() not in places
         refused = sentence.strip() == self._prompt.withheld and not query.question.asks_disabled
-        return bool(elsewhere or refused or self._checker.violates(sentence, [f.labels for f in query.faces]))
+        # Whether a question is one that is answered, the question encoder knows better.
+        refused = refused or (any(query.labels) and self._declines(sentence))
+        astray = not where and self._strays(sentence, query)
+        return bool(elsewhere or refused or astray or self._checker.violates(sentence, [f.labels for f in query.faces]))
+
+    def _declines(self, sentence: str) -> bool:
+        return sentence.strip() in self._prompt.declines.values()
+
+    def _strays(self, sentence: str, query: Query) -> bool:
+        """Does it speak of one face, and of nothing that was asked about it: of her smile, where it was her hair?"""
+        asked, mentioned = {x.name for labels in query.labels for x in labels}, self._checker.mentioned(sentence)
+        return len(query.faces) == 1 and bool(asked and mentioned) and asked.isdisjoint(mentioned)
 
     def _says_again(self, sentence: str, passed: Sequence[str], query: Query) -> bool:
         """Is all that it mentions of one face said already, or doubted ("I am not sure whether ...")?"""
@@ -126,7 +138,8 @@ class Guard:
             names = {c.name for c in self._checker.claims(dropped, faces=len(query.faces))}
             labels = [[x for x in f.labels if x.name in names] for f in query.faces]
         text = self._statements(labels)
-        decides = starts_with_yes_no(dropped) and not query.question.as_statement and [len(x) for x in labels] == [1]
+        decided = starts_with_yes_no(dropped) or self._declines(dropped)
+        decides = decided and not query.question.as_statement and [len(x) for x in labels] == [1]
         return with_yes_no(text) if decides else text
 
     def _statements(self, labels: Sequence[Sequence[Label]]) -> str:

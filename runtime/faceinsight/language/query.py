@@ -39,7 +39,7 @@ class Query:
     """A question about one face, or two, as the LLM and the guard need it.
 
     Attributes:
-        faces: whom it is about.
+        faces: whom it is about; of a description, as far as it is sure of them.
         question: how it was understood.
         token_ids: the question as the LLM reads it, behind the one before it if there is one.
         findings: per face, what the LLM is told of the labels asked about: knowledge tokens (M, width), or words.

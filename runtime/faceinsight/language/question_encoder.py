@@ -14,7 +14,7 @@ from ..backends.llama_cpp.tokenizer import Tokenizer
 from ..backends.session import CheckedSession
 from ..bundle.manifest import Manifest
 from ..bundle.specs import ABOUT, COUNT, DETAIL, LANGUAGE, SCOPE, UNCLEAR
-from ..types import Face, Label
+from ..types import STATES, Face, Label
 from .claims import is_negated, sentences
 from .languages import DECLINES, language_of
 from .query import ParsedQuestion, Query
@@ -24,6 +24,17 @@ SWITCHED_OFF = "switched off"
 #: Reasons that other words, or the question before, may put right.
 _OPEN = (SCOPE, UNCLEAR)
 _NO_LABELS = np.empty(0, np.int64)
+
+
+def _described(face: Face, confidence: float) -> Face:
+    """A face as a description speaks of it. One wrong claim of several makes it wrong: what is claimed with less
+    confidence than that is unsure."""
+
+    def is_sure(label: Label) -> bool:
+        p = label.probability
+        return p is None or label.state not in ("yes", "no") or (p if label.state == "yes" else 1 - p) >= confidence
+
+    return replace(face, labels=tuple(x if is_sure(x) else replace(x, state="unsure") for x in face.labels))
 
 
 class QuestionEncoder:
@@ -36,6 +47,7 @@ class QuestionEncoder:
         tokenizer: Tokenizer,
         llm_tokenizer: Tokenizer,
         characteristic_ids: NDArray[np.int64],
+        knowledge: NDArray[np.float32] | None,
         correct: Callable[[str], str] = str,
     ) -> None:
         """Of a bundle, for a fixed choice of characteristics.
@@ -45,7 +57,8 @@ class QuestionEncoder:
             session: of its question encoder.
             tokenizer: the question encoder's own.
             llm_tokenizer: the LLM's; the same object where they share one.
-            characteristic_ids: the enabled characteristics, in the order of a face's labels.
+            characteristic_ids: (K,) the enabled characteristics, in the order of a face's labels.
+            knowledge: (states, K, width) the knowledge tokens; None where the LLM is told in words.
             correct: corrects the misspelt words of a question.
         """
         spec, n = manifest.question, len(manifest.characteristics)
@@ -54,8 +67,9 @@ class QuestionEncoder:
         self._correct = correct
         self._kinds, self._opposites = spec.kinds, spec.opposites
         self._ids, self.tokenizer, self._llm_tokenizer = characteristic_ids, tokenizer, llm_tokenizer
-        self._list_from, self._share = spec.list_from, spec.share
-        self._prompt, self._worded = manifest.llm.prompt, manifest.knowledge is None
+        self._list_from, self._share, self._uncased = spec.list_from, spec.share, spec.uncased
+        self._described_from, self._described_sure = spec.described_from, spec.described_sure
+        self._prompt, self._knowledge = manifest.llm.prompt, knowledge
         self._absent = {c.name: c.absent for c in manifest.characteristics}
         self._inverted = {c.name for c in manifest.characteristics if c.inverted}
 
@@ -74,6 +88,8 @@ class QuestionEncoder:
         parsed = self.parse(question, after)
         if parsed.words != (question, after):
             token_ids = self._llm_tokenizer.encode_question(*parsed.words)
+        if self._described_from and len(parsed.label_ids) >= self._described_from:
+            faces = tuple(_described(f, self._described_sure) for f in faces)
         findings = [self.findings(f, parsed.label_ids) for f in faces]
         reply, finish_reason = parsed.decline, "declined" if parsed.declined else ""
         people = [f.people for f in faces if f.people]
@@ -84,7 +100,8 @@ class QuestionEncoder:
 
     def parse(self, question: str, after: str | None = None) -> ParsedQuestion:
         """How a question is understood: by itself, else by one of its sentences ("Is he bald? Please."), else behind
-        the one before it ("Are you sure?"). The LLM reads that one only then: an answer would follow its words.
+        the one before it ("Are you sure?"). The LLM reads what was understood, alone: an answer would follow
+        other words.
 
         Raises:
             QuestionError: it is empty or too long.
@@ -100,25 +117,30 @@ class QuestionEncoder:
             return self._classify(corrected, before)
         parsed = self._classify(corrected, None)
         parts = sentences(corrected)
-        if parsed.declined in _OPEN and len(parts) > 1:
-            alone = (self._classify(p, None) for p in parts if p.strip())
-            parsed = next((p for p in alone if not p.declined), parsed)
+        if parsed.declined and len(parts) > 1:
+            alone = [self._classify(p, None) for p in parts if p.strip()]
+            # A reason that none of the sentences has by itself is none.
+            if parsed.declined in _OPEN or all(p.declined in (None, *_OPEN) for p in alone):
+                parsed = next((p for p in alone if not p.declined), parsed)
         if parsed.declined in _OPEN and before:
-            return replace(self._classify(corrected, before), words=words)
-        return replace(parsed, words=(corrected, None))
+            return self._classify(corrected, before)
+        return parsed
 
     def label_ids(self, question: str, after: str | None = None) -> NDArray[np.int64]:
         """Positions in a face's labels of what a question asks about, ascending. Raises QuestionError."""
         return self.parse(question, after).label_ids
 
     def findings(self, face: Face, label_ids: NDArray[np.int64]) -> NDArray[np.float32] | str:
-        """What the LLM is told: knowledge tokens (M, width), or words where the bundle has none. A long list leaves out
-        what was found absent, and of a beard also that there is none."""
+        """What the LLM is told: knowledge tokens (M, width), or words where the bundle has none. A list leaves out what
+        was found absent, and of a beard also that there is none."""
         if len(label_ids) >= self._list_from:
             labels = face.labels
             present = (i for i in label_ids if labels[i].state != "no" and not self._says_absent(labels[i]))
             label_ids = np.fromiter(present, np.int64)
-        return self._in_words([face.labels[i] for i in label_ids]) if self._worded else face.knowledge[label_ids]
+        given = [face.labels[i] for i in label_ids]
+        if self._knowledge is None:
+            return self._in_words(given)
+        return self._knowledge[np.array([STATES.index(x.state) for x in given], np.int64), label_ids]
 
     def decline_reason(self, answer: str) -> str | None:
         """Why it was declined, if an answer is one of the sentences that say so."""
@@ -127,7 +149,7 @@ class QuestionEncoder:
         return next((why for why, decline in self._prompt.declines.items() if answer == decline), None)
 
     def _classify(self, question: str, after: str | None) -> ParsedQuestion:
-        token_ids = self.tokenizer.encode_question(question, after)
+        token_ids = self.tokenizer.encode_question(question, after, uncased=self._uncased)
         outputs = self.graph(tokens=np.array([token_ids], np.int64))
         relevance = outputs[0][0]
         kind = self._kinds[int(outputs[1][0].argmax())] if self._kinds else ABOUT

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 
-#: A word this short is one slip from too many others.
-SHORTEST = 4
+#: A shorter word is one slip from too many others. One so short was meant to be longer, or its letters changed places.
+SHORTEST, SHORT = 3, 3
 _WORD = re.compile(r"[a-z]+")
 _LETTERS = "abcdefghijklmnopqrstuvwxyz"
 
@@ -35,7 +36,8 @@ class Spelling:
     def _right(self, word: str) -> str:
         if len(word) < SHORTEST or word in self._known:
             return word
-        for meant in _slips(word):
+        slips = _slips(word)
+        for meant in islice(slips, 2) if len(word) <= SHORT else slips:
             if found := meant & self._order.keys():
                 return min(found, key=self._order.__getitem__)
         return word

@@ -180,12 +180,14 @@ class FaceEncoders:
         """Calibrated logits and probabilities of the enabled characteristics, before rules and visibility."""
         return self._labeler.calibrated(logits)
 
-    def knowledge_tokens(self, labels: Sequence[Label]) -> NDArray[np.float32]:
-        """(K, width): the characteristics and what was found of them; (0,0) where the LLM is told in words."""
+    def knowledge_tokens(self) -> NDArray[np.float32] | None:
+        """(states, K, width): what can be found of each characteristic; None where the LLM is told in words."""
         if not self._knowledge:
-            return np.zeros((0, 0), np.float32)
-        states = np.array([STATES.index(x.state) for x in labels], np.int64)
-        return self._knowledge(characteristics=self.characteristic_ids, states=states)[0]
+            return None
+        ids, count = self.characteristic_ids, len(STATES)
+        characteristics, states = np.tile(ids, count), np.repeat(np.arange(count), len(ids))
+        tokens = self._knowledge(characteristics=characteristics, states=states)[0]
+        return tokens.reshape(count, len(ids), -1)
 
     @property
     def graphs(self) -> tuple[CheckedSession, ...]:

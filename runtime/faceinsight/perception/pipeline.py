@@ -115,7 +115,6 @@ class Perception:
             label_map=encoded.label_map[i],
             matrix=matrix,
             tokens=tokens,
-            knowledge=self.encoders.knowledge_tokens(reading.labels),
             picture=picture,
             key=self.fingerprint(tokens) if picture is None else self.fingerprint(picture, tokens),
             quality=reading.quality,

@@ -130,7 +130,7 @@ class FaceStore:
     def _drop(self, key: str) -> int:
         photo = self._photos.pop(key)
         for face in photo.faces:
-            for array in (face.landmarks, face.label_map, face.matrix, face.tokens, face.knowledge, face.picture):
+            for array in (face.landmarks, face.label_map, face.matrix, face.tokens, face.picture):
                 if isinstance(array, np.ndarray) and array.flags.writeable:
                     array.fill(0)
         return len(photo.faces)

@@ -65,7 +65,6 @@ STEPS = {
         "encode",
         "close-up",
         "labels: calibration and rules",
-        "knowledge tokens",
         "LLM: prefix of a new face",
         "question encoder",
         "LLM: question, to the first token",

@@ -221,7 +221,9 @@ def test_a_cancelled_answer_costs_no_further_token(insight, face, monkeypatch):
     ran = []
     monkeypatch.setattr(llm, "decode", lambda blocks, pos: ran.append(pos) or decode(blocks, pos))
     query = insight.questions.query("Describe this face.", (face,))
-    stream = insight.language.generate(dataclasses.replace(query, findings=[face.knowledge[:4]]))
+    stream = insight.language.generate(
+        dataclasses.replace(query, findings=[insight.questions.findings(face, np.arange(3))])
+    )
     next(stream)
     before = len(ran)
     stream.close()

@@ -10,8 +10,9 @@ from faceinsight import FaceInsight, PolicyError
 from faceinsight.language.claims import is_negated, without_yes_no
 from faceinsight.language.languages import DECLINES, language_of
 from faceinsight.language.spelling import Spelling
-from faceinsight_models.dialogue import outside, turns
-from faceinsight_models.dialogue.concepts import OPPOSITE_WORDS
+from faceinsight_models.dialogue import outside, turns, wordings
+from faceinsight_models.dialogue.concepts import CONCEPTS, OPPOSITE_WORDS
+from faceinsight_models.dialogue.plain import misread, plain_questions
 from faceinsight_models.dialogue.wordings import misspelt
 from faceinsight_models.taxonomy import NAMES
 
@@ -55,6 +56,39 @@ def test_what_no_report_answers_is_declined_as_what_it_is(insight, face, questio
     assert "".join(map(str, insight.stream(face, question))) == answer.text
     with pytest.raises(PolicyError, match=reason):
         insight.choose(face, [question])
+
+
+def test_plain_questions_are_read_as_what_they_ask(insight):
+    names = [c.name for c in insight.perception.encoders.specs]
+    assert len({q.question for q in plain_questions()}) == len(plain_questions()) >= 200
+
+    def read(question):
+        parsed = insight.questions.parse(question)
+        return parsed.declined or [names[i] for i in parsed.label_ids]
+
+    wrong = misread(read, names)
+    assert len(wrong) <= 5, wrong
+
+
+def test_nothing_that_is_asked_plainly_is_declined(insight):
+    asked = [
+        template.format(s=subject, x=concept.words[0]).rstrip("?.") + end
+        for concept in CONCEPTS[::2]
+        for template in wordings._TEMPLATES[concept.form][:3]
+        for subject in wordings._SUBJECTS[::3]
+        for end in ("", "?")
+    ]
+    reasons = {q: insight.questions.parse(q).declined for q in asked}
+    assert len(reasons) > 1000
+    assert {q: r for q, r in reasons.items() if r not in (None, "switched off")} == {}
+
+
+@pytest.mark.parametrize("word", ["glasses", "hat", "beard", "earrings", "lipstick", "smiling"])
+def test_a_word_is_the_same_question_however_it_is_typed(insight, word):
+    typed = (word, f"{word}?", word.capitalize(), f"{word.capitalize()}?", word.upper(), f" {word} ")
+    read = [insight.questions.parse(t) for t in typed]
+    assert all(len(p.label_ids) == 1 and p.declined is None for p in read)
+    assert len({int(p.label_ids[0]) for p in read}) == 1
 
 
 def test_switched_off_is_said_only_of_what_is(insight, face):

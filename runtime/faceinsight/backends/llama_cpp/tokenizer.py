@@ -13,6 +13,12 @@ from .bindings import import_llama, llama_version, set_params, silence_log
 _ANCHOR = "\n"
 
 
+def as_uncased(question: str) -> str:
+    """A question in lower case behind a space: "Hat?", "hat" and "HAT" become the tokens that "a hat" has. A byte-pair
+    encoding gives a word other tokens at the start of a text, and those are rare in what an encoder learns from."""
+    return f" {question.lower()}"
+
+
 class Tokenizer:
     """The tokenizer of a loaded GGUF. It lives as long as whoever loaded the model.
 
@@ -52,8 +58,8 @@ class Tokenizer:
         n = len(self._anchor)
         return anchored[n:] if anchored[:n] == self._anchor else self._tokenize(text, special=special)
 
-    def encode_question(self, question: str, after: str | None = None) -> list[int]:
-        """Token ids of a question, behind an earlier one if given.
+    def encode_question(self, question: str, after: str | None = None, *, uncased: bool = False) -> list[int]:
+        """Token ids of a question, behind an earlier one if given; of both in one case (`uncased`) if wanted.
 
         Raises:
             QuestionError: it is empty, too long, or no string.
@@ -67,9 +73,10 @@ class Tokenizer:
             text = text.lower()
         if not text:
             raise QuestionError("the question is empty")
-        token_ids = self.encode(text)
+        form = as_uncased if uncased else str
+        token_ids = self.encode(form(text))
         if after is not None:
-            token_ids = [*self.encode(" ".join(after.split())), *self._follow, *token_ids]
+            token_ids = [*self.encode(form(" ".join(after.split()))), *self._follow, *token_ids]
         if len(token_ids) > self._max_question:
             raise QuestionError(f"the question has {len(token_ids)} tokens; at most {self._max_question}")
         return token_ids
