@@ -262,7 +262,8 @@ class _Child:
         """wake: a pipe that becomes readable when the camera is closed."""
         python = interpreter()
         if python and sys.platform == "linux":
-            command = (python, "-S", "-c", _PDEATHSIG, str(os.getpid()), *command)
+            # -I: no file of the working directory is run.
+            command = (python, "-I", "-S", "-c", _PDEATHSIG, str(os.getpid()), *command)
         self.process = subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,

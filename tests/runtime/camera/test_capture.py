@@ -102,6 +102,17 @@ def test_frames_come_in_order_the_newest_each_time(writer):
     assert camera.read(0) is None
 
 
+def test_files_of_the_working_directory_are_not_run(writer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    folder = tmp_path / "here"
+    folder.mkdir()
+    (folder / "ctypes.py").write_text("raise SystemExit('a file of the working directory was run')\n")
+    monkeypatch.chdir(folder)
+    monkeypatch.delenv("PYTHONSAFEPATH", raising=False)
+    camera = writer("frames=1000")
+    assert camera.read(5).number >= 1
+    assert camera.status.reason == ""
+
+
 @pytest.mark.parametrize(
     ("words", "state", "reason"),
     [
