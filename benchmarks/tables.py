@@ -12,7 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import accuracy_table
+import engine_tables
+import index
+import parity_table
+import power_table
 import published
+import scenes_table
 import serve_tables
 import tuning_tables
 import versions
@@ -280,8 +285,8 @@ def targets(results: Results) -> str:
 
 
 def versions_tried(results: Results) -> str:
-    """Which versions of Python and libraries were run."""
-    return versions.tables(results["versions"])
+    """Which versions of Python and libraries were run: rows that export on the other machine."""
+    return versions.tables(results["versions"], Results(SERVED)["versions"])
 
 
 def licences(_: Results) -> str:
@@ -309,6 +314,19 @@ def _served(name: str, make: Callable[[Figures], Table]) -> Callable[[Results], 
     return lambda _: markdown(*make(Results(SERVED)[name]))
 
 
+def _later(name: str, make: Callable[[Figures], str]) -> Callable[[Results], str]:
+    """The same; until it has been measured, how to do so."""
+    path = SERVED / f"{name}.json"
+    command = index.MEASUREMENTS[f"{SERVED.name}/{name}"].command
+
+    def table(_: Results) -> str:
+        if path.is_file():
+            return make(json.loads(path.read_text()))
+        return f"Not measured yet: `python benchmarks/{command}`."
+
+    return table
+
+
 #: Marker -> its table.
 TABLES: dict[str, Callable[[Results], str]] = {
     "summary": summary,
@@ -328,6 +346,8 @@ TABLES: dict[str, Callable[[Results], str]] = {
     "peers-nano": lambda results: peers(results["peers-nano"]),
     "targets": targets,
     "busy": _shown("busy", tuning_tables.busy),
+    "busy-1b": _later("busy-1b", lambda result: markdown(*tuning_tables.busy(result))),
+    "cpu-engines": _later("cpu-engines", engine_tables.engines),
     "settings-llm": _shown("settings-nano", tuning_tables.settings_llm),
     "settings-parser": _shown("settings-nano", tuning_tables.settings_parser),
     "settings-faces": _shown("settings-nano", tuning_tables.settings_faces),
@@ -339,7 +359,11 @@ TABLES: dict[str, Callable[[Results], str]] = {
     "convert": _shown("convert-7b", tuning_tables.convert),
     "soak": _shown("soak-nano", tuning_tables.soak),
     "versions": versions_tried,
+    "arm64-parity": _served("arm64-parity", parity_table.table),
+    "scenes": _served("scenes", scenes_table.kinds),
+    "scenes-cost": _served("scenes", scenes_table.cost),
     "plans": _served("plans", tuning_tables.plans),
+    "power": lambda _: power_table.markdown(RESULTS),
     "serve-cost": _served("serve-nano", serve_tables.cost),
     "serve-overload": _served("serve-nano", serve_tables.overload),
     "serve-endurance": _served("serve-endurance", serve_tables.endurance),

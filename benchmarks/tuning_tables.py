@@ -18,7 +18,9 @@ def busy(result: Figures) -> Table:
         (load, *(f"{cell['p50 ms']:.0f} / {cell['p90 ms']:.0f} ms" for cell in row.values()))
         for load, row in rows.items()
     ]
-    return ("median / p90", *arms), lines
+    # Earlier results do not say.
+    amx = f", {'with' if result['AMX'] else 'without'} AMX" if "AMX" in result else ""
+    return (f"median / p90{amx}", *arms), lines
 
 
 def settings_llm(result: Figures) -> Table:

@@ -3,13 +3,13 @@
     python benchmarks/versions.py --out benchmarks/results/xeon-2026-11/versions.json
     python benchmarks/versions.py --out work/versions.json --only oldest newest
 
-Each row is a virtual environment of its own in work/versions, removed afterwards: pip installs the wheel with a row's
+Each row is a virtual environment of its own in --work, removed afterwards: pip installs the wheel with a row's
 versions, versions_check.py answers about photos and is compared with the first row, and the tests run that need no
-more than the row has. The second form runs some rows only (put into --out beside what is there).
-`python benchmarks/render.py` makes docs/reference/versions.md from the first form's file. It needs a package index and
+more than the row has: of rows that export, all of tests/export. The second form runs some rows only (put into --out
+beside what is there). `python benchmarks/render.py` makes docs/reference/versions.md. It needs a package index and
 Python 3.10 to 3.13 (on the PATH, or of pyenv); what is missing is said. Per row about 0.5 GB and one to three minutes
-on two cores; rows with PyTorch 1.5 GB, and 7 GB where the index has PyTorch with CUDA only. llama-cpp-python is
-compiled once, for 4 to 9 minutes, if pip has no wheel of it.
+on two cores; rows with PyTorch 1.5 GB and six minutes, and 7 GB where the index has PyTorch with CUDA only.
+llama-cpp-python is compiled once, for 4 to 9 minutes, if pip has no wheel of it.
 """
 
 from __future__ import annotations
@@ -22,12 +22,14 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 WORK = ROOT / "work" / "versions"
+TESTS = ROOT / "tests"
 CHECK = Path(__file__).with_name("versions_check.py")
 #: Largest difference of a probability from the first row's. OpenCV 4 and 5 round differently when they warp and resize:
 #: up to 0.021; of ONNX Runtime and numpy it was below 0.0001.
@@ -40,13 +42,16 @@ RUNTIME_TESTS = (
     "runtime/diagnostics/test_doctor.py",
     "runtime/host/test_child.py",
 )
-EXPORT_TESTS = ("export/checkpoint", "export/test_llava.py")
+EXPORT_TESTS = ("export",)
 LLAMA = "llama-cpp-python==0.3.36"
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """pins: requirements beside the wheel's own; oldest: pins what pyproject.toml asks for at least, too."""
+    """pins: requirements beside the wheel's own; oldest: pins what pyproject.toml asks for at least, too.
+
+    tests: paths below tests; of a row that exports, the slow ones are run too, and none may be skipped.
+    """
 
     name: str
     python: str
@@ -72,7 +77,15 @@ ROWS = (
     Row("OpenCV 4.13", "3.12", "boxes of infinite size", _beside("4.13", "1.24", "2.3")),
     Row("ONNX Runtime 1.18", "3.12", "the oldest one on the newest Python it has", _beside("4.11", "1.18", "1.26")),
     Row("ONNX Runtime 1.19", "3.12", "the first one for numpy 2, beside OpenCV 5", _beside("5.0", "1.19", "2.0")),
-    Row("export, oldest", "3.11", "what it needs at its minimum", ("numpy==1.26.*",), EXPORT_TESTS, True, True),
+    Row(
+        "export, oldest",
+        "3.10",
+        "all at its minimum, JetPack 6.2's Python",
+        ("numpy==1.26.*",),
+        EXPORT_TESTS,
+        True,
+        True,
+    ),
     Row("export, transformers 4", "3.11", "the last of 4", ("transformers==4.*",), EXPORT_TESTS, True),
     Row("export, newest", "3.11", "what pip chooses", (), EXPORT_TESTS, True),
 )
@@ -82,23 +95,35 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--only", nargs="+", default=[row.name for row in ROWS], choices=[row.name for row in ROWS])
-    parser.add_argument("--keep", action="store_true", help="leave the environments in work/versions")
+    parser.add_argument("--work", type=Path, default=WORK, help="where the environments are made")
+    parser.add_argument("--keep", action="store_true", help="leave them there")
     args = parser.parse_args()
-    result = run(args.only, args.out, keep=args.keep)
+    require_tests(ROWS)
+    result = run(args.only, args.out, args.work.resolve(), keep=args.keep)
     if any(not row["ok"] for row in result["rows"]):
         sys.exit("not every row is as expected")
 
 
-def run(only: list[str], out: Path, *, keep: bool) -> dict[str, Any]:
+def require_tests(rows: Sequence[Row]) -> None:
+    """Before anything is installed.
+
+    Raises:
+        SystemExit: a row names tests that are not there.
+    """
+    if missing := sorted({name for row in rows for name in row.tests if not (TESTS / name).exists()}):
+        sys.exit(f"tests/{', tests/'.join(missing)} of the rows in {Path(__file__).name}: not there; correct the paths")
+
+
+def run(only: list[str], out: Path, work: Path, *, keep: bool) -> dict[str, Any]:
     """Run rows and put them into the file, after each one."""
     from faceinsight import __version__
     from faceinsight.bench.state import machine
     from faceinsight.bundle.bundle import Bundle
 
-    WORK.mkdir(parents=True, exist_ok=True)
-    wheels = WORK / "wheels"
+    work.mkdir(parents=True, exist_ok=True)
+    wheels = work / "wheels"
     shutil.rmtree(wheels, ignore_errors=True)
-    pip("wheel", "--no-deps", "--wheel-dir", str(wheels), str(ROOT), LLAMA)
+    pip(work, "wheel", "--no-deps", "--wheel-dir", str(wheels), str(ROOT), LLAMA)
     (wheel,) = wheels.glob("faceinsight-*.whl")
     done = {row["name"]: row for row in json.loads(out.read_text())["rows"]} if out.is_file() else {}
     result: dict[str, Any] = {}
@@ -107,7 +132,7 @@ def run(only: list[str], out: Path, *, keep: bool) -> dict[str, Any]:
         if row.name not in only and (row is not ROWS[0] or row.name in done):
             continue
         print(f"{row.name} ...", flush=True)
-        found = measured(row, wheel, keep=keep)
+        found = measured(row, wheel, work, keep=keep)
         reference = found.get("faces", {}) if row is ROWS[0] else done[ROWS[0].name].get("faces", {})
         done[row.name] = judged(found, reference)
         if row is not ROWS[0]:
@@ -124,27 +149,27 @@ def run(only: list[str], out: Path, *, keep: bool) -> dict[str, Any]:
     return result
 
 
-def measured(row: Row, wheel: Path, *, keep: bool) -> dict[str, Any]:
+def measured(row: Row, wheel: Path, work: Path, *, keep: bool) -> dict[str, Any]:
     """Install, check, test."""
     base = {"name": row.name, "why": row.why, "python": row.python, "export": row.export}
     interpreter = find_python(row.python)
     if interpreter is None:
         return base | {"error": f"no Python {row.python} here"}
-    folder = WORK / re.sub(r"\W+", "-", row.name)
+    folder = work / re.sub(r"\W+", "-", row.name)
     shutil.rmtree(folder, ignore_errors=True)
     began = time.monotonic()
     try:
-        call(interpreter, "-m", "venv", "--without-pip", str(folder))
+        call(work, interpreter, "-m", "venv", "--without-pip", str(folder))
         python = str(folder / "bin" / "python")
         pins = [*row.pins, *(oldest(export=row.export) if row.oldest else ())]
         extras = "cpu,export" if row.export else "cpu"
         options = ["--only-binary", ":all:", "--find-links", str(wheel.parent)]
-        pip("--python", python, "install", "--no-compile", *options, f"{wheel}[{extras}]", "pytest", *pins)
+        pip(work, "--python", python, "install", "--no-compile", *options, f"{wheel}[{extras}]", "pytest", *pins)
         installed = time.monotonic() - began
         megabytes = sum(f.lstat().st_size for f in folder.rglob("*") if f.is_file()) / 1e6
         # -I: neither the user's PYTHONPATH nor this folder is looked at.
-        check: dict[str, Any] = json.loads(call(python, "-I", str(CHECK)).splitlines()[-1])
-        tests = tested(python, row.tests)
+        check: dict[str, Any] = json.loads(call(work, python, "-I", str(CHECK)).splitlines()[-1])
+        tests = tested(python, row, work)
     except subprocess.CalledProcessError as e:
         return base | {"error": f"{(e.stderr or e.stdout or '').strip()[-2000:]}"}
     finally:
@@ -171,33 +196,41 @@ def find_python(version: str) -> str | None:
     return str(found[-1]) if found else shutil.which(f"python{version}")
 
 
-def pip(*arguments: str) -> None:
+def pip(work: Path, *arguments: str) -> None:
     """This Python's pip, whatever Python it is told to install for."""
-    call(sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet", *arguments)
+    call(work, sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet", *arguments)
 
 
-def call(*command: str) -> str:
+def call(work: Path, *command: str) -> str:
     """Raises CalledProcessError with what it printed."""
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
     return subprocess.run(
-        command, check=True, capture_output=True, text=True, cwd=WORK, env=environment | {"PYTHONUTF8": "1"}
+        command, check=True, capture_output=True, text=True, cwd=work, env=environment | {"PYTHONUTF8": "1"}
     ).stdout
 
 
-def tested(python: str, names: tuple[str, ...]) -> dict[str, Any]:
-    """Run these test files; counts, and the names of those that fail."""
-    if not names:
+def tested(python: str, row: Row, work: Path) -> dict[str, Any]:
+    """Run the row's tests; counts, and the names of those that fail, or are skipped where none may be."""
+    if not row.tests:
         return {"which": []}
-    files = [str(ROOT / "tests" / name) for name in names]
-    options = ["-m", "not slow and not gpu and not data", "-p", "no:cacheprovider", "--rootdir", str(ROOT)]
-    command = [python, "-I", "-m", "pytest", "-c", str(ROOT / "pyproject.toml"), *options, "-rfE", *files]
+    files = [str(TESTS / name) for name in row.tests]
+    marks = "not gpu and not data" if row.export else "not slow and not gpu and not data"
+    options = ["-m", marks, "-p", "no:cacheprovider", "--rootdir", str(ROOT), "-rfEs"]
+    command = [python, "-I", "-m", "pytest", "-c", str(ROOT / "pyproject.toml"), *options, *files]
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
-    done = subprocess.run(command, capture_output=True, text=True, cwd=WORK, env=environment, check=False)
-    counts = {kind: int(n) for n, kind in re.findall(r"(\d+) (passed|failed|skipped|error)", done.stdout[-300:])}
-    names_failed = re.findall(r"^(?:FAILED|ERROR) \S*?tests/(\S+)", done.stdout, re.MULTILINE)
-    if done.returncode and not names_failed:
-        names_failed = [(done.stdout + done.stderr).strip()[-1000:]]
-    return counts | {"which": names_failed}
+    done = subprocess.run(command, capture_output=True, text=True, cwd=work, env=environment, check=False)
+    return outcome(done.stdout, done.stderr, done.returncode, export=row.export)
+
+
+def outcome(printed: str, errors: str, code: int, *, export: bool) -> dict[str, Any]:
+    """What pytest's last lines say."""
+    counts = {kind: int(n) for n, kind in re.findall(r"(\d+) (passed|failed|skipped|error)", printed[-300:])}
+    which = re.findall(r"^(?:FAILED|ERROR) \S*?tests/(\S+)", printed, re.MULTILINE)
+    if export:
+        which += re.findall(r"^SKIPPED .*", printed, re.MULTILINE)
+    if not which and (code or not counts.get("passed")):
+        which = [(printed + errors).strip()[-1000:]]
+    return counts | {"which": which}
 
 
 def judged(row: dict[str, Any], reference: dict[str, Any]) -> dict[str, Any]:
@@ -229,9 +262,11 @@ def differences(reference: dict[str, Any], found: dict[str, Any]) -> dict[str, A
     return count | {"probability": round(probability, 4)}
 
 
-def tables(result: dict[str, Any]) -> str:
-    """The figures as Markdown, for docs/reference/versions.md."""
-    rows, lines = result["rows"], []
+def tables(*results: dict[str, Any]) -> str:
+    """The figures as Markdown, for docs/reference/versions.md; of a row in several results, the first."""
+    found = {row["name"]: row for result in reversed(results) for row in result["rows"]}
+    rows: list[dict[str, Any]] = [found[row.name] for row in ROWS if row.name in found]
+    lines: list[str] = []
     for export in (False, True):
         if all(row["export"] != export for row in rows):
             continue
@@ -241,12 +276,13 @@ def tables(result: dict[str, Any]) -> str:
         lines += [f"| | {' | '.join(heads)} |", "| --- " * (len(heads) + 1) + "|"]
         lines += [line(row, names) for row in rows if row["export"] == export]
         lines.append("")
-    if missing := [row.name for row in ROWS if row.name not in {found["name"] for found in rows}]:
+    if missing := [row.name for row in ROWS if row.name not in found]:
         lines += [f"Not run yet: {'; '.join(missing)}.", ""]
     if wrong := [f"- {row['name']}: {reason.splitlines()[-1]}" for row in rows for reason in row["wrong"]]:
         lines += ["What is not as expected:", "", *wrong, ""]
     seconds = sum(row["seconds"]["all"] for row in rows if "seconds" in row)
-    about = f"FaceInsight {result['faceinsight']}; a probability may differ by {result['tolerance']}."
+    machines = "; ".join(dict.fromkeys(result["machine"] for result in results))
+    about = f"{machines}. FaceInsight {results[0]['faceinsight']}; a probability may differ by {TOLERANCE}."
     return "\n".join([*lines, f"{about} All rows took {seconds / 60:.0f} minutes."])
 
 

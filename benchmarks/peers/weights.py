@@ -2,6 +2,7 @@
 
     python benchmarks/peers/weights.py FOLDER            (CLIP ViT-L/14-336 and a 1.1B Llama; 15 minutes, 12 GB)
     python benchmarks/peers/weights.py FOLDER --tiny
+    python benchmarks/peers/weights.py FOLDER --llm      (FOLDER/llm.gguf alone, in 4 bits; minutes, 5 GB)
 
 Latency does not depend on what the weights say. Seconds and peak memory of each export are kept in FOLDER/exports.json.
 """
@@ -12,6 +13,7 @@ import argparse
 import json
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -22,7 +24,7 @@ import torch
 
 from faceinsight_export.checkpoint.checkpoint import Checkpoint
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "tests"))
+sys.path.insert(0, str(Path(__file__).parents[2] / "tests" / "support"))
 from checkpoints import sentencepiece
 
 VISION = {
@@ -74,7 +76,8 @@ def write_checkpoint(folder: Path, *, tiny: bool) -> None:
     else:
         sentencepiece(folder, words=16_000, corpus=texts())
     vision = CLIPVisionConfig(**(TINY_VISION if tiny else VISION), projection_dim=768)
-    config = LlavaConfig(vision, LlamaConfig(**(TINY_LLM if tiny else LLM)), image_token_index=3)
+    text = LlamaConfig(**(TINY_LLM if tiny else LLM))
+    config = LlavaConfig(vision_config=vision, text_config=text, image_token_index=3)
     model = LlavaForConditionalGeneration(config)
     generator = torch.Generator().manual_seed(0)
     for parameter in model.parameters():
@@ -83,6 +86,23 @@ def write_checkpoint(folder: Path, *, tiny: bool) -> None:
         scale = 0.1 if parameter.ndim < 2 else parameter[0].numel() ** -0.5
         parameter.data = noise * scale + (parameter.data if parameter.ndim < 2 else 0)
     model.half().save_pretrained(folder, max_shard_size="1GB")
+
+
+def write_llm_alone(folder: Path, *, tiny: bool) -> None:
+    """FOLDER/llm.gguf in 4 bits, of a checkpoint that is removed again."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    if (folder / "llm.gguf").exists():
+        return
+    with tempfile.TemporaryDirectory(dir=folder) as place:
+        checkpoint = Path(place)
+        sentencepiece(checkpoint)
+        torch.manual_seed(0)
+        numbers = TINY_LLM if tiny else LLM
+        LlamaForCausalLM(LlamaConfig(**numbers)).half().save_pretrained(checkpoint, max_shard_size="1GB")
+        run = "import sys; from faceinsight_export.cli import main; sys.exit(main(sys.argv[1:]))"
+        command = [sys.executable, "-c", run, "llm", str(checkpoint), "--llm", "q4_0"]
+        subprocess.run([*command, "--out", str(folder / "llm.gguf")], check=True)
 
 
 def write_clip(checkpoint: Checkpoint, path: Path) -> None:
@@ -166,9 +186,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--tiny", action="store_true")
+    parser.add_argument("--llm", action="store_true", help="the LLM alone")
     args = parser.parse_args()
     folder, checkpoint = args.folder, args.folder / "checkpoint"
     folder.mkdir(parents=True, exist_ok=True)
+    if args.llm:
+        write_llm_alone(folder, tiny=args.tiny)
+        return
     if not (checkpoint / "config.json").exists():
         write_checkpoint(checkpoint, tiny=args.tiny)
     opened = Checkpoint.open(checkpoint)

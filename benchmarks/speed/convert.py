@@ -26,7 +26,7 @@ from faceinsight import __version__
 from faceinsight.bench.state import machine
 from faceinsight.host.machine import cores
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "tests"))
+sys.path.insert(0, str(Path(__file__).parents[2] / "tests" / "support"))
 from checkpoints import sentencepiece
 
 WIDTH, INNER, VOCABULARY = 4096, 11008, 32064

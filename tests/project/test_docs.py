@@ -89,6 +89,14 @@ def test_every_result_is_in_the_index(tmp_path: Path):
         index.page(tmp_path)
 
 
+def test_a_result_without_a_commit_may_be_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(index, "MEASUREMENTS", {"a-2026-11/later": index.Measurement("x", "speed/x.py", "")})
+    assert "later" not in index.page(tmp_path)
+    monkeypatch.setattr(index, "MEASUREMENTS", {"a-2026-11/lost": index.Measurement("x", "speed/x.py", "123abc")})
+    with pytest.raises(ValueError, match=r"a-2026-11/lost"):
+        index.page(tmp_path)
+
+
 def test_figures_are_of_the_shipped_bundle():
     result = json.loads((tables.SHOWN / "accuracy-nano.json").read_text())
     assert result["bundle sha256"] == Bundle.open("nano").sha256
@@ -172,7 +180,7 @@ def test_scripts_and_targets_exist():
         for script in re.findall(r"python ((?:benchmarks|examples)/[\w/]+\.py)", text):
             if not (ROOT / script).is_file():
                 lost.append((named(page), script))
-        for target in re.findall(r"(?:^|`)make ([a-z-]+)", text, re.MULTILINE):
+        for target in re.findall(r"(?:^|`)make ([a-z0-9-]+)", text, re.MULTILINE):
             if target not in targets:
                 lost.append((named(page), f"make {target}"))
         for path in re.findall(r"`((?:runtime|models|export|benchmarks|docs|tests|examples)/[\w./-]+)`", text):

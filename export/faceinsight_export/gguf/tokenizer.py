@@ -221,7 +221,14 @@ def _sentencepiece_model(folder: Path, data: dict[str, Any]) -> tuple[_Table, li
     """A SentencePiece BPE from tokenizer.model, the protocol buffer that SentencePiece writes."""
     from transformers.convert_slow_tokenizer import import_protobuf
 
-    proto = import_protobuf().ModelProto()
+    try:
+        proto = import_protobuf().ModelProto()
+    except Exception as e:  # protobuf has an error of its own for code that a newer one made
+        said = " ".join(str(e).split())
+        raise CheckpointError(
+            f"{folder / 'tokenizer.model'} cannot be read: sentencepiece and protobuf do not fit together ({said}): "
+            "pip install -U sentencepiece protobuf"
+        ) from e
     try:
         proto.ParseFromString((folder / "tokenizer.model").read_bytes())
     except Exception as e:

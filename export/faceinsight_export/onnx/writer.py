@@ -52,6 +52,8 @@ class OnnxWriter:
         self._weights: dict[str, onnx.ValueInfoProto] = {}
         self._inferred: list[onnx.TensorProto] = []
         self._constants: dict[tuple[str, tuple[int, ...], bytes], str] = {}
+        # First of all: by these fields OpenVINO knows an ONNX file.
+        self._write(onnx.ModelProto(ir_version=IR_VERSION, opset_import=[helper.make_opsetid("", OPSET)]))
 
     def input(self, name: str, elem_type: int, shape: Sequence[int | str]) -> str:
         """An input of the graph; a dimension may be a name."""
@@ -110,8 +112,7 @@ class OnnxWriter:
         """Write the nodes."""
         self._graph.node.extend(self._nodes.values())
         self._graph.value_info.extend(self._shapes())
-        opset = [helper.make_opsetid("", OPSET)]
-        self._write(onnx.ModelProto(ir_version=IR_VERSION, opset_import=opset, graph=self._graph))
+        self._write(onnx.ModelProto(graph=self._graph))
 
     def _shapes(self) -> list[onnx.ValueInfoProto]:
         """Types and shapes of what the nodes make, so that the runtime can tell the memory it takes. They are inferred

@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from faceinsight_models.llava.hf_folder import load_image_processor, load_model, load_tokenizer
+from faceinsight_models.llava.hf_folder import load_image_processor, load_model, load_tokenizer, part
 
 from ..checkpoint.checkpoint import canonical
 from ..checkpoint.lora import LoraAdapter
@@ -88,16 +88,18 @@ class Reference:
         Returns:
             Vision features (B,P,C) as they enter the projector, and image tokens (B,N,width) as they leave it.
         """
-        projector = next(m for name, m in self.model.named_modules() if name.endswith("multi_modal_projector"))
+        projector = part(self.model, "multi_modal_projector")
         captured: list[torch.Tensor] = []
         hook = projector.register_forward_hook(lambda module, inputs, output: captured.extend((inputs[0], output)))
         config = self.config
+        layer = config.vision_feature_layer
         owner = self.model if hasattr(self.model, "get_image_features") else self.model.model
         try:
             with torch.no_grad():
                 owner.get_image_features(
                     pixel_values=torch.from_numpy(pixels),
-                    vision_feature_layer=config.vision_feature_layer,
+                    # A list: transformers 5 takes a bare 0 for no layer.
+                    vision_feature_layer=layer if isinstance(layer, list) else [layer],
                     vision_feature_select_strategy=config.vision_feature_select_strategy,
                 )
                 features = captured[0].numpy()
@@ -131,8 +133,9 @@ def layerwise(model: Any, adapter: LoraAdapter | None = None) -> Any:
     """
     # A tensor that two modules share has the name of the first.
     names = {id(parameter): name for name, parameter in model.named_parameters()}
-    for part in _parts(model):
-        _load_on_demand(part, {name: (names[id(value)], value) for name, value in part.named_parameters()}, adapter)
+    for module in _parts(model):
+        parameters = {name: (names[id(value)], value) for name, value in module.named_parameters()}
+        _load_on_demand(module, parameters, adapter)
     return model
 
 

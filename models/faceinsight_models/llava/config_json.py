@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import inspect
 import json
+import re
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
@@ -31,6 +32,8 @@ INERT = {
     "output_scores", "prefix", "remove_invalid_values", "repetition_penalty", "return_dict_in_generate",
     "sep_token_id", "suppress_tokens", "task_specific_params", "temperature", "tf_legacy_loss", "tie_encoder_decoder",
     "top_k", "top_p", "torchscript", "typical_p",
+    # Of a LLaVA itself: those of its LLM count.
+    "bos_token_id", "eos_token_id", "pad_token_id",
 }  # fmt: skip
 #: RoPE's: one object since transformers 5, read here and put in the older terms where the installed version is older.
 ROPE = {
@@ -95,6 +98,7 @@ def require_known(config: Mapping[str, Any], path: Path) -> None:
                 raise CheckpointError(f"{where}{key} is {_short(value)}, which means nothing to {_who(config)}")
         _require_tokens(where, keys, known)
     _require_rope(config.get("text_config") or config, path)
+    _require_scaled(config, path)
 
 
 def for_transformers(config: Mapping[str, Any]) -> Any:
@@ -197,6 +201,9 @@ def _require_tokens(where: str, keys: Mapping[str, Any], known: Mapping[str, Any
 
 
 def _require_rope(text: Mapping[str, Any], path: Path) -> None:
+    base = text.get("rope_theta", 0)
+    if isinstance(base, bool) or not isinstance(base, (int, float)):
+        raise CheckpointError(f"{path}: rope_theta is {_short(base)}; expected a number such as 10000.0")
     rope_parameters = text.get("rope_parameters")
     if rope_parameters is None:
         return
@@ -210,6 +217,25 @@ def _require_rope(text: Mapping[str, Any], path: Path) -> None:
             f"{path} says rope_theta {theta!r} and, in rope_parameters, {rope_parameters['rope_theta']!r}: which of "
             "them the model was trained with cannot be seen; remove the other"
         )
+
+
+def _require_scaled(config: Mapping[str, Any], path: Path) -> None:
+    """Since transformers 5.4 a Gemma's image tokens are not multiplied by sqrt(hidden_size), as its words are."""
+    saved = str(config.get("transformers_version", ""))
+    text = config.get("text_config") or {}
+    if text.get("model_type") in ("gemma", "gemma2") and _release(saved) >= (5, 4):
+        raise CheckpointError(
+            f"{path} is a LLaVA on {text['model_type']} saved by transformers {saved}, which since 5.4 leaves image "
+            "tokens as they are; older versions and llama.cpp multiply them by sqrt(hidden_size). If it was trained "
+            "with an older version, write that into transformers_version of a copy; else, in a copy, divide weight and "
+            "bias of multi_modal_projector.linear_2 by sqrt(hidden_size) first"
+        )
+
+
+def _release(version: str) -> tuple[int, ...]:
+    """Of "5.4.0.dev0" (5, 4); () of what is no version."""
+    found = re.match(r"(\d+)\.(\d+)", version)
+    return tuple(map(int, found.groups())) if found else ()
 
 
 def _who(config: Mapping[str, Any]) -> str:

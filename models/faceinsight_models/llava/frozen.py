@@ -22,7 +22,7 @@ from faceinsight.perception.clip_pixels import to_pixels
 from faceinsight.perception.vision_encoder import surroundings
 
 from .config_json import CONFIG, read_json
-from .hf_folder import load_model, load_tokenizer
+from .hf_folder import decoder_of, load_model, load_tokenizer, part
 from .pixels import preprocessing
 
 #: What no tokenizer joins with what follows: as the runtime's Vocabulary has it.
@@ -86,8 +86,8 @@ class FrozenLlava:
         (m, s), width = preprocessing(folder, size), model.get_input_embeddings().weight.shape[1]
         spec = VisionSpec("", size, (m[0], m[1], m[2]), (s[0], s[1], s[2]), "mean", count, width, margin)
         tokenizer = load_tokenizer(folder)
-        body, output, projector = model.get_decoder(), model.get_output_embeddings(), model.multi_modal_projector
-        return cls(body, output, model.vision_tower, projector, config, tokenizer, spec)
+        tower, projector = part(model, "vision_tower"), part(model, "multi_modal_projector")
+        return cls(decoder_of(model), model.get_output_embeddings(), tower, projector, config, tokenizer, spec)
 
     @property
     def table(self) -> Tensor:

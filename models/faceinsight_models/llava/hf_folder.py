@@ -71,7 +71,54 @@ def load_model(folder: Path, dtype: torch.dtype | None = None, *, attention: str
                 f"{folder}: for transformers' {type(model).__name__} {len(odd)} tensors are {what} "
                 f"({', '.join(odd[:3])}): it would go on all the same; config.json and the weights are of two models"
             )
-    return model.eval()
+    return scale_embeddings(model.eval())
+
+
+def part(model: Any, name: str) -> Any:
+    """A module by the last part of its name ("vision_tower", "multi_modal_projector"): where it stands depends on the
+    version of transformers.
+
+    Raises:
+        KeyError: there is none.
+    """
+    for full, module in model.named_modules():
+        if full.rpartition(".")[2] == name:
+            return module
+    raise KeyError(f"{type(model).__name__} has no {name}")
+
+
+def decoder_of(model: Any) -> Any:
+    """The LLM without its head: what holds the table of word embeddings. Not every version has `get_decoder`."""
+    table = model.get_input_embeddings()
+    return next(module for module in model.modules() if getattr(module, "embed_tokens", None) is table)
+
+
+def scale_embeddings(model: Any) -> Any:
+    """Make a Gemma multiply every embedding by sqrt(width), as it was trained and as llama.cpp computes it.
+
+    transformers before 5.4 did that in the decoder, of what stands in `inputs_embeds` too. Since then it does it in the
+    table of word embeddings, and an image token that is handed in stays as it is. Models without such a table are not
+    touched.
+
+    Args:
+        model: with a language model's head; changed in place.
+
+    Returns:
+        The same object.
+    """
+    table = model.get_input_embeddings()
+    if not hasattr(table, "embed_scale"):
+        return model
+    scale = table.embed_scale.clone()
+    table.embed_scale.fill_(1)
+
+    def scaled(decoder: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        given = kwargs.get("inputs_embeds")
+        rows = decoder.embed_tokens(kwargs["input_ids"]) if given is None else given
+        return args, kwargs | {"input_ids": None, "inputs_embeds": rows * scale.to(rows)}
+
+    decoder_of(model).register_forward_pre_hook(scaled, with_kwargs=True)
+    return model
 
 
 def load_tokenizer(folder: Path) -> Any:

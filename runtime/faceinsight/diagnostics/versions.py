@@ -56,7 +56,7 @@ EXPORT = {
     "gguf": Package("gguf", "0.18", "0.19", "older ones leave out the token that begins a text"),
     "tokenizers": Package("tokenizers", "0.22", "0.23"),
     "safetensors": Package("safetensors", "0.4.3", "0.8"),
-    "sentencepiece": Package("sentencepiece", "0.1.99", "0.2"),
+    "sentencepiece": Package("sentencepiece", "0.2.0", "0.2", "older ones do not load beside protobuf 4"),
     "protobuf": Package("protobuf", "4.25.1", "7.36", "older ones, written in Python, do not bear onnxscript"),
 }
 #: Distributions that bring one and the same module.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import logging
 from pathlib import Path
@@ -253,6 +254,20 @@ def test_a_tokenizer_model_says_what_tokenizer_json_says(folder: Path):
     (folder / "tokenizer.model").unlink()
     with pytest.raises(FileNotFoundError, match=r"neither tokenizer.json nor tokenizer.model"):
         read_vocabulary(folder, config)
+
+
+def test_a_sentencepiece_that_protobuf_cannot_load_is_said(folder: Path, monkeypatch: pytest.MonkeyPatch):
+    """sentencepiece 0.2.3 asks for protobuf 7.36 when it is imported, and not when it is installed."""
+    convert = importlib.import_module("transformers.convert_slow_tokenizer")
+
+    def fails() -> None:
+        raise TypeError("Detected mismatched Protobuf Gencode/Runtime major versions")
+
+    monkeypatch.setattr(convert, "import_protobuf", fails)
+    (folder / "tokenizer.json").unlink()
+    (folder / "tokenizer.model").write_bytes(b"")
+    with pytest.raises(CheckpointError, match=r"mismatched.*pip install -U sentencepiece protobuf"):
+        read_vocabulary(folder, Checkpoint.open(folder).text_config)
 
 
 def test_tokenizers_that_llama_cpp_would_apply_otherwise(tmp_path: Path):

@@ -31,6 +31,7 @@ from faceinsight_export.gguf.tokenizer import read_vocabulary
 from faceinsight_export.parity.reference import Reference, layerwise, logits
 from faceinsight_export.parity.stages import LlmProbe, compare
 from faceinsight_export.precisions import LLM_PRECISIONS
+from faceinsight_models.llava.hf_folder import scale_embeddings
 from faceinsight_models.train.llm import PROMPT
 
 pytestmark = pytest.mark.slow
@@ -72,7 +73,7 @@ def make(name: str, folder: Path, **more: Any) -> tuple[Any, Any]:
     config._attn_implementation = "eager"
     model = randomise(getattr(tf, f"{architecture}ForCausalLM")(config))
     save(model, folder)
-    return model, tokenizer
+    return scale_embeddings(model), tokenizer
 
 
 def opened(path: Path, width: int = 64) -> LlmProbe:

@@ -21,6 +21,7 @@ from faceinsight.backends.tensorrt.rewrite import for_tensorrt
 from faceinsight.bundle.onnx_header import OnnxHeader
 from faceinsight.diagnostics.fit import activations
 from faceinsight.host.machine import saturates
+from faceinsight_export.checkpoint.checkpoint import canonical
 from faceinsight_export.onnx import int8
 from faceinsight_export.onnx.int8 import AccuracyError, agreement, smooth
 from faceinsight_export.onnx.token_merging import METHODS, TokenReduction, reduce, token_counts
@@ -28,6 +29,7 @@ from faceinsight_export.onnx.vision import write_vision
 from faceinsight_export.onnx.vision_reference import VisionShape
 from faceinsight_export.onnx.writer import FLOAT, onnx_file
 from faceinsight_export.parity.stages import graph_stages
+from faceinsight_models.llava.hf_folder import part
 
 pytestmark = pytest.mark.slow
 
@@ -64,7 +66,7 @@ def build(*, vision: dict | None = None, **options):
         for parameter in model.parameters():
             # Large enough that attention attends and every bias counts.
             parameter += 0.1 * torch.randn_like(parameter)
-    tensors = {name.removeprefix("model."): value.numpy() for name, value in model.state_dict().items()}
+    tensors = {canonical(name): value.numpy() for name, value in model.state_dict().items()}
     return model, Memory(model.config.to_dict(), tensors)
 
 
@@ -79,7 +81,12 @@ def noise(count: int = 3, *, seed: int = 0) -> np.ndarray:
 
 def theirs(model, pixels: np.ndarray) -> np.ndarray:
     with torch.no_grad():
-        return torch.stack(list(model.get_image_features(torch.from_numpy(pixels)))).numpy()
+        layer = model.config.vision_feature_layer
+        # A list: transformers 5 takes a bare 0 for no layer.
+        layers = layer if isinstance(layer, list) else [layer]
+        found = model.get_image_features(torch.from_numpy(pixels), vision_feature_layer=layers)
+        # transformers 5 returns more beside them.
+        return torch.stack(list(getattr(found, "pooler_output", found))).numpy()
 
 
 def run(path: Path, pixels: np.ndarray) -> np.ndarray:
@@ -119,6 +126,8 @@ def test_one_plain_file(llava, tmp_path: Path):
     onnx.checker.check_model(str(tmp_path / "vision.onnx"), full_check=True)
     model = onnx.load(tmp_path / "vision.onnx")
     assert [(o.domain, o.version) for o in model.opset_import] == [("", 18)]
+    # ir_version is the first field, without which OpenVINO says that this is no ONNX file.
+    assert (tmp_path / "vision.onnx").read_bytes()[:2] == bytes([1 << 3, model.ir_version])
     kinds = [n.op_type for n in model.graph.node]
     # The one before the layers, and two in each layer that is used: hidden_states[-2] needs all but the last.
     assert kinds.count("LayerNormalization") == 1 + 2 * (LAYERS - 1)
@@ -262,10 +271,16 @@ def test_half_precision_does_not_overflow_where_squares_would(tmp_path: Path, to
     reference = write_vision(source, path, precision="fp16", tokens=tokens, images=noise())
     expected = reference(torch.from_numpy(noise())).numpy()
     (found,) = ReferenceEvaluator(str(path), new_ops=[LayerNormalization]).run(None, {"pixels": noise()})
-    assert error(expected, found) < 0.01
+    assert most(expected, found) < 0.005
     # Planted: statistics in half precision, as onnx's own evaluator has them.
     (found,) = ReferenceEvaluator(str(path)).run(None, {"pixels": noise()})
-    assert error(expected, found) > 0.02
+    assert most(expected, found) > 0.01
+
+
+def most(reference: np.ndarray, found: np.ndarray) -> float:
+    """Error of nine tokens in ten: two that are as alike as two others may be merged in their place."""
+    worst = np.abs(reference - found).max(-1) / np.abs(reference).max()
+    return float(np.quantile(worst, 0.9))
 
 
 def linears(graph: onnx.GraphProto, op: str) -> int:
@@ -400,9 +415,11 @@ def test_fewer_tokens_in_the_graph(llava, tmp_path: Path, method, tokens, precis
     assert error(reference(torch.from_numpy(noise())).numpy(), found) < (1e-4 if precision == "fp32" else 0.02)
     # The reference itself, the long way round: transformers' features, reduced, through transformers' projector.
     with torch.no_grad():
-        states = model.vision_tower(torch.from_numpy(noise()), output_hidden_states=True).hidden_states[-2][:, 1:]
+        states = part(model, "vision_tower")(torch.from_numpy(noise()), output_hidden_states=True).hidden_states[-2][
+            :, 1:
+        ]
         few = reduce(states.numpy(), TokenReduction(4, tokens, method))
-        expected = model.model.multi_modal_projector(torch.from_numpy(few)).numpy()
+        expected = part(model, "multi_modal_projector")(torch.from_numpy(few)).numpy()
     assert error(expected, reference(torch.from_numpy(noise())).numpy()) < 1e-5
     if tokens == 16:
         assert error(theirs(model, noise()), found) < 0.01

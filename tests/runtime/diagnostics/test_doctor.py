@@ -201,7 +201,7 @@ CPU_ORT = {"version": "1.32.0", "providers": ["CPUExecutionProvider"]}
         (DESKTOP, of("onnxruntime", "1.17.3"), "versions", "fail", "1.17.3: older", "'onnxruntime-gpu>=1.18'"),
         (CPU_ONLY, of("onnxruntime", "1.17.3"), "versions", "fail", "1.17.3: older", "'onnxruntime>=1.18'"),
         (CPU_ONLY, of("onnxruntime", "1.18.1", numpy="2.2.6"), "versions", "fail", "numpy is 2.2.6", "time>=1.19'"),
-        (CPU_ONLY, of("transformers", "4.40.2"), "versions", "warn", "4.40.2", "'transformers>=4.44'"),
+        (CPU_ONLY, of("transformers", "4.40.2"), "versions", "warn", "4.40.2", "'transformers>=4.57.1'"),
         (DESKTOP, {"bundle_error": "llm.gguf: the file is damaged"}, "bundle", "fail", "damaged", "again"),
         (DESKTOP, {"cuda": Probe(error="driver version is insufficient")}, "GPU", "warn", "insufficient", "nvidia-smi"),
         (DESKTOP, {"cuda": Probe(error=NO_DRIVER_HERE)}, "GPU", "warn", "not visible", "--gpus all"),
