@@ -38,7 +38,7 @@ PHOTO = "tests/data/astronaut.png"
 #: The same versions as here, so that only the machine differs.
 SAME = ("numpy", "opencv-python-headless", "onnxruntime", "llama-cpp-python")
 #: What the tests need beside pytest.
-TEST_PACKAGES = ("pytest>=8", "onnx>=1.16", "gguf>=0.17", "pillow>=9")
+TEST_PACKAGES = ("pytest>=8", "onnx>=1.19", "gguf>=0.18", "pillow>=9")
 
 
 @contextmanager
