@@ -30,7 +30,7 @@ MEASUREMENTS = {
         "accuracy-nano": Measurement(
             "what `nano` says against labels: every set, strangers' photos, degraded views, questions, answers",
             "quality/accuracy.py --data DIR --out OUT --surrounded 800 --views 150 --questions 600",
-            "313b8a2",
+            "9396018",
         ),
         "accuracy-training-free": Measurement(
             "the same of a training-free bundle",
@@ -123,7 +123,7 @@ MEASUREMENTS = {
     "epyc-2026-11/audience": Measurement(
         "audience figures: do the intervals of drawn crowds hold the truth?",
         "quality/audience.py --data DIR --out OUT",
-        "b97670f",
+        "9396018",
     ),
     "epyc-2026-11/broker": Measurement(
         "an MQTT broker that dies in front of the server, and none at all",
