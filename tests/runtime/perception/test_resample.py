@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib
 
 import cv2
 import numpy as np
@@ -99,12 +100,21 @@ def test_pads_and_crops_without_making_what_is_cut_off(height, width, pad):
     assert np.array_equal(to_square(image, spec(pad=pad)), expected)
 
 
+def pillow_processor(model):
+    """transformers' image processor that works with Pillow: since 5.0 it has a name of its own, and the plain one needs
+    torchvision."""
+    package = f"transformers.models.{model}"
+    name = {"clip": "CLIPImageProcessor", "llava": "LlavaImageProcessor"}[model]
+    try:
+        return getattr(importlib.import_module(f"{package}.image_processing_pil_{model}"), f"{name}Pil")
+    except ModuleNotFoundError:
+        return getattr(importlib.import_module(f"{package}.image_processing_{model}"), name)
+
+
 @pytest.mark.parametrize(("height", "width"), [(512, 512), (300, 180), (180, 300), (33, 40), (56, 56)])
 def test_equals_transformers(height, width):
     pytest.importorskip("PIL", exc_type=ImportError)
-    from transformers import CLIPImageProcessor
-    from transformers.models.llava.image_processing_llava import LlavaImageProcessor
-
+    CLIPImageProcessor, LlavaImageProcessor = (pillow_processor(m) for m in ("clip", "llava"))
     image = cv2.resize(cv2.imread(str(PHOTO))[:, :, ::-1], (width, height))
     options = {"size": {"shortest_edge": 56}, "crop_size": {"height": 56, "width": 56}, "return_tensors": "np"}
     llava = LlavaImageProcessor(do_pad=True)(image, **options)["pixel_values"]
