@@ -28,7 +28,8 @@ MEASUREMENTS = {
     f"xeon-2026-11/{name}": measurement
     for name, measurement in {
         "accuracy-nano": Measurement(
-            "what `nano` says against labels: every set, strangers' photos, degraded views, questions, answers",
+            "what `nano` says against labels: every set, strangers' photos, degraded views, questions, answers; on the "
+            "machine of epyc-2026-11, no times",
             "quality/accuracy.py --data DIR --out OUT --surrounded 800 --views 150 --questions 600",
             "9396018",
         ),

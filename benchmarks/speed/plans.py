@@ -31,9 +31,10 @@ from onnx import helper, numpy_helper
 
 from faceinsight.backends.ort import open_session
 from faceinsight.backends.plan_check import deviation
-from faceinsight.backends.tensorrt.engines import TOLERANCE, EngineCache, compared_shapes, key_of
+from faceinsight.backends.tensorrt.engines import TOLERANCE, EngineCache, key_of
 from faceinsight.backends.tensorrt.half import HALF
 from faceinsight.backends.tensorrt.rewrite import for_tensorrt
+from faceinsight.backends.tensorrt.shapes import shapes_to_compare
 from faceinsight.backends.tensorrt.target import EngineTarget
 from faceinsight.bundle.bundle import Bundle
 from faceinsight.bundle.onnx_header import FLOAT, FLOAT16
@@ -162,7 +163,7 @@ def with_half(model: Path, out: Path) -> bool:
 
 def _deviation(model: Path, emulated: Path) -> float:
     session = open_session(emulated, "cpu", threads=2, strict=True)
-    return deviation(model, session, compared_shapes(key_of(model, NOWHERE)))
+    return deviation(model, session, shapes_to_compare(key_of(model, NOWHERE).profile))
 
 
 def precisions(graph: str) -> tuple[str, ...]:

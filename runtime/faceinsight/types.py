@@ -159,7 +159,8 @@ class Answer(Plain):
 
     Attributes:
         text: the answer.
-        labels: what was found of that which the question asks about; of two faces, the second's after the first's.
+        labels: what was found of that which the question asks about; of two faces, the second's after the first's. In
+            a description what is not sure enough for one is "unsure".
         confidence: geometric mean of the chosen tokens' probabilities, 0..1.
         evidence: the face regions that show them.
         finish_reason: "stop", "length" (cut at the limit), "withheld" (it would have mentioned something switched off),

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from faceinsight.backends.llama_cpp.tokenizer import as_uncased
 from faceinsight.bundle.specs import COUNT
+from faceinsight.language.question_encoder import asked_about
 
 from ..dialogue.concepts import CONCEPTS
 from ..dialogue.outside import KINDS, outside_question
@@ -119,8 +120,7 @@ def read(model: QuestionNet, ids: Sequence[int]) -> list[str] | str:
     relevance, kinds = (x[0] for x in model(*padded([ids])))
     if int(kinds.argmax()) >= ASKING:
         return KINDS[int(kinds.argmax())]
-    floor = max(0.0, SHARE * float(relevance.max()))
-    found = relevance > floor if relevance.max() > 0 else relevance == relevance.max()
+    found = asked_about(relevance.numpy(), SHARE, something=True)
     return [n for n, hit in zip(NAMES, found.tolist(), strict=True) if hit]
 
 

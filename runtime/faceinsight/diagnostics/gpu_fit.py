@@ -21,10 +21,10 @@ from ..backends.tensorrt.shapes import AXES
 from ..backends.tensorrt.workspace import BUILDER_GPU, BUILDER_HOST, limit_before_builder
 from ..bundle.gguf_header import GgufHeader
 from ..bundle.manifest import Manifest
-from ..bundle.onnx_header import BITS, FLOAT, OnnxHeader
+from ..bundle.onnx_header import FLOAT, OnnxHeader
 from ..errors import RequestError
 from ..host.child import probe
-from .sizes import FEED_FORWARDS, LLAMA, WIDTHS, Part, activations, kv_cache, mb, users
+from .sizes import FEED_FORWARDS, LLAMA, WIDTHS, Part, activations, kv_cache, loaded, mb
 
 _MIB = 1 << 20
 #: Of the GPU, by every process that uses CUDA: what Ollama sets aside for that (cudaMinimumMemory).
@@ -121,19 +121,10 @@ def weights_on_gpu(graph: OnnxHeader, *, half: bool) -> int:
 
     Weights of types that the graph computes in (half precision, 8 bits) stay as they are.
     """
-    narrow = {n.stored: n for n in graph.narrow()}
-    scales = {n.scale for n in narrow.values()}
-    readers = users(graph)
     total = 0
-    for name, weight in graph.weights.items():
-        if name in scales:
-            continue
-        scaled = narrow.get(name)
-        size = weight.bytes({}) * (BITS[FLOAT] // BITS[weight.kind] if scaled else 1)
-        is_float = bool(scaled) or weight.kind == FLOAT
-        total += (
-            size // 2 if half and is_float and readers[scaled.name if scaled else name] & (PRODUCTS | BETWEEN) else size
-        )
+    for weight in loaded(graph):
+        is_float = weight.scaled or weight.kind == FLOAT
+        total += weight.bytes // (2 if half and is_float and weight.ops & (PRODUCTS | BETWEEN) else 1)
     return total
 
 

@@ -6,7 +6,9 @@ The constants were measured; `fit` says how.
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from ..bundle.gguf_header import GgufHeader
 from ..bundle.onnx_header import BITS, FLOAT, FLOAT16, INT8, UINT8, OnnxHeader
@@ -42,34 +44,49 @@ def weights(graph: OnnxHeader, *, onnxruntime: tuple[int, ...] = ()) -> tuple[in
 
     onnxruntime: its version; not known, it is taken to be an old one, which takes more.
     """
-    readers = users(graph)
-    narrow = {n.stored: n for n in graph.narrow()}
-    scales = {n.scale for n in narrow.values()}
     resident = loading = 0.0
-    for name, weight in graph.weights.items():
-        if name in scales:
-            continue
-        scaled = narrow.get(name)
-        size = weight.bytes({}) * (BITS[FLOAT] // BITS[weight.kind] if scaled else 1)
-        ops = readers[scaled.name if scaled else name]
-        copies = [SECOND_COPY[op] for op in ops & SECOND_COPY.keys()]
+    for weight in loaded(graph):
+        copies = [SECOND_COPY[op] for op in weight.ops & SECOND_COPY.keys()]
         second = max((share for before, share in copies if onnxruntime < before), default=0.0)
-        if weight.kind in (UINT8, INT8) and not scaled:
+        if weight.kind in (UINT8, INT8) and not weight.scaled:
             beyond = LOADING_PACKED
         else:
-            beyond = (LOADING_CONVOLUTION if "Conv" in ops else LOADING_MATRIX)[weight.kind if scaled else FLOAT]
-        resident += size * (1 + second)
-        loading += size * max(0.0, beyond - second)
+            table = LOADING_CONVOLUTION if "Conv" in weight.ops else LOADING_MATRIX
+            beyond = table[weight.kind if weight.scaled else FLOAT]
+        resident += weight.bytes * (1 + second)
+        loading += weight.bytes * max(0.0, beyond - second)
     return round(resident), round(loading)
 
 
-def users(graph: OnnxHeader) -> defaultdict[str, set[str]]:
-    """Operators that read each tensor, by its name."""
-    found: defaultdict[str, set[str]] = defaultdict(set)
+class Loaded(NamedTuple):
+    """A weight as a graph computes with it.
+
+    Attributes:
+        kind: type in which it is stored.
+        scaled: is it stored in fewer bits, and widened to float32 before it is read?
+        bytes: widened, if it is.
+        ops: operators that read it.
+    """
+
+    kind: int
+    scaled: bool
+    bytes: int
+    ops: set[str]
+
+
+def loaded(graph: OnnxHeader) -> Iterator[Loaded]:
+    """A graph's weights; the scales of those that are widened are none."""
+    readers: defaultdict[str, set[str]] = defaultdict(set)
     for node in graph.nodes:
         for name in node.inputs:
-            found[name].add(node.op)
-    return found
+            readers[name].add(node.op)
+    narrow = {n.stored: n for n in graph.narrow()}
+    scales = {n.scale for n in narrow.values()}
+    for name, weight in graph.weights.items():
+        if name not in scales:
+            scaled = narrow.get(name)
+            size = weight.bytes({}) * (BITS[FLOAT] // BITS[weight.kind] if scaled else 1)
+            yield Loaded(weight.kind, scaled is not None, size, readers[scaled.name if scaled else name])
 
 
 def activations(graph: OnnxHeader, axes: dict[str, int]) -> int:

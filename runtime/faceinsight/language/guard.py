@@ -92,9 +92,9 @@ class Guard:
     def _is_wrong(self, sentence: str, query: Query, places: Collection[str]) -> bool:
         where = self._where.search(sentence)
         elsewhere = where and places and where["place"].lower() not in places
-        refused = sentence.strip() == self._prompt.withheld and not query.question.asks_disabled
+        withheld = sentence.strip() == self._prompt.withheld and not query.question.asks_disabled
         # Whether a question is one that is answered, the question encoder knows better.
-        refused = refused or (any(query.labels) and self._declines(sentence))
+        refused = withheld or (any(query.labels) and self._declines(sentence))
         astray = not where and self._strays(sentence, query)
         return bool(elsewhere or refused or astray or self._checker.violates(sentence, [f.labels for f in query.faces]))
 

@@ -26,6 +26,18 @@ _OPEN = (SCOPE, UNCLEAR)
 _NO_LABELS = np.empty(0, np.int64)
 
 
+def asked_about(relevance: NDArray[np.float32], share: float, *, something: bool) -> NDArray[np.bool_]:
+    """(N,) relevance -> is it asked about? What is above zero, and not far below the highest.
+
+    Args:
+        relevance: of each characteristic.
+        share: `QuestionSpec.share`.
+        something: the question is known to ask about something; in words that hardly say what, it is the likeliest.
+    """
+    most = relevance.max()
+    return np.asarray(relevance == most if something and most <= 0 else relevance > max(0.0, share * most))
+
+
 def _described(face: Face, confidence: float) -> Face:
     """A face as a description speaks of it. One wrong claim of several makes it wrong: what is claimed with less
     confidence than that is unsure."""
@@ -153,11 +165,9 @@ class QuestionEncoder:
         outputs = self.graph(tokens=np.array([token_ids], np.int64))
         relevance = outputs[0][0]
         kind = self._kinds[int(outputs[1][0].argmax())] if self._kinds else ABOUT
-        if self._kinds and kind in (ABOUT, DETAIL) and relevance.max() <= 0:
-            # It asks about something, in words that hardly say what: the likeliest.
-            relevance = np.where(relevance == relevance.max(), 1.0, relevance)
-        label_ids = np.flatnonzero(relevance[self._ids] > max(0.0, self._share * relevance.max()))
-        asks_disabled = bool((np.delete(relevance, self._ids) > 0).any())
+        asked = asked_about(relevance, self._share, something=bool(self._kinds) and kind in (ABOUT, DETAIL))
+        label_ids = np.flatnonzero(asked[self._ids])
+        asks_disabled = bool(np.delete(asked | (relevance > 0), self._ids).any())
         counts = kind == COUNT
         if counts and len(label_ids):
             kind = ABOUT  # "How many people wear glasses?": of this one it is known

@@ -184,10 +184,11 @@ class FaceEncoders:
         """(states, K, width): what can be found of each characteristic; None where the LLM is told in words."""
         if not self._knowledge:
             return None
-        ids, count = self.characteristic_ids, len(STATES)
-        characteristics, states = np.tile(ids, count), np.repeat(np.arange(count), len(ids))
-        tokens = self._knowledge(characteristics=characteristics, states=states)[0]
-        return tokens.reshape(count, len(ids), -1)
+        ids = self.characteristic_ids
+        # One state at a time: TensorRT's plan takes no more characteristics at once than one face has.
+        return np.stack(
+            [self._knowledge(characteristics=ids, states=np.full_like(ids, n))[0] for n in range(len(STATES))]
+        )
 
     @property
     def graphs(self) -> tuple[CheckedSession, ...]:

@@ -14,7 +14,8 @@ from onnx import numpy_helper
 
 from faceinsight.backends.ort import open_session
 from faceinsight.backends.plan_check import deviation, difference
-from faceinsight.backends.tensorrt.engines import TOLERANCE, compared_shapes, key_of
+from faceinsight.backends.tensorrt.engines import TOLERANCE, key_of
+from faceinsight.backends.tensorrt.shapes import shapes_to_compare
 from faceinsight.backends.tensorrt.target import EngineTarget
 from faceinsight.bundle.bundle import Bundle
 
@@ -44,7 +45,7 @@ def test_of_whole_numbers_the_commonest_one_does_not_count():
 
 def test_the_inputs_are_larger_than_one_where_they_may_be():
     bundle = Bundle.open("nano")
-    shapes = {n: compared_shapes(key_of(bundle.file(n), NOWHERE)) for n in bundle.graph_files}
+    shapes = {n: shapes_to_compare(key_of(bundle.file(n), NOWHERE).profile) for n in bundle.graph_files}
     assert shapes["encoder.onnx"] == {
         "pixels": (2, 3, 128, 128),
         "label_map": (2, 256, 256),
@@ -84,4 +85,4 @@ def test_one_layer_that_computes_nothing_is_refused(tmp_path: Path, name: str):
     largest.CopyFrom(numpy_helper.from_array(np.zeros_like(numpy_helper.to_array(largest)), largest.name))
     onnx.save(proto, tmp_path / name)
     session = open_session(tmp_path / name, "cpu", threads=2, strict=True)
-    assert deviation(model, session, compared_shapes(key_of(model, NOWHERE))) > TOLERANCE
+    assert deviation(model, session, shapes_to_compare(key_of(model, NOWHERE).profile)) > TOLERANCE

@@ -23,7 +23,7 @@ from ...host.machine import cache_folder
 from ..placement import require_gpu_operators
 from .build import build
 from .rewrite import REWRITE
-from .shapes import Profile, Shape, profile_of, shapes_to_compare
+from .shapes import Profile, profile_of, shapes_to_compare
 from .target import EngineTarget
 
 #: What a plan computes in. Networks are strongly typed: "fp32" is what the graph states, with TensorRT's default TF32;
@@ -102,15 +102,10 @@ def compare(model: Path, plan: Path, key: EngineKey) -> float:
     Raises:
         DeviceError: the plan does not run.
     """
-    tried = run_probe("plan", str(model), str(plan), json.dumps(compared_shapes(key)), timeout=CHECK_TIMEOUT)
+    tried = run_probe("plan", str(model), str(plan), json.dumps(shapes_to_compare(key.profile)), timeout=CHECK_TIMEOUT)
     if tried.found is None:
         raise DeviceError(f"{model.name}: its new TensorRT plan does not run: {tried.error}")
     return float(tried.found["deviation"])
-
-
-def compared_shapes(key: EngineKey) -> dict[str, Shape]:
-    """Of the inputs, when the key's plan is compared."""
-    return shapes_to_compare(key.profile)
 
 
 class EngineCache:

@@ -6,8 +6,8 @@ import hashlib
 from pathlib import Path
 
 from ...bundle.bundle import sha256_of
-from ...bundle.onnx_header import OnnxHeader
-from .shapes import AXES
+from ...errors import DeviceError
+from .shapes import profile_of
 from .workspace import free_memory, limit_before_builder
 
 
@@ -42,12 +42,11 @@ def options(model: Path, data: bytes | None, folder: Path | None) -> dict[str, s
 def profiles(model: Path) -> dict[str, str]:
     """One profile for every length of the dynamic axes. Without it, a shape beyond those that have come has the plan
     built anew, in front of whoever asked. {} where an axis is not known."""
-    inputs = OnnxHeader.read(model).inputs
-    if {d for v in inputs for d in v.shape if isinstance(d, str)} - AXES.keys():
+    try:
+        profile = profile_of(model)
+    except DeviceError:
         return {}
     return {
-        f"trt_profile_{bound}_shapes": ",".join(
-            f"{v.name}:{'x'.join(str(AXES[d][place] if isinstance(d, str) else d) for d in v.shape)}" for v in inputs
-        )
-        for place, bound in enumerate(("min", "opt", "max"))
+        f"trt_profile_{bound}_shapes": ",".join(f"{name}:{'x'.join(map(str, shapes[n]))}" for name, shapes in profile)
+        for n, bound in enumerate(("min", "opt", "max"))
     }
