@@ -124,7 +124,7 @@ def mask(photo: Picture) -> Picture:
 
 def jpeg(photo: Picture, quality: int) -> bytes:
     """The file's bytes, so that decoding is compared too."""
-    return cv2.imencode(".jpg", photo[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])[1].tobytes()
+    return bytes(cv2.imencode(".jpg", photo[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])[1])
 
 
 def beside(*photos: Picture) -> Picture:

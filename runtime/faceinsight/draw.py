@@ -95,7 +95,7 @@ def encode(picture: NDArray[np.uint8], suffix: str) -> bytes:
     ok, data = cv2.imencode(suffix, picture[:, :, ::-1])
     if not ok:
         raise RequestError(f"OpenCV does not write {suffix[1:]} of {width}x{height} pixels; try .png")
-    return data.tobytes()
+    return bytes(data)
 
 
 def _canvas(image: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], float]:

@@ -52,7 +52,7 @@ class BpeVocabulary:
         """The same vocabulary as a `tokenizers.Tokenizer` (single digits, then GPT-2's pattern)."""
         from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
-        merges = [tuple(m.split(" ")) for m in self.merges]
+        merges = [(left, right) for left, right in (m.split(" ") for m in self.merges)]
         tok = Tokenizer(models.BPE({t: i for i, t in enumerate(self.tokens)}, merges))
         digits, level = pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)
         tok.pre_tokenizer = pre_tokenizers.Sequence([digits, level])
