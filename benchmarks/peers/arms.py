@@ -25,7 +25,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from greedy import TOKENS, Greedy
+from greedy import TOKENS, Greedy, cache_name, shorten
 
 sys.path.append(str(Path(__file__).parents[1]))
 from memory import PEAK, memory_mb
@@ -208,7 +208,7 @@ class Transformers(Greedy):
         square = {"height": size, "width": size}
         self._processor = CLIPImageProcessor(size={"shortest_edge": size}, crop_size=square)
         self._patches = (size // self._model.config.vision_config.patch_size) ** 2
-        self._known: tuple[Any, Any] | None = None
+        self._known: tuple[Any, Any, int] | None = None
 
     def show(self, picture: Path) -> Any:
         return read_rgb(picture)
@@ -223,20 +223,17 @@ class Transformers(Greedy):
         before = self._ids("<s>A chat between a curious user and an artificial intelligence assistant. USER: ")
         image = torch.full((1, self._patches), self._model.config.image_token_index)
         ids = torch.cat([before, image], 1)
-        return self._model(input_ids=ids, pixel_values=pixels, use_cache=True).past_key_values
+        return self._model(input_ids=ids, pixel_values=pixels, use_cache=True)[cache_name(self._model)]
 
     def _first(self, picture: Any, question: str) -> Any:
         """The model's output behind the question."""
         if not self._best or self._known is None or self._known[0] is not picture:
-            self._known = (picture, self._prefix(picture))
-        past = self._known[1]
-        past.crop(self._length(past))
-        return self._model(input_ids=self._ids(f"\n{question} ASSISTANT:"), past_key_values=past, use_cache=True)
-
-    def _length(self, past: Any) -> int:
-        if not hasattr(past, "prefix_length"):
-            past.prefix_length = past.get_seq_length()
-        return int(past.prefix_length)
+            past = self._prefix(picture)
+            self._known = (picture, past, past.get_seq_length())
+        _, past, length = self._known
+        shorten(past, length)
+        asked = self._ids(f"\n{question} ASSISTANT:")
+        return self._model(input_ids=asked, use_cache=True, **{cache_name(self._model): past})
 
 
 def _nano(folder: Path, *, best: bool) -> Arm:

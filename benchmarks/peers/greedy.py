@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
+import inspect
 import time
 from collections.abc import Iterable
 from typing import Any
 
 #: Tokens of an answer. Random weights do not end one by themselves.
 TOKENS = 8
+
+
+def cache_name(model: Any) -> str:
+    """What a model of transformers calls its KV cache, as an argument and in its output."""
+    return "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
+
+
+def shorten(past: Any, length: int) -> None:
+    """Leave the first tokens of a KV cache. transformers 5 takes what goes away, as a negative number."""
+    if more := past.get_seq_length() - length:
+        past.crop(-more)
 
 
 class Greedy:
@@ -23,7 +35,7 @@ class Greedy:
     def tokens(self, picture: Any, question: str) -> Iterable[float]:
         import torch
 
-        times = []
+        times, cache = [], cache_name(self._model)
         with torch.inference_mode():
             out = self._first(picture, question)
             while True:
@@ -31,7 +43,7 @@ class Greedy:
                 times.append(time.perf_counter())
                 if len(times) == self.count:
                     return times
-                out = self._model(input_ids=token, past_key_values=out.past_key_values, use_cache=True)
+                out = self._model(input_ids=token, use_cache=True, **{cache: out[cache]})
 
     def choose(self, picture: Any, questions: list[str]) -> None:
         import torch

@@ -16,7 +16,7 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import cv2
 import numpy as np
@@ -41,6 +41,7 @@ from faceinsight import Face, FaceInsight, __version__
 from faceinsight.backends.device import Device
 from faceinsight.bundle.bundle import Bundle
 from faceinsight.bundle.specs import NEVER
+from faceinsight.live.watch import Watcher
 from faceinsight.perception.detector import Detection
 from faceinsight.perception.encoders import Encoded
 from faceinsight.perception.image import load_image
@@ -193,10 +194,15 @@ class Run:
             image = sample.read()
             clips[f"celeba {k}"] = views.reflected(image, image)
 
-        def start() -> flicker.Read:
+        def alone() -> flicker.Read:
             return lambda image: None if (face := self.harness.photo(image)) is None else face.states
 
-        self.ledger.figure(lambda: flicker.flicker(clips, start, self.harness.names), "flicker")
+        def watched() -> flicker.Read:
+            self.harness.perception.sources = []
+            return flicker.watched(Watcher(cast(FaceInsight, self.harness)))
+
+        for name, start in (("flicker", alone), ("flicker, watched", watched)):
+            self.ledger.figure(partial(flicker.flicker, clips, start, self.harness.names), name)
 
     def claimed(self) -> None:
         for name in self.sets:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import cv2
@@ -9,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from faceinsight.types import NO, YES
+from faceinsight.live.watch import Watcher
+from faceinsight.types import NO, STATES, YES
 from figures import Figures
 from readings import Picture
 
@@ -22,6 +24,18 @@ SKIPPED = ("Attractive",)
 
 #: Picture -> states (N,) of its face, or None. One is started per clip, so it may remember frames as a tracker does.
 Read = Callable[[Picture], "NDArray[np.int64] | None"]
+
+
+def watched(watcher: Watcher) -> Read:
+    """What is shown of the nearest person, where the frames come from a camera: averaged over time."""
+    times = itertools.count()
+
+    def read(image: Picture) -> NDArray[np.int64] | None:
+        watcher.update(image, next(times) * 60 / MINUTE)
+        labels = watcher.people[0].labels if watcher.people else ()
+        return np.array([STATES.index(label.state) for label in labels]) if labels else None
+
+    return read
 
 
 def frames(image: Picture, count: int = FRAMES, seed: int = 0) -> Iterator[Picture]:

@@ -33,6 +33,7 @@ from faceinsight_export.parity.stages import LlmProbe, compare
 from faceinsight_export.precisions import LLM_PRECISIONS
 from faceinsight_models.llava.hf_folder import scale_embeddings
 from faceinsight_models.train.llm import PROMPT
+from greedy import cache_name
 
 pytestmark = pytest.mark.slow
 
@@ -97,11 +98,11 @@ def worst(model: Any, language: LlmProbe) -> float:
 
 
 def greedy(model: Any, tokens: list[int], count: int = 64) -> list[int]:
-    out, cache, batch = [], None, tokens
+    out, cache, batch = [], {cache_name(model): None}, tokens
     with torch.no_grad():
         for _ in range(count):
-            result = model(input_ids=torch.tensor([batch]), past_key_values=cache, use_cache=True)
-            cache, batch = result.past_key_values, [int(result.logits[0, -1].argmax())]
+            result = model(input_ids=torch.tensor([batch]), use_cache=True, **cache)
+            cache, batch = {name: result[name] for name in cache}, [int(result.logits[0, -1].argmax())]
             out += batch
     return out
 

@@ -96,13 +96,15 @@ def vision_checkpoint():
     import torch
     from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
 
+    from faceinsight_export.checkpoint.checkpoint import canonical
+
     torch.manual_seed(0)
     tower = CLIPVisionConfig(
         hidden_size=32, intermediate_size=64, num_hidden_layers=3, num_attention_heads=4, image_size=56, patch_size=14
     )
     llm = LlamaConfig(vocab_size=99, hidden_size=32, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2)
     model = LlavaForConditionalGeneration(LlavaConfig(vision_config=tower, text_config=llm, image_token_index=98))
-    tensors = {name.removeprefix("model."): t.detach().numpy() for name, t in model.state_dict().items()}
+    tensors = {canonical(name): t.detach().numpy() for name, t in model.state_dict().items()}
 
     class Checkpoint:
         config = model.config.to_dict()

@@ -10,6 +10,7 @@ import struct
 import subprocess
 import sys
 from pathlib import Path
+from statistics import median
 
 import gguf
 import numpy as np
@@ -138,7 +139,8 @@ def test_loading_a_graph_takes_what_is_said(tmp_path: Path, op: str, shape: tupl
     )
     version = onnxruntime_version()
     kept, loading = fit.weights(OnnxHeader.read(path), onnxruntime=version)
-    measured = run(code.format(PEAK))
+    # The middle one: a peak differs by single weights from run to run.
+    measured = median(run(code.format(PEAK)) for _ in range(3))
     assert measured < 1.3 * (kept + loading)
     if version >= (1, 24) and platform.machine() == "x86_64":
         assert measured > 0.7 * (kept + loading)
