@@ -256,11 +256,11 @@ def pieces(*texts):
     )
 
 
-def guarded(insight, face, *texts, asked=(), off=False, turned=False):
+def guarded(insight, face, *texts, asked=(), off=False, turned=False, each=False):
     faces = (face,) if isinstance(face, Face) else tuple(face)
     names = [x.name for x in faces[0].labels]
     ids = np.array([names.index(n) for n in asked], np.int64)
-    question = ParsedQuestion(ids, off, "about", None, "", turned, ("", None))
+    question = ParsedQuestion(ids, off, "about", None, "", turned, each, ("", None))
     out = list(insight.guard.filter(pieces(*texts), Query(faces, question, [], [])))
     return "".join(map(str, out)).strip(), out[-1].finish_reason
 
@@ -378,12 +378,25 @@ def test_contradictions_never_leave(insight, face):
     assert text == "The first person is smiling. I am not sure whether the second person is smiling."
 
 
+def test_what_is_known_is_not_doubted(insight, face):
+    doubt = "I am not sure whether the person is smiling."
+    assert guarded(insight, face, doubt, asked=["Smiling"]) == ("The person is smiling.", "repaired")
+    unsure = tuple(dataclasses.replace(x, state="unsure") if x.name == "Smiling" else x for x in face.labels)
+    assert guarded(insight, dataclasses.replace(face, labels=unsure), doubt, asked=["Smiling"]) == (doubt, "stop")
+    # Of two faces one may be known, and the other not.
+    assert guarded(insight, [face, face], doubt, asked=["Smiling"])[0] == doubt
+
+
 def test_what_an_answer_left_out_is_stated(insight, face):
     both, hat = ["Smiling", "Wearing_Hat"], "The person is not wearing a hat."
     assert guarded(insight, face, "Yes, the person is smiling.", asked=both) == (
         f"Yes, the person is smiling. {hat}",
         "repaired",
     )
+    # "Is she smiling and wearing a hat?" wants both, "smiling or wearing a hat" does not.
+    one = "The person is smiling."
+    assert guarded(insight, face, one, asked=both, each=True) == (f"{one} {hat}", "repaired")
+    assert guarded(insight, face, one, asked=both) == (one, "stop")
     # Another thing than was asked for, and a thing that is not switched off.
     assert guarded(insight, face, "The person is smiling and has bangs.", "", asked=both) == (
         f"The person is smiling and has bangs. {hat}",
@@ -409,7 +422,9 @@ def test_what_an_answer_left_out_is_stated(insight, face):
     for whole in ("The person is smiling.", "Yes, as far as I can see."):
         assert guarded(insight, face, whole, asked=both)[0] == whole
     doubt = "The person is smiling. I am not sure whether the person is wearing a hat."
-    assert guarded(insight, face, *doubt.split(". "), asked=both)[1] == "stop"
+    unsure = tuple(dataclasses.replace(x, state="unsure") if x.name == "Wearing_Hat" else x for x in face.labels)
+    doubtful = dataclasses.replace(face, labels=unsure)
+    assert guarded(insight, doubtful, *doubt.split(". "), asked=both)[1] == "stop"
 
 
 def test_what_was_not_asked_is_no_answer(insight, face):

@@ -72,7 +72,10 @@ _OPEN: tuple[Open, ...] = (
     (w.MOOD_QUESTIONS, choice_answer(tuple(EXPRESSIONS)), tuple(EXPRESSIONS)),
     (w.HEAD_QUESTIONS, gated_answer("Wearing_Hat"), ("Wearing_Hat",)),
 )
-_OTHER_COLORS = tuple(q.replace("{x}", x) for q in w.OTHER_COLOR_QUESTIONS for x in w.OTHER_COLORS)
+_OTHER_COLORS = (
+    *(q.replace("{x}", x) for q in w.OTHER_COLOR_QUESTIONS for x in w.OTHER_COLORS),
+    *w.REDHEAD_QUESTIONS * 4,
+)
 _NECK = ("Wearing_Necklace", "Wearing_Necktie")
 #: What a question takes for granted, and asks more about than is known.
 DETAILED = tuple(c for c in CONCEPTS if c.form in w.DETAIL_TEMPLATES and c.name not in HAIR and c.name in _THINGS)

@@ -18,6 +18,15 @@ _SUBJECTS = (
     "the boy", "the lady", "this guy", "the kid", "the subject", "the child", "my friend", "this one", "dude",
     "the person in the photo", "the person in the picture", "this man", "this woman",
 )  # fmt: skip
+#: Pronouns: as an object, and before what is theirs.
+_PRONOUNS = {"she": ("her", "her"), "he": ("him", "his")}
+#: Where the subject of a template is the object of a sentence, and what belongs to it.
+_OBJECT = re.compile(
+    r"\b(about|behind|call|date|describe|diagnose|find|gave|give|identify|know|made|next to|of|on|recogni[sz]e|remember"
+    r"|see|seen|suit|to|trust|up|with) \{s\}(?!')",
+    re.IGNORECASE,
+)
+_THEIRS = re.compile(r"\bthe ([a-z{}]+(?: [a-z]+)?) of \{s\}|\{s\}'s\b", re.IGNORECASE)
 _TEMPLATES = {
     "wear": (
         "Is {s} wearing {x}?", "Does {s} have {x}?", "Does {s} wear {x}?", "Can you see {x}?", "Does {s} have {x} on?",
@@ -141,6 +150,10 @@ OTHER_COLOR_QUESTIONS = (
     "Is it {x} hair that {s} has?", "Is {s} {x} haired?", "Is {s} a {x}?", "Got {x} hair?", "{x}?",
     "Does this person have {x} hair?", "Is the hair of {s} {x}?",
 )  # fmt: skip
+REDHEAD_QUESTIONS = (
+    "Is {s} a redhead?", "redhead?", "Is this a redhead?", "Would you call {s} a redhead?", "Is {s} red-haired?",
+    "Is {s} ginger?", "Does {s} have dyed hair?", "Is the hair dyed?",
+)  # fmt: skip
 HEAD_QUESTIONS = (
     "What is on the head of {s}?", "What is that on the head?", "What's on {s}'s head?", "Is anything on the head?",
     "What does {s} have on the head?", "Is there something on the head of {s}?", "What is {s} wearing on the head?",
@@ -248,7 +261,9 @@ DESCRIBE_QUESTIONS = (
     "Describe {s}.", "Describe this picture.", "What can you tell me about {s}?", "What is there to see?",
     "Summarize this face.",
     "What do you notice about {s}?", "Can you describe {s}?", "Give me the details of this face.",
-    "What are the features of {s}?",
+    "What are the features of {s}?", "Tell me about {s}.", "Give me a description of {s}.", "Describe {s} in detail.",
+    "Describe {s} in a few words.", "Please describe {s}.", "Describe the appearance of {s}.", "Describe the photo.",
+    "What does the face of {s} look like?", "What can you say about {s}?", "How would you describe {s}?",
 )  # fmt: skip
 COLOR_QUESTIONS = (
     "What color is the hair?",
@@ -273,6 +288,8 @@ HAIR_QUESTIONS = (
     "What's up with the hair?",
     "What is the hairstyle?",
     "Describe the hair of {s}.",
+    "Tell me about the hair of {s}.",
+    "What is the hair of {s} like?",
 )
 STYLE_QUESTIONS = ("Is the hair straight or wavy?", "Is the hair wavy or straight?", "What hair style does {s} have?")
 FACIAL_QUESTIONS = (
@@ -431,7 +448,9 @@ def misspelt(rng: np.random.Generator, text: str) -> str:
 
 def say(rng: np.random.Generator, templates: Sequence[str], words: Sequence[str] = ("",), *, o: str = "") -> str:
     """One of the templates with a subject, one of the words, the options; at times in lower case, or unpunctuated."""
-    text = str(rng.choice(list(templates))).format(s=rng.choice(_SUBJECTS), x=rng.choice(list(words)), o=o)
+    subject = str(rng.choice(_SUBJECTS))
+    template = _inflected(str(rng.choice(list(templates))), subject)
+    text = template.format(s=subject, x=rng.choice(list(words)), o=o)
     text = text[0].upper() + text[1:]
     style = rng.random()
     if style < 0.12:
@@ -439,6 +458,16 @@ def say(rng: np.random.Generator, templates: Sequence[str], words: Sequence[str]
     if style > 0.9:
         text = text.rstrip("?.") or text
     return text
+
+
+def _inflected(template: str, subject: str) -> str:
+    """A template with its subject in the right case: "describe her", "her hair", not "describe she" and "the hair of
+    she"."""
+    if subject not in _PRONOUNS:
+        return template
+    them, their = _PRONOUNS[subject]
+    template = _THEIRS.sub(lambda m: f"{their} {m[1]}" if m[1] else their, template)
+    return _OBJECT.sub(lambda m: f"{m[1]} {them}", template)
 
 
 def compound_question(rng: np.random.Generator, concepts: Sequence[Concept], *, heldout: bool = False) -> str:

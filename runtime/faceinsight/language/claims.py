@@ -42,6 +42,7 @@ _NEGATED_QUESTION = re.compile(
     r"|(?:is|are|was|do|does|did|has|have|wo|ca|could|would)nt)\b|n['\u2019]t\b",
     re.IGNORECASE,
 )
+_CONJUNCTION = re.compile(r"\b(?:and|but|nor|plus|as well as)\b", re.IGNORECASE)
 _OR_NOT = re.compile(r"\b(?:yes or no|or (?:not|no|nah))\b", re.IGNORECASE)
 _ARTICLE = re.compile(r"\b(?P<article>an?)\s+$", re.IGNORECASE)
 _SENTENCE = re.compile(r"[^.!?]*[.!?]+\s*|[^.!?]+$")
@@ -97,6 +98,11 @@ class ClaimChecker:
             value = (before[-1].lastgroup != "negated") != (word in self._denials)
             for face, v in self._whose(sentence, found, value, faces):
                 yield Claim(spec.name, v != spec.inverted, face, found.start(), hedged)
+
+    def doubted(self, sentence: str) -> set[str]:
+        """Names of the characteristics of which a sentence says that it does not know them."""
+        doubt = _DOUBT.search(sentence)
+        return self.mentioned(sentence[doubt.end() :]) if doubt else set()
 
     def mentioned(self, text: str) -> set[str]:
         """Names of the characteristics that a text speaks of, in doubt or not."""
@@ -170,6 +176,11 @@ def is_negated(question: str, opposites: Sequence[str] = ()) -> bool:
     question = _OR_NOT.sub(" ", question)
     words = {w.lower() for w in re.findall(r"\w+", question)}
     return bool(_NEGATED_QUESTION.search(question)) or any(w in words for w in opposites)
+
+
+def is_conjunction(question: str) -> bool:
+    """Does it ask about several things, each of which wants an answer?"""
+    return bool(_CONJUNCTION.search(question))
 
 
 def _contradicted(claims: Iterable[Claim], faces: Sequence[Sequence[Label]]) -> tuple[Claim, ...]:

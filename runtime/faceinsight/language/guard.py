@@ -23,9 +23,10 @@ class Guard:
 
     Where a word contradicts the labels, the LLM is cut back to it and takes another one (`constraint`). A sentence that
     mentions something switched off ends the answer. One that still contradicts the labels, claims more than they do, or
-    says that something is switched off where nothing that is asked is, or speaks of nothing that was asked, is dropped.
-    Where nothing is left, the labels asked about are stated; where sentences were dropped, those that the answer does
-    not mention.
+    says that something is switched off where nothing that is asked is, doubts what is known, or speaks of nothing that
+    was asked, is dropped.
+    Where nothing is left, the labels asked about are stated; where sentences were dropped, or each of several things
+    was asked about, those that the answer does not mention.
     """
 
     def __init__(self, manifest: Manifest, enabled: Collection[str]) -> None:
@@ -95,7 +96,7 @@ class Guard:
         withheld = sentence.strip() == self._prompt.withheld and not query.question.asks_disabled
         # Whether a question is one that is answered, the question encoder knows better.
         refused = withheld or (any(query.labels) and self._declines(sentence))
-        astray = not where and self._strays(sentence, query)
+        astray = not where and (self._strays(sentence, query) or self._doubts_what_is_known(sentence, query))
         return bool(elsewhere or refused or astray or self._checker.violates(sentence, [f.labels for f in query.faces]))
 
     def _declines(self, sentence: str) -> bool:
@@ -106,6 +107,13 @@ class Guard:
         asked, mentioned = {x.name for labels in query.labels for x in labels}, self._checker.mentioned(sentence)
         return len(query.faces) == 1 and bool(asked and mentioned) and asked.isdisjoint(mentioned)
 
+    def _doubts_what_is_known(self, sentence: str, query: Query) -> bool:
+        """Does it say "I am not sure" of what was asked about one face, and is known?"""
+        if len(query.faces) > 1:
+            return False
+        known = {x.name for x in query.labels[0] if x.state in ("yes", "no")}
+        return not known.isdisjoint(self._checker.doubted(sentence))
+
     def _says_again(self, sentence: str, passed: Sequence[str], query: Query) -> bool:
         """Is all that it mentions of one face said already, or doubted ("I am not sure whether ...")?"""
         if len(query.faces) > 1 or self._where.search(sentence):
@@ -114,16 +122,17 @@ class Guard:
         return bool(mentioned) and mentioned <= self._checker.mentioned(" ".join(passed))
 
     def _missing(self, passed: Sequence[str], query: Query, *, repaired: bool) -> str:
-        """The labels asked about that an answer about one face does not mention, if sentences were dropped or it
-        decides: "No, the person is not smiling" is half an answer to whether she smiles and wears a hat. Which of two
-        things holds, is a whole one."""
+        """The labels asked about that an answer about one face does not mention, if each of them was asked about,
+        sentences were dropped, or it decides: "No, the person is not smiling" is half an answer to whether she smiles
+        and wears a hat. Which of two things holds, is a whole one."""
         if len(query.faces) != 1 or not 0 < len(query.labels[0]) <= MAX_STATED:
             return ""
         labels = query.labels[0]
         # A place is spoken of in the words of what is there.
         mentioned = self._checker.mentioned(" ".join(s for s in passed if not self._where.search(s)))
         decides = bool(passed) and starts_with_yes_no(passed[0])
-        if not mentioned or not (repaired or decides or mentioned - {x.name for x in labels}):
+        strays = bool(mentioned - {x.name for x in labels})
+        if not mentioned or not (repaired or decides or strays or query.question.asks_all):
             return ""
         missing = [x for x in labels if x.name not in mentioned]
         return f" {self._statements([missing])}" if missing else ""

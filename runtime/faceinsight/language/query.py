@@ -22,6 +22,7 @@ class ParsedQuestion:
         decline: the sentence that says so; else "".
         as_statement: the answer must not start with Yes or No: it is asked with a negation, or asks for more than a
             decision.
+        asks_all: it asks about each of them ("a hat and no glasses"), not which one holds ("a hat or glasses").
         words: the question, and the one before it or None, with misspelt words corrected.
     """
 
@@ -31,6 +32,7 @@ class ParsedQuestion:
     declined: str | None
     decline: str
     as_statement: bool
+    asks_all: bool
     words: tuple[str, str | None]
 
 

@@ -15,7 +15,7 @@ from ..backends.session import CheckedSession
 from ..bundle.manifest import Manifest
 from ..bundle.specs import ABOUT, COUNT, DETAIL, LANGUAGE, SCOPE, UNCLEAR
 from ..types import STATES, Face, Label
-from .claims import is_negated, sentences
+from .claims import is_conjunction, is_negated, sentences
 from .languages import DECLINES, language_of
 from .query import ParsedQuestion, Query
 
@@ -111,9 +111,9 @@ class QuestionEncoder:
         return Query(faces, parsed, token_ids, findings, reply, finish_reason)
 
     def parse(self, question: str, after: str | None = None) -> ParsedQuestion:
-        """How a question is understood: by itself, else by one of its sentences ("Is he bald? Please."), else behind
-        the one before it ("Are you sure?"). The LLM reads what was understood, alone: an answer would follow
-        other words.
+        """How a question is understood: by itself, or several by all that they ask; else by one of its sentences ("Is
+        he bald? Please."), else behind the one before it ("Are you sure?"). The LLM reads what was understood, alone:
+        an answer would follow other words.
 
         Raises:
             QuestionError: it is empty or too long.
@@ -124,16 +124,10 @@ class QuestionEncoder:
         words = (corrected, before)
         if language and LANGUAGE in self._prompt.declines:
             decline = DECLINES.get(language, self._prompt.declines[LANGUAGE])
-            return ParsedQuestion(_NO_LABELS, False, LANGUAGE, LANGUAGE, decline, False, words)
+            return ParsedQuestion(_NO_LABELS, False, LANGUAGE, LANGUAGE, decline, False, False, words)
         if not self._kinds:
             return self._classify(corrected, before)
-        parsed = self._classify(corrected, None)
-        parts = sentences(corrected)
-        if parsed.declined and len(parts) > 1:
-            alone = [self._classify(p, None) for p in parts if p.strip()]
-            # A reason that none of the sentences has by itself is none.
-            if parsed.declined in _OPEN or all(p.declined in (None, *_OPEN) for p in alone):
-                parsed = next((p for p in alone if not p.declined), parsed)
+        parsed = self._by_sentences(corrected, self._classify(corrected, None))
         if parsed.declined in _OPEN and before:
             return self._classify(corrected, before)
         return parsed
@@ -174,7 +168,26 @@ class QuestionEncoder:
         declined, decline = self._decline(kind, asks=bool(len(label_ids)), asks_disabled=asks_disabled)
         as_statement = counts or kind == DETAIL or is_negated(question, self._opposites)
         ids = _NO_LABELS if declined else label_ids
-        return ParsedQuestion(ids, asks_disabled, kind, declined, decline, as_statement, (question, after))
+        words, asks_all = (question, after), is_conjunction(question)
+        return ParsedQuestion(ids, asks_disabled, kind, declined, decline, as_statement, asks_all, words)
+
+    def _by_sentences(self, question: str, whole: ParsedQuestion) -> ParsedQuestion:
+        """A question of several sentences; whole: how it is understood as one."""
+        parts = [p for p in sentences(question) if p.strip()]
+        if len(parts) == 1:
+            return whole
+        alone = [self._classify(p, None) for p in parts]
+        if all(p.rstrip().endswith("?") for p in parts) and all(len(p.label_ids) for p in alone):
+            # "Smile? Hat? Glasses?" asks for all of them.
+            ids = np.unique(np.concatenate([p.label_ids for p in (whole, *alone)]))
+            off = any(p.asks_disabled for p in (whole, *alone))
+            joined = replace(alone[0], label_ids=ids, asks_disabled=off, words=whole.words)
+            return replace(joined, as_statement=True, asks_all=True)
+        # A reason for declining that none of the sentences has by itself is none.
+        if whole.declined in (None, *_OPEN) or all(p.declined in (None, *_OPEN) for p in alone):
+            answerable = [p for p in alone if not p.declined]
+            return answerable[0] if 0 < len(answerable) < len(alone) else whole
+        return whole
 
     def _decline(self, kind: str, *, asks: bool, asks_disabled: bool) -> tuple[str | None, str]:
         """Why a question of this kind is not answered, if it is not, and the sentence that says so."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 from paths import PHOTO
@@ -164,6 +166,46 @@ def test_english_is_not_taken_for_another_language():
     english = [misspelt(rng, t.question) if i % 3 == 0 else t.question for i, t in enumerate(questions)]
     foreign = [q for q, t in zip(english, questions, strict=True) if t.kind != "language" and language_of(q)]
     assert len(foreign) <= 4, foreign
+
+
+def test_no_word_that_is_asked_for_is_of_another_language():
+    words = {word for concept in CONCEPTS for word in (*concept.words, *concept.heldout)}
+    assert {word: language for word in words if (language := language_of(f"{word}?"))} == {}
+
+
+@pytest.mark.parametrize(
+    ("question", "names"),
+    [
+        ("Smile? Hat? Glasses?", {"Smiling", "Wearing_Hat", "Eyeglasses"}),
+        ("Is she smiling? Is she wearing a hat?", {"Smiling", "Wearing_Hat"}),
+        ("Is he bald? Please.", {"Bald"}),
+        ("Who is he? Is he bald?", {"Bald"}),
+        ("Really? Is she smiling?", {"Smiling"}),
+    ],
+)
+def test_of_several_sentences_all_is_read_that_can_be_answered(insight, face, question, names):
+    answer = insight.ask(face, question)
+    assert (answer.outcome, {label.name for label in answer.labels}) == ("answered", names)
+
+
+def test_a_reason_to_decline_is_none_the_less_one_behind_a_question(insight, face):
+    assert insight.ask(face, "Is she smiling? If so, should I hire her?").reason == "decision"
+
+
+def test_pronouns_are_asked_about_in_their_cases():
+    def asked(template: str, subject: str) -> str:
+        return wordings._inflected(template, subject).format(s=subject)
+
+    assert asked("Describe {s}.", "she") == "Describe her."
+    assert asked("Describe the hair of {s}.", "he") == "Describe his hair."
+    assert asked("What colour is {s}'s hair?", "she") == "What colour is her hair?"
+    assert asked("What do you notice about {s}?", "he") == "What do you notice about him?"
+    assert asked("Would you say {s} is bald?", "she") == "Would you say she is bald?"
+    assert asked("Describe the hair of {s}.", "the man") == "Describe the hair of the man."
+    rng = np.random.default_rng(0)
+    said = " ".join(wordings.say(rng, wordings.DESCRIBE_QUESTIONS).lower() for _ in range(2000))
+    assert "describe her." in said
+    assert not re.search(r"(describe|about|of) (s?he)\b", said)
 
 
 def test_what_turns_a_question_round():
