@@ -22,6 +22,7 @@ from faceinsight.language.question_encoder import asked_about
 from ..dialogue.concepts import CONCEPTS
 from ..dialogue.outside import KINDS, outside_question
 from ..dialogue.plain import misread, plain_questions
+from ..dialogue.slips import misspelt
 from ..dialogue.turns import DETAILED, Turn, compound, follow_turn, pair_turn, turn
 from ..dialogue.wordings import (
     AFTERTHOUGHTS,
@@ -30,7 +31,6 @@ from ..dialogue.wordings import (
     closed_question,
     compound_question,
     detail_question,
-    misspelt,
     negated_question,
     say,
 )

@@ -15,7 +15,7 @@ from faceinsight.language.spelling import Spelling
 from faceinsight_models.dialogue import outside, turns, wordings
 from faceinsight_models.dialogue.concepts import CONCEPTS, OPPOSITE_WORDS
 from faceinsight_models.dialogue.plain import misread, plain_questions
-from faceinsight_models.dialogue.wordings import misspelt
+from faceinsight_models.dialogue.slips import misspelt
 from faceinsight_models.taxonomy import NAMES
 
 
