@@ -31,7 +31,7 @@ MEASUREMENTS = {
             "what `nano` says against labels: every set, strangers' photos, degraded views, questions, answers; on the "
             "machine of epyc-2026-11, no times",
             "quality/accuracy.py --data DIR --out OUT --surrounded 800 --views 150 --questions 600",
-            "9396018",
+            "0c6badd",
         ),
         "accuracy-training-free": Measurement(
             "the same of a training-free bundle",
@@ -150,17 +150,17 @@ MEASUREMENTS = {
     "epyc-2026-11/versions": Measurement(
         "the wheel with the oldest and newest versions of what exporting needs, and all of its tests",
         "versions.py --out OUT --only newest 'export, oldest' 'export, transformers 4' 'export, newest'",
-        "0816364",
+        "ab20ac5",
     ),
     "epyc-2026-11/cpu-engines": Measurement(
         "graphs in ONNX Runtime, OpenCV and OpenVINO on a CPU without AMX",
         "speed/cpu_engines.py --openvino FOLDER --ort-openvino FOLDER --clip --out OUT",
-        "",
+        "0c6badd",
     ),
     "epyc-2026-11/busy-1b": Measurement(
         "an LLM of 1.1 B beside busy processes, on a CPU without AMX; peers/weights.py FOLDER --llm first",
         "speed/busy.py --llm FOLDER/llm.gguf --out OUT",
-        "",
+        "0c6badd",
     ),
     "epyc-2026-11/latency-nano": Measurement(
         "every step on a CPU without AMX",

@@ -181,8 +181,9 @@ class QuestionEncoder:
             # "Smile? Hat? Glasses?" asks for all of them.
             ids = np.unique(np.concatenate([p.label_ids for p in (whole, *alone)]))
             off = any(p.asks_disabled for p in (whole, *alone))
-            joined = replace(alone[0], label_ids=ids, asks_disabled=off, words=whole.words)
-            return replace(joined, as_statement=True, asks_all=True)
+            return replace(
+                alone[0], label_ids=ids, asks_disabled=off, as_statement=True, asks_all=True, words=whole.words
+            )
         # A reason for declining that none of the sentences has by itself is none.
         if whole.declined in (None, *_OPEN) or all(p.declined in (None, *_OPEN) for p in alone):
             answerable = [p for p in alone if not p.declined]
