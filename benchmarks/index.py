@@ -132,8 +132,8 @@ MEASUREMENTS = {
         "b97670f",
     ),
     "epyc-2026-11/arm64-parity": Measurement(
-        "the same pictures and questions here and on emulated 64-bit Arm; the bundle before the one that is shipped",
-        "quality/platform_parity.py compare X86 ARM --out OUT",
+        "the same pictures and questions here and on emulated 64-bit Arm (`work/arm64/out/parity-both.json`)",
+        "make test-arm64",
         "f2df54c",
     ),
     "epyc-2026-11/scenes": Measurement(

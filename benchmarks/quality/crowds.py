@@ -1,8 +1,8 @@
 """Recall of the detector by face size and photo size, false faces on textures, and latency.
 
-    python benchmarks/quality/crowds.py --data DIR --out docs/crowds.json
+    python benchmarks/quality/crowds.py --data DIR --out crowds.json
 
-Crowds are composed: faces of the first labelled set in DIR (docs/training.md), scaled to a width and put on a wall,
+Crowds are composed: faces of the first labelled set in DIR (docs/train.md), scaled to a width and put on a wall,
 without and with a near face. A face counts as found if a box shares half of both areas' union with it. Textures are
 drawn; whatever is found in one is false. Latency is the detector's, photo sizes in turns: absolute values hold for this
 machine, as busy as it was.
