@@ -134,7 +134,7 @@ MEASUREMENTS = {
     "epyc-2026-11/arm64-parity": Measurement(
         "the same pictures and questions here and on emulated 64-bit Arm (`work/arm64/out/parity-both.json`)",
         "make test-arm64",
-        "f2df54c",
+        "f63c295",
     ),
     "epyc-2026-11/scenes": Measurement(
         "composed scenes: which faces the detector finds, and how much the network has to do for them",
