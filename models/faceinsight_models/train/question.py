@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from faceinsight.backends.llama_cpp.tokenizer import as_uncased
 from faceinsight.bundle.specs import COUNT
+from faceinsight.language.claims import is_conjunction
 from faceinsight.language.question_encoder import asked_about
 
 from ..dialogue.concepts import CONCEPTS
@@ -108,19 +109,20 @@ def train_question(table: Tensor, text: Tensor, tokenizer: Any, *, out: Path, sc
     if not finished:
         figures = calibrate(model, tokenizer)
         log.info("question: %s", figures)
-        if wrong := misread(lambda q: read(model, encode(q)), NAMES):
+        if wrong := misread(lambda q: read(model, encode(q), each=is_conjunction(q)), NAMES):
             log.warning("question: %d plain questions are misread: %s", len(wrong), "; ".join(wrong))
         torch.save(model.state_dict(), out / "question.pt")
     return model
 
 
 @torch.no_grad()
-def read(model: QuestionNet, ids: Sequence[int]) -> list[str] | str:
-    """The characteristics that a question (token ids) asks about, as the runtime reads it, or why it is declined."""
+def read(model: QuestionNet, ids: Sequence[int], *, each: bool = False) -> list[str] | str:
+    """The characteristics that a question (token ids) asks about, as the runtime reads it, or why it is declined. each:
+    it names several things."""
     relevance, kinds = (x[0] for x in model(*padded([ids])))
     if int(kinds.argmax()) >= ASKING:
         return KINDS[int(kinds.argmax())]
-    found = asked_about(relevance.numpy(), SHARE, something=True)
+    found = asked_about(relevance.numpy(), SHARE, something=True, each=each)
     return [n for n, hit in zip(NAMES, found.tolist(), strict=True) if hit]
 
 

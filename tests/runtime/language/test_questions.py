@@ -181,9 +181,11 @@ def test_no_word_that_is_asked_for_is_of_another_language():
         ("Is he bald? Please.", {"Bald"}),
         ("Who is he? Is he bald?", {"Bald"}),
         ("Really? Is she smiling?", {"Smiling"}),
+        ("Is he smiling and has no beard?", {"Smiling", "No_Beard"}),
+        ("glasses and hat?", {"Eyeglasses", "Wearing_Hat"}),
     ],
 )
-def test_of_several_sentences_all_is_read_that_can_be_answered(insight, face, question, names):
+def test_of_several_things_all_is_read_that_can_be_answered(insight, face, question, names):
     answer = insight.ask(face, question)
     assert (answer.outcome, {label.name for label in answer.labels}) == ("answered", names)
 
