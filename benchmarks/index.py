@@ -31,7 +31,7 @@ MEASUREMENTS = {
             "what `nano` says against labels: every set, strangers' photos, degraded views, questions, answers; on the "
             "machine of epyc-2026-11, no times",
             "quality/accuracy.py --data DIR --out OUT --surrounded 800 --views 150 --questions 600",
-            "0c6badd",
+            "2fbda4b",
         ),
         "accuracy-training-free": Measurement(
             "the same of a training-free bundle",
