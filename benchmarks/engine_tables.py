@@ -22,7 +22,8 @@ def engines(result: Mapping[str, Any]) -> str:
 def _cell(row: Mapping[str, Mapping[str, float]], name: str) -> str:
     if name not in row:
         return "-"
-    text = f"{row[name]['p50 ms']:,.3g} ms"
+    p50 = row[name]["p50 ms"]
+    text = f"{p50:,.0f} ms" if p50 >= 100 else f"{p50:.3g} ms"
     if name == next(iter(row)):
         return text
     return f"{text} ({_times(row, name):.2f}x; {row[name]['difference']:.0e})"
