@@ -25,7 +25,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from greedy import TOKENS, Greedy, cache_name, shorten
+from greedy import TOKENS, Greedy, shorten
 
 sys.path.append(str(Path(__file__).parents[1]))
 from memory import PEAK, memory_mb
@@ -223,7 +223,7 @@ class Transformers(Greedy):
         before = self._ids("<s>A chat between a curious user and an artificial intelligence assistant. USER: ")
         image = torch.full((1, self._patches), self._model.config.image_token_index)
         ids = torch.cat([before, image], 1)
-        return self._model(input_ids=ids, pixel_values=pixels, use_cache=True)[cache_name(self._model)]
+        return self._model(input_ids=ids, pixel_values=pixels, use_cache=True)[self._cache]
 
     def _first(self, picture: Any, question: str) -> Any:
         """The model's output behind the question."""
@@ -233,7 +233,7 @@ class Transformers(Greedy):
         _, past, length = self._known
         shorten(past, length)
         asked = self._ids(f"\n{question} ASSISTANT:")
-        return self._model(input_ids=asked, use_cache=True, **{cache_name(self._model): past})
+        return self._model(input_ids=asked, use_cache=True, **{self._cache: past})
 
 
 def _nano(folder: Path, *, best: bool) -> Arm:

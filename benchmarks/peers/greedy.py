@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import time
 from collections.abc import Iterable
+from functools import cached_property
 from typing import Any
 
 #: Tokens of an answer. Random weights do not end one by themselves.
@@ -29,13 +30,18 @@ class Greedy:
     #: Tokens of an answer.
     count = TOKENS
 
+    @cached_property
+    def _cache(self) -> str:
+        """Looked up once: the calls are timed."""
+        return cache_name(self._model)
+
     def _first(self, picture: Any, question: str) -> Any:
         raise NotImplementedError
 
     def tokens(self, picture: Any, question: str) -> Iterable[float]:
         import torch
 
-        times, cache = [], cache_name(self._model)
+        times = []
         with torch.inference_mode():
             out = self._first(picture, question)
             while True:
@@ -43,7 +49,7 @@ class Greedy:
                 times.append(time.perf_counter())
                 if len(times) == self.count:
                     return times
-                out = self._model(input_ids=token, use_cache=True, **{cache: out[cache]})
+                out = self._model(input_ids=token, use_cache=True, **{self._cache: out[self._cache]})
 
     def choose(self, picture: Any, questions: list[str]) -> None:
         import torch

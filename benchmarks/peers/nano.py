@@ -21,7 +21,7 @@ from faceinsight.perception.detector import FaceDetector
 from faceinsight.perception.encoders import FaceEncoders
 from faceinsight.perception.image import load_image
 from faceinsight.perception.pipeline import Perception
-from greedy import Greedy, cache_name, shorten
+from greedy import Greedy, shorten
 
 WEIGHTS = Path(__file__).parents[2] / "models" / "weights" / "nano.pt"
 
@@ -176,10 +176,10 @@ class TransformersNano(Greedy):
         if not self._best or self._known is None or self._known[0] is not picture:
             (face,) = self._perception.perceive(picture)
             prefix = self._rows(self._prompt.before_face, face.tokens, self._prompt.after_face)
-            past = self._model(inputs_embeds=prefix, use_cache=True)[cache_name(self._model)]
+            past = self._model(inputs_embeds=prefix, use_cache=True)[self._cache]
             self._known = (picture, face, past, past.get_seq_length())
         _, face, past, length = self._known
         shorten(past, length)
         findings = self._questions.findings(face, self._questions.label_ids(question))
         asked = self._rows(question, findings, self._prompt.before_answer)
-        return self._model(inputs_embeds=asked, use_cache=True, **{cache_name(self._model): past})
+        return self._model(inputs_embeds=asked, use_cache=True, **{self._cache: past})

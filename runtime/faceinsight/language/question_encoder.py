@@ -181,7 +181,7 @@ class QuestionEncoder:
     def _by_sentences(self, question: str, whole: ParsedQuestion) -> ParsedQuestion:
         """A question of several sentences; whole: how it is understood as one."""
         parts = [p for p in sentences(question) if p.strip()]
-        if len(parts) == 1:
+        if len(parts) < 2:
             return whole
         alone = [self._classify(p, None) for p in parts]
         if all(p.rstrip().endswith("?") for p in parts) and all(len(p.label_ids) for p in alone):
