@@ -30,7 +30,7 @@ MEASUREMENTS = {
         "accuracy-nano": Measurement(
             "what `nano` says against labels: every set, strangers' photos, degraded views, questions, answers; on the "
             "machine of epyc-2026-11, no times",
-            "quality/accuracy.py --data DIR --out OUT --surrounded 800 --views 150 --questions 600",
+            "quality/accuracy.py --data DIR --out OUT --surrounded 1000 --views 300 --questions 600",
             "2fbda4b",
         ),
         "accuracy-training-free": Measurement(

@@ -378,6 +378,27 @@ def test_few_of_those_who_have_it_are_told_they_have_not():
     assert told[1.0] > 0.3
 
 
+def test_fewer_people_leave_more_in_doubt():
+    """Who has it is told that they have not by a share with a margin: of twelve people hardly anything is known."""
+    hat = NAMES.index("Wearing_Hat")
+    rng = np.random.default_rng(0)
+
+    def bound(people: int) -> float:
+        count = 40 * people
+        labels = np.full((count, len(NAMES)), np.nan)
+        labels[:, hat] = np.arange(count) < count // 20
+        p = np.full((count, len(NAMES)), 0.5)
+        p[:, hat] = np.where(labels[:, hat] == 1, rng.uniform(0, 1, count), 0.002)
+        # Every one of them is seen twice.
+        faces = np.arange(count) // 2
+        table = calibration.abstention_thresholds(p, labels, risk=0.1, choice_risk=RISKS, miss=0.2, faces=faces)
+        return float((p[labels[:, hat] == 1, hat] <= table[hat, 0]).mean())
+
+    few, many = bound(12), bound(1200)
+    assert few < 0.12
+    assert 0.16 < many <= 0.2
+
+
 def test_a_promise_holds_in_each_group_by_itself():
     rng = np.random.default_rng(0)
     p = np.full((20000, len(NAMES)), 0.5)

@@ -237,7 +237,8 @@ def abstention_thresholds(
             continue
         sure = known & ~unnamed(labels) if name in HAIR_COLORS else known
         has = labels[:, k] > 0.5
-        spare = int((HAIR_MISS if name in HAIR_COLORS else 1) * miss * has[sure].sum())
+        allowed_miss = (HAIR_MISS if name in HAIR_COLORS else 1) * miss
+        spare = int(_below(allowed_miss, len(np.unique(faces[sure & has]))) * has[sure].sum())
         upper = surest(p[known, k], ~has[known], risk, lowest=0.5, faces=faces[known], calibrated=True)
         lower = surest(1 - p[sure, k], has[sure], risk, lowest=0.5, spare=spare, faces=faces[sure], calibrated=True)
         for group in groups:
@@ -271,6 +272,13 @@ def abstention_thresholds(
     return out
 
 
+def _below(share: float, count: int) -> float:
+    """The share that may be seen among `count` for `share` to hold by MARGIN standard errors (Wilson's lower limit)."""
+    square = MARGIN**2 / max(1, count)
+    spread = np.sqrt(share * (1 - share) * square + square**2 / 4)
+    return float(max(0.0, (share + square / 2 - spread) / (1 + square)))
+
+
 def _wider(bound: float, confidence: Array, wrong: NDArray[np.bool_], risk: float, faces: NDArray[np.int64]) -> float:
     """The bound, or that which a group of people needs, if enough is claimed of it to tell."""
     if (confidence >= max(0.5, bound)).sum() < GROUP:
@@ -285,7 +293,9 @@ def _wider(bound: float, confidence: Array, wrong: NDArray[np.bool_], risk: floa
 
 def fit_calibration(good: Readings, poor: Readings, labels: Array, judgement: Judgement) -> NDArray[np.float64]:
     """(N,6): slope, shift, bounds for pictures that can be read, and for those that hardly can. labels (faces,N)."""
-    scaling = fit_scaling(good.logits, labels[good.rows])
+    # Of what a covered face hides the labels say nothing, and what it shows is rarely so: bounds alone learn from it.
+    whole = ~good.covered.any(1)
+    scaling = fit_scaling(good.logits[whole], labels[good.rows[whole]])
     parts = []
     for view in (good, poor):
         y = hidden(of_children(labels[view.rows]), view.covered)

@@ -96,6 +96,10 @@ def dice_loss(logits: Tensor, share: Tensor) -> Tensor:
     return 1 - (2 * overlap[present] / (total[present] + 1)).mean()
 
 
+#: Crop (S,S,3) and label map (S,S) of somebody who wears something.
+Donor = tuple[NDArray[np.uint8], NDArray[np.uint8]]
+
+
 @dataclass
 class Pairs:
     """Image-mask pairs to draw from.
@@ -104,25 +108,26 @@ class Pairs:
         crops: (N,S,S,3) uint8.
         maps: (N,S,S) uint8 label maps.
         chosen: rows to draw; the wanted ones several times.
-        donors: (row, class) of what is worn in a pair.
+        donors: class -> those who wear it.
     """
 
     crops: NDArray[np.uint8]
     maps: NDArray[np.uint8]
     chosen: NDArray[np.int64]
-    donors: list[tuple[int, int]]
+    donors: dict[int, list[Donor]]
 
     @classmethod
     def of(cls, masks: Masks) -> Pairs:
         """The training pairs."""
         rows = np.flatnonzero(masks.train)
         chosen: list[int] = rows.tolist()
-        donors: list[tuple[int, int]] = []
+        donors: dict[int, list[Donor]] = {}
         for name, (_, often, _) in WORN.items():
             number = MASK_CLASSES.index(name)
             wearing = [int(r) for r in rows if (masks.masks[r] == number).any()]
             chosen += wearing * (often - 1)
-            donors += [(r, number) for r in wearing]
+            if wearing:
+                donors[number] = [(masks.crops[r], masks.masks[r]) for r in wearing]
         return cls(masks.crops, masks.masks, np.array(chosen), donors)
 
     def draw(self, rng: np.random.Generator, rows: NDArray[np.int64], size: int) -> tuple[Tensor, Tensor]:
@@ -139,8 +144,9 @@ class Pairs:
         canonical: glasses meet eyes, a necklace the neck."""
         if not self.donors or rng.random() >= PASTED:
             return crop, labels
-        row, number = self.donors[rng.integers(len(self.donors))]
-        donor, inside = self.crops[row], self.maps[row] == number
+        number = int(rng.choice(list(self.donors)))
+        donor, worn = self.donors[number][rng.integers(len(self.donors[number]))]
+        inside = worn == number
         if number != HAT:
             inside = inside & (labels != MASK_CLASSES.index("hair"))
         elif rng.random() < DYED:
@@ -205,7 +211,18 @@ def pseudo_labels(teacher: FaceParser, faces: Faces, rows: NDArray[np.int64], si
         pixels = torch.from_numpy(to_pixels(crops[part])).contiguous(memory_format=torch.channels_last)
         p = (teacher(pixels).softmax(1) + teacher(pixels.flip(3)).softmax(1).flip(3)[:, flip]) / 2
         maps[part] = taught(F.interpolate(p, size=(size, size), mode="bilinear"), worn_labels[part], numbers).numpy()
-    return Pairs(crops, maps, np.arange(len(rows)), [])
+    return Pairs(crops, maps, np.arange(len(rows)), {})
+
+
+def lent(pairs: Pairs, guessed: Pairs) -> dict[int, list[Donor]]:
+    """Donors of both: the pairs, and the faces that the teacher labelled, where more than a few pixels show it. These
+    are ten times as many hats."""
+    out = {number: [*donors] for number, donors in pairs.donors.items()}
+    for number, donors in out.items():
+        sizes = (guessed.maps == number).mean((1, 2))
+        least = np.median([(labels == number).mean() for _, labels in donors]) / 3
+        donors += [(guessed.crops[i], guessed.maps[i]) for i in np.flatnonzero(sizes >= least)]
+    return out
 
 
 def taught(p: Tensor, worn_labels: Tensor, numbers: list[int]) -> Tensor:
@@ -235,6 +252,7 @@ def train_parser(
     model.trunk.lower(8).requires_grad_(False)
     guessed = pseudo_labels(teacher, faces, unlabelled_rows(faces, unlabelled), size)
     pairs, classes = Pairs.of(masks), len(MASK_CLASSES)
+    pairs.donors = guessed.donors = lent(pairs, guessed)
     rng = np.random.default_rng(schedule.seed)
     count_statistics(model, (pairs.draw(rng, rng.choice(pairs.chosen, 16), size)[0] for _ in range(8)))
 

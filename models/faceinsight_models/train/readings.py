@@ -1,7 +1,8 @@
 """Outputs of the finished graphs for faces kept out of training, in views like those of users' photos.
 
-Each face is shown as it is, with surroundings (its picture need not end at the face), and, for poor quality, out of
-focus, dark, noisy or in a mosaic. Thresholds fitted on all of these hold for more than the sets' own look.
+Each face is shown as it is, with surroundings (its picture need not end at the face), with mouth or eyes behind
+something, and, for poor quality, out of focus, dark, noisy or in a mosaic. Thresholds fitted on all of these hold for
+more than the sets' own look.
 """
 
 from __future__ import annotations
@@ -27,13 +28,14 @@ from ..nets.closeup import COVERS, FAULTS, CloseupNet
 from ..nets.encoder import FaceEncoder
 from ..nets.graphs import write_closeup, write_encoder, write_parser
 from ..nets.parser import FaceParser
-from ..recipe import Recipe
+from ..recipe import CloseupSizes, Recipe
 from ..specs import characteristic_specs, closeup_spec
 from ..storage import CLOSEUP, ENCODER, PARSER
 from ..taxonomy import NAMES
 from .build import build_adapter
 from .calibration import Readings
 from .closeup import merge_logits
+from .spoil import cover
 
 Image = NDArray[np.uint8]
 Change = Callable[[np.random.Generator, Image], Image]
@@ -66,6 +68,21 @@ def spoiled(rng: np.random.Generator, x: Image) -> Image:
     return np.clip(x + rng.normal(0, rng.uniform(35, 80), x.shape), 0, 255).astype(np.uint8)
 
 
+def covering(faces: Faces, rows: NDArray[np.int64], window: CloseupSizes) -> Change:
+    """Puts something before the mouth or the eyes; at times a piece of another of these faces."""
+    part = np.s_[window.top : window.top + window.size, window.left : window.left + window.size]
+
+    def change(rng: np.random.Generator, x: Image) -> Image:
+        def another() -> Image:
+            return faces.crop(int(rng.choice(rows)), x.shape[0])[part]
+
+        x = x.copy()
+        x[part] = cover(rng, x[part], another, mouth=rng.random() < 0.5)
+        return x
+
+    return change
+
+
 def closeup_of(recipe: Recipe, session: Session) -> CloseupReader:
     """The runtime's close-up of a recipe, with every characteristic switched on."""
     identity = np.tile([1.0, 0.0, 0.0, 1.0, 0.0, 1.0], (len(NAMES), 1))
@@ -82,7 +99,7 @@ class GraphReader:
     ) -> None:
         """Write the graphs into `folder` and load them."""
         crop, sizes = recipe.crop, recipe.encoder
-        self.poor_below = recipe.closeup.poor_below
+        self.window = recipe.closeup
         self._crop = crop
         folder.mkdir(parents=True, exist_ok=True)
         adapter = build_adapter(text_width=sizes.text_width, segmentation=sizes.segmentation_width, states=4, width=8)
@@ -136,12 +153,13 @@ class GraphReader:
 
 
 def calibration_readings(reader: GraphReader, faces: Faces, rows: NDArray[np.int64]) -> tuple[Readings, Readings]:
-    """Readings of good and of poor quality, by the close-up's own estimate."""
+    """Readings of good and of poor quality, by the close-up's own estimate; a face covered in part may be either."""
     plain = reader.read(faces, rows, None, surroundings=False, seed=1)
     around = reader.read(faces, rows, degrade, surroundings=True, seed=2)
     bad = reader.read(faces, rows, spoiled, surroundings=True, seed=3)
-    everything = plain.concatenated(around).concatenated(bad)
-    poor = everything.quality < reader.poor_below
+    hiding = reader.read(faces, rows, covering(faces, rows, reader.window), surroundings=True, seed=4)
+    everything = plain.concatenated(around).concatenated(bad).concatenated(hiding)
+    poor = everything.quality < reader.window.poor_below
 
     def part(chosen: NDArray[np.bool_]) -> Readings:
         return Readings(*(getattr(everything, n)[chosen] for n in Readings.__dataclass_fields__))

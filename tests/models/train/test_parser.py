@@ -18,6 +18,7 @@ from faceinsight_models.train.parser import (
     dice_loss,
     edges,
     halved,
+    lent,
     parser_loss,
     taught,
     unlabelled_rows,
@@ -97,7 +98,10 @@ def test_statistics_are_counted_anew():
 
 def test_what_is_rare_is_drawn_and_pasted(masks):
     pairs = Pairs.of(masks)
-    assert sorted(pairs.donors) == [(0, HAT), (1, NECKLACE)]
+    assert {n: [int(crop[0, 0, 0]) for crop, _ in donors] for n, donors in pairs.donors.items()} == {
+        HAT: [0],
+        NECKLACE: [40],
+    }
     counts = np.bincount(pairs.chosen, minlength=6)
     assert counts.tolist() == [WORN["hat"][1], WORN["neck_l"][1], 1, 1, 0, 0]
     rng, seen = np.random.default_rng(0), set()
@@ -112,6 +116,17 @@ def test_what_is_rare_is_drawn_and_pasted(masks):
         assert (crop[(labels == SKIN) | (labels == HAIR)] == 80).all()
     assert seen == {HAT, NECKLACE}
     assert (masks.masks[2] != HAT).all(), "a pair itself is not changed"
+
+
+def test_what_the_teacher_finds_is_pasted_too(masks):
+    pairs = Pairs.of(masks)
+    found = np.full((3, 16, 16), SKIN, np.uint8)
+    found[0, :3], found[1, 0, 0] = HAT, HAT  # a hat, and one pixel of one
+    guessed = Pairs(np.zeros((3, 16, 16, 3), np.uint8), found, np.arange(3), {})
+    donors = lent(pairs, guessed)
+    assert [len(donors[n]) for n in (HAT, NECKLACE)] == [2, 1]
+    assert (donors[HAT][1][1] == found[0]).all()
+    assert len(pairs.donors[HAT]) == 1, "what the pairs hold is not changed"
 
 
 def test_what_is_not_worn_is_not_taught():
