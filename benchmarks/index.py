@@ -31,7 +31,7 @@ MEASUREMENTS = {
             "what `nano` says against labels: every set, strangers' photos, degraded views, questions, answers; on the "
             "machine of epyc-2026-11, no times",
             "quality/accuracy.py --data DIR --out OUT --surrounded 1000 --views 300 --questions 600",
-            "2fbda4b",
+            "84aa6f0",
         ),
         "accuracy-training-free": Measurement(
             "the same of a training-free bundle",
@@ -124,7 +124,7 @@ MEASUREMENTS = {
     "epyc-2026-11/audience": Measurement(
         "audience figures: do the intervals of drawn crowds hold the truth?",
         "quality/audience.py --data DIR --out OUT",
-        "9396018",
+        "84aa6f0",
     ),
     "epyc-2026-11/broker": Measurement(
         "an MQTT broker that dies in front of the server, and none at all",
