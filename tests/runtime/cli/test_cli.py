@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -74,9 +73,7 @@ def test_report_can_be_read_without_knowing_the_bands(capsys):
     assert main(["report", str(PHOTO), "--all"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [x.split()[0] for x in lines[2:]] == sorted((x.split()[0] for x in lines[2:]), key="yes unsure no".index)
-    (bald,) = (x.split() for x in lines if " Bald:" in x)
-    assert bald[0] == "no"
-    assert re.fullmatch(r"0\.0[0-4]", bald[1])
+    assert any(x.split()[:3] == ["no", "0.01", "Bald:"] for x in lines)
 
 
 @pytest.fixture
