@@ -16,6 +16,7 @@ import numpy as np
 from faceinsight.bundle.specs import ANSWERED, LANGUAGE, SCOPE, UNCLEAR
 
 from ..toml_file import read_table
+from . import open_questions as oq
 from . import wordings as w
 from .concepts import CONCEPTS, OPPOSED, SAID_OF_THE_PERSON
 
@@ -64,8 +65,9 @@ def words_of_questions(tokens: Iterable[str]) -> str:
     inside: dict[str, None] = {}
     for concept in (*CONCEPTS, *OPPOSED, *SAID_OF_THE_PERSON):
         inside |= dict.fromkeys(_words(concept.words))
-    for name in sorted(vars(w)):
-        inside |= dict.fromkeys(_words(vars(w)[name])) if name.isupper() and not name.startswith("_") else {}
+    tables = {**vars(oq), **vars(w)}
+    for name in sorted(tables):
+        inside |= dict.fromkeys(_words(tables[name])) if name.isupper() and not name.startswith("_") else {}
     inside |= dict.fromkeys(_words([*w._TEMPLATES.values(), w._SUBJECTS]))
     others = _words([c.heldout for c in CONCEPTS])
     others += _words([(p.templates, p.words) for _, entry in _kinds().values() for p in entry])

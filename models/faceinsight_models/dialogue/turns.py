@@ -12,6 +12,7 @@ from faceinsight.language.claims import is_negated
 from faceinsight.types import HIDDEN, NO, YES
 
 from ..taxonomy import AGES, CHARACTERISTICS, EXCLUSIVE_MEMBERS, EXPRESSIONS, RACES
+from . import open_questions as oq
 from . import wordings as w
 from .answers import (
     DECLINE_OFF,
@@ -64,25 +65,25 @@ _ONE_OF = dict.fromkeys(EXCLUSIVE_MEMBERS, "choice") | dict.fromkeys(STYLES, "st
 
 Open = tuple[tuple[str, ...], Callable[[Mapping[str, int]], str], tuple[str, ...]]
 _OPEN: tuple[Open, ...] = (
-    (w.COLOR_QUESTIONS, color_answer, ("Bald", *COLORS)),
-    (w.HAIR_QUESTIONS, hair_answer, HAIR),
-    (w.STYLE_QUESTIONS, style_answer, tuple(STYLES)),
-    (w.FACIAL_QUESTIONS, facial_answer, FACIAL),
-    (w.WORN_QUESTIONS, worn_answer, tuple(WORN_NAMES)),
-    (w.MOOD_QUESTIONS, choice_answer(tuple(EXPRESSIONS)), tuple(EXPRESSIONS)),
-    (w.HEAD_QUESTIONS, gated_answer("Wearing_Hat"), ("Wearing_Hat",)),
+    (oq.COLOR_QUESTIONS, color_answer, ("Bald", *COLORS)),
+    (oq.HAIR_QUESTIONS, hair_answer, HAIR),
+    (oq.STYLE_QUESTIONS, style_answer, tuple(STYLES)),
+    (oq.FACIAL_QUESTIONS, facial_answer, FACIAL),
+    (oq.WORN_QUESTIONS, worn_answer, tuple(WORN_NAMES)),
+    (oq.MOOD_QUESTIONS, choice_answer(tuple(EXPRESSIONS)), tuple(EXPRESSIONS)),
+    (oq.HEAD_QUESTIONS, gated_answer("Wearing_Hat"), ("Wearing_Hat",)),
 )
 _OTHER_COLORS = (
-    *(q.replace("{x}", x) for q in w.OTHER_COLOR_QUESTIONS for x in w.OTHER_COLORS),
-    *w.REDHEAD_QUESTIONS * 4,
+    *(q.replace("{x}", x) for q in oq.OTHER_COLOR_QUESTIONS for x in oq.OTHER_COLORS),
+    *oq.REDHEAD_QUESTIONS * 4,
 )
 _NECK = ("Wearing_Necklace", "Wearing_Necktie")
 #: What a question takes for granted, and asks more about than is known.
 DETAILED = tuple(c for c in CONCEPTS if c.form in w.DETAIL_TEMPLATES and c.name not in HAIR and c.name in _THINGS)
 _GATED: tuple[Open, ...] = (
-    (w.AGE_QUESTIONS, choice_answer(tuple(AGES)), tuple(AGES)),
-    (w.GENDER_QUESTIONS, gated_answer("Male"), ("Male",)),
-    (w.RACE_QUESTIONS, choice_answer(tuple(RACES)), tuple(RACES)),
+    (oq.AGE_QUESTIONS, choice_answer(tuple(AGES)), tuple(AGES)),
+    (oq.GENDER_QUESTIONS, gated_answer("Male"), ("Male",)),
+    (oq.RACE_QUESTIONS, choice_answer(tuple(RACES)), tuple(RACES)),
 )
 
 
@@ -116,7 +117,7 @@ def turn(rng: np.random.Generator, states: Mapping[str, int]) -> Turn:
     if kind < 0.62:
         return _open(rng, _GATED, states)
     if kind < 0.77:
-        return Turn(w.say(rng, w.DESCRIBE_QUESTIONS), describe(states), DESCRIBED)
+        return Turn(w.say(rng, oq.DESCRIBE_QUESTIONS), describe(states), DESCRIBED)
     if kind < 0.84:
         return _several(rng, states)
     if kind < 0.92:
@@ -160,7 +161,7 @@ def _closed(rng: np.random.Generator, states: Mapping[str, int]) -> Turn:
     kind, concept = rng.random(), _concept(rng, states)
     if kind < 0.06:
         # Of one person too people ask who it is that smiles.
-        templates = (w.WHO_TEMPLATES, w.BOTH_TEMPLATES, w.HOW_MANY_TEMPLATES)[rng.integers(3)]
+        templates = (oq.WHO_TEMPLATES, oq.BOTH_TEMPLATES, oq.HOW_MANY_TEMPLATES)[rng.integers(3)]
         return _stated(w.say(rng, templates[concept.form], concept.words), concept, states)
     others = OPPOSED if kind < 0.12 else SAID_OF_THE_PERSON if kind < 0.17 else (concept,)
     return _answered(rng, others[rng.integers(len(others))], states)
@@ -206,7 +207,7 @@ def _compound(rng: np.random.Generator, states: Mapping[str, int]) -> Turn:
 def _open(rng: np.random.Generator, kinds: Sequence[Open], states: Mapping[str, int]) -> Turn:
     if kinds is _OPEN and rng.random() < 0.12:
         if rng.random() < 0.5:
-            return Turn(w.say(rng, w.NECK_QUESTIONS), which_answer(states, [BY_NAME[n] for n in _NECK]), _NECK)
+            return Turn(w.say(rng, oq.NECK_QUESTIONS), which_answer(states, [BY_NAME[n] for n in _NECK]), _NECK)
         return Turn(w.say(rng, _OTHER_COLORS), color_answer(states), ("Bald", *COLORS))
     questions, answer_of, about = kinds[int(rng.integers(len(kinds)))]
     return Turn(w.say(rng, questions), answer_of(states), about)
@@ -214,14 +215,14 @@ def _open(rng: np.random.Generator, kinds: Sequence[Open], states: Mapping[str, 
 
 def _several(rng: np.random.Generator, states: Mapping[str, int]) -> Turn:
     """Which of these, how many of these."""
-    family = [BY_NAME[n] for n in w.FAMILIES[rng.integers(len(w.FAMILIES))]]
+    family = [BY_NAME[n] for n in oq.FAMILIES[rng.integers(len(oq.FAMILIES))]]
     count = int(rng.integers(2, min(4, len(family)) + 1))
     concepts = [family[i] for i in rng.permutation(len(family))[:count]]
     form = concepts[0].form
     if form != "look" and rng.random() < 0.4:
-        words, templates, answer = "and", w.COUNT_TEMPLATES[form], count_answer(states, concepts)
+        words, templates, answer = "and", oq.COUNT_TEMPLATES[form], count_answer(states, concepts)
     else:
-        words, templates, answer = "or", w.WHICH_TEMPLATES[form], which_answer(states, concepts)
+        words, templates, answer = "or", oq.WHICH_TEMPLATES[form], which_answer(states, concepts)
     options = w.listed([str(rng.choice(c.words[:2])) for c in concepts], words)
     return Turn(w.say(rng, templates, o=options), answer, tuple(c.name for c in concepts))
 
@@ -235,14 +236,14 @@ def follow_turn(rng: np.random.Generator, states: Mapping[str, int]) -> Turn:
     if kind == 0:
         answer = "Yes, as far as I can see." if state in (YES, NO) else "No, I am not sure."
         answer = {None: DECLINE_OFF, HIDDEN: HIDDEN_ANSWER}.get(state, answer)
-        return Turn(w.say(rng, w.SURE_QUESTIONS), answer, first.about, first.question)
+        return Turn(w.say(rng, oq.SURE_QUESTIONS), answer, first.about, first.question)
     if kind == 1:
         answer = DECLINE_OFF if state is None else LOOKED.format(place=REGION_WORDS[_REGION[concept.name]])
-        return Turn(w.say(rng, w.WHERE_QUESTIONS), answer, first.about, first.question)
+        return Turn(w.say(rng, oq.WHERE_QUESTIONS), answer, first.about, first.question)
     other = _concept(rng, states)
     state = other.state(states)
     answer = DECLINE_OFF if state is None else closed_answer(other, state)
-    return Turn(w.say(rng, w.ELLIPSES, other.words), answer, (other.name,), first.question)
+    return Turn(w.say(rng, oq.ELLIPSES, other.words), answer, (other.name,), first.question)
 
 
 def _declined(rng: np.random.Generator) -> Turn:
@@ -255,11 +256,11 @@ def pair_turn(rng: np.random.Generator, first: Mapping[str, int], second: Mappin
     kind = rng.random()
     if kind < 0.7:
         concept = _concept(rng, first)
-        templates, answer_of = (w.WHO_TEMPLATES, who_answer) if kind < 0.4 else (w.BOTH_TEMPLATES, both_answer)
+        templates, answer_of = (oq.WHO_TEMPLATES, who_answer) if kind < 0.4 else (oq.BOTH_TEMPLATES, both_answer)
         question = w.say(rng, templates[concept.form], concept.words)
         return Turn(question, answer_of(concept, first, second), (concept.name,))
     if kind < 0.83:
-        return Turn(w.say(rng, w.COMMON_QUESTIONS), common_answer(first, second), DESCRIBED)
+        return Turn(w.say(rng, oq.COMMON_QUESTIONS), common_answer(first, second), DESCRIBED)
     if kind < 0.96:
-        return Turn(w.say(rng, w.DIFFERENT_QUESTIONS), different_answer(first, second), DESCRIBED)
+        return Turn(w.say(rng, oq.DIFFERENT_QUESTIONS), different_answer(first, second), DESCRIBED)
     return _declined(rng)

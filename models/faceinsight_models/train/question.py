@@ -21,14 +21,12 @@ from faceinsight.language.claims import is_conjunction
 from faceinsight.language.question_encoder import asked_about
 
 from ..dialogue.concepts import CONCEPTS
+from ..dialogue.open_questions import AFTERTHOUGHTS, ASIDES, COUNT_PEOPLE
 from ..dialogue.outside import KINDS, outside_question
 from ..dialogue.plain import misread, plain_questions
 from ..dialogue.slips import misspelt
 from ..dialogue.turns import DETAILED, Turn, compound, follow_turn, pair_turn, turn
 from ..dialogue.wordings import (
-    AFTERTHOUGHTS,
-    ASIDES,
-    COUNT_PEOPLE,
     closed_question,
     compound_question,
     detail_question,

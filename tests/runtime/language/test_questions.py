@@ -12,7 +12,7 @@ from faceinsight import FaceInsight, PolicyError
 from faceinsight.language.claims import is_negated, without_yes_no
 from faceinsight.language.languages import DECLINES, language_of
 from faceinsight.language.spelling import Spelling
-from faceinsight_models.dialogue import outside, turns, wordings
+from faceinsight_models.dialogue import open_questions, outside, turns, wordings
 from faceinsight_models.dialogue.concepts import CONCEPTS, OPPOSITE_WORDS
 from faceinsight_models.dialogue.plain import misread, plain_questions
 from faceinsight_models.dialogue.slips import misspelt
@@ -205,7 +205,7 @@ def test_pronouns_are_asked_about_in_their_cases():
     assert asked("Would you say {s} is bald?", "she") == "Would you say she is bald?"
     assert asked("Describe the hair of {s}.", "the man") == "Describe the hair of the man."
     rng = np.random.default_rng(0)
-    said = " ".join(wordings.say(rng, wordings.DESCRIBE_QUESTIONS).lower() for _ in range(2000))
+    said = " ".join(wordings.say(rng, open_questions.DESCRIBE_QUESTIONS).lower() for _ in range(2000))
     assert "describe her." in said
     assert not re.search(r"(describe|about|of) (s?he)\b", said)
 
