@@ -73,8 +73,8 @@ ROWS = (
     Row("JetPack 7.2", "3.12", "what pip chooses there"),
     Row("OpenCV 4.8", "3.11", "the oldest one, beside the newest ONNX Runtime", _beside("4.8.0", "1.32", "1.26")),
     Row("OpenCV 4.10", "3.12", "the first one for numpy 2", _beside("4.10", "1.20", "2.0")),
-    Row("OpenCV 4.12", "3.11", "the last one whose log cannot be switched", _beside("4.12", "1.22", "2.2")),
-    Row("OpenCV 4.13", "3.12", "boxes of infinite size", _beside("4.13", "1.24", "2.3")),
+    Row("OpenCV 4.12", "3.11", "one in between", _beside("4.12", "1.22", "2.2")),
+    Row("OpenCV 4.13", "3.12", "the last one before 5", _beside("4.13", "1.24", "2.3")),
     Row("ONNX Runtime 1.18", "3.12", "the oldest one on the newest Python it has", _beside("4.11", "1.18", "1.26")),
     Row("ONNX Runtime 1.19", "3.12", "the first one for numpy 2, beside OpenCV 5", _beside("5.0", "1.19", "2.0")),
     Row(

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from faceinsight.backends.device import Device
 from faceinsight.backends.llama_cpp.tokenizer import as_uncased
 from faceinsight.backends.session import TensorInfo
 from faceinsight.bundle.bundle import Bundle
@@ -116,12 +117,7 @@ class TransformersNano(Greedy):
             width=self._model.config.hidden_size,
         )
         adapter.load_state_dict(torch.load(folder / "align.pt", weights_only=True))
-        detector = FaceDetector(
-            bundle.file(m.detector.file),
-            score_threshold=m.detector.score_threshold,
-            nms_threshold=m.detector.nms_threshold,
-            sides=m.detector.sides,
-        )
+        detector = FaceDetector(m.detector, Device("cpu", False, cores()).session(bundle.file(m.detector.file)))
         axes = {
             "pixels": 4,
             "label_map": 3,

@@ -41,13 +41,10 @@ SQUARE = 20
 
 
 class CountedNetwork:
-    """OpenCV's network, and how much it had to do."""
+    """The detector's network, and how much it had to do."""
 
     def __init__(self, network: Any) -> None:
         self._network, self.runs, self.pixels = network, 0, 0
-
-    def setInputSize(self, size: tuple[int, int]) -> None:
-        self._network.setInputSize(size)
 
     def detect(self, picture: Picture) -> Any:
         self.runs, self.pixels = self.runs + 1, self.pixels + picture.shape[0] * picture.shape[1]
@@ -137,11 +134,11 @@ def costs(detector: FaceDetector, people: Sequence[Head], seed: int) -> list[Fig
     }
     rows = []
     for name, photos in pictures.items():
-        counted = CountedNetwork(detector._net)
-        detector._net = counted
+        counted = CountedNetwork(detector.network)
+        detector.network = counted  # type: ignore[assignment]
         for photo in photos:
             detector.detect(photo)
-        detector._net = counted._network
+        detector.network = counted._network
         runs, pixels = (round(n / len(photos), 3) for n in (counted.runs, counted.pixels / 1e6))
         rows.append({"photo": name, "runs": runs, "megapixels": pixels})
     return rows

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime
 import hashlib
-import shutil
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -20,7 +19,6 @@ from faceinsight.bundle.bundle import MANIFEST, Bundle
 from faceinsight.bundle.manifest import FORMAT, VERSION, Manifest
 from faceinsight.bundle.specs import (
     CropSpec,
-    DetectorSpec,
     EncoderSpec,
     FileEntry,
     KnowledgeSpec,
@@ -34,10 +32,17 @@ from faceinsight_models.dialogue.concepts import OPPOSITE_WORDS
 from faceinsight_models.dialogue.outside import KINDS, words_of_questions
 from faceinsight_models.nets.closeup import PARTS, CloseupNet
 from faceinsight_models.nets.encoder import KnowledgeGraph
-from faceinsight_models.nets.graphs import write_closeup, write_encoder, write_knowledge, write_parser, write_question
+from faceinsight_models.nets.graphs import (
+    write_closeup,
+    write_detector,
+    write_encoder,
+    write_knowledge,
+    write_parser,
+    write_question,
+)
 from faceinsight_models.nets.question import SHARE
-from faceinsight_models.parts import NMS_THRESHOLD, SCORE_THRESHOLD, SIDES, Trained
-from faceinsight_models.specs import characteristic_specs, closeup_spec
+from faceinsight_models.parts import Trained
+from faceinsight_models.specs import DETECTOR_SPEC, characteristic_specs, closeup_spec
 from faceinsight_models.storage import CLOSEUP, DETECTOR, ENCODER, KNOWLEDGE, LLM, PARSER, QUESTION, WORDS
 from faceinsight_models.taxonomy import MASK_CLASSES, REGIONS, RULES, SWITCHES
 from faceinsight_models.train.conversation import DESCRIBED_FROM, DESCRIBED_SURE, LIST_FROM
@@ -129,8 +134,8 @@ class _BundleWriter:
         yield "manifest", self.manifest
 
     def detector(self) -> None:
-        """YuNet, unchanged."""
-        shutil.copyfile(self.trained.detector, self.folder / DETECTOR)
+        """YuNet, for pictures of any size."""
+        write_detector(self.trained.detector, self.folder / DETECTOR)
 
     def parser(self) -> None:
         """The face parser, weights in half precision."""
@@ -262,7 +267,7 @@ class _BundleWriter:
             name=self.name,
             created=datetime.date.today().isoformat(),
             files=files,
-            detector=DetectorSpec(DETECTOR, SCORE_THRESHOLD, NMS_THRESHOLD, SIDES),
+            detector=DETECTOR_SPEC,
             crop=CropSpec((template[0], template[1], template[2], template[3], template[4])),
             parser=ParserSpec(PARSER, crop.parser, mean, std, MASK_CLASSES),
             encoder=EncoderSpec(ENCODER, crop.encoder, mean, std, patches, llm.width),

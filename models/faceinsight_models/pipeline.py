@@ -14,6 +14,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from faceinsight.backends.device import Device
+from faceinsight.host.machine import cores
 from faceinsight.perception.detector import FaceDetector
 from faceinsight.types import STATES
 
@@ -21,6 +23,7 @@ from . import assets
 from .data.faces import Faces, Masks, Mixture, load_faces, load_masks
 from .nets.closeup import CloseupNet
 from .nets.encoder import Adapter, FaceEncoder
+from .nets.graphs import write_detector
 from .nets.llm import BpeVocabulary, load_gguf, prune, text_features
 from .nets.parser import FaceParser
 from .nets.question import QuestionNet
@@ -28,9 +31,6 @@ from .parts import (
     DETECTOR,
     FACERES,
     LLM,
-    NMS_THRESHOLD,
-    SCORE_THRESHOLD,
-    SIDES,
     TRUNK,
     load_backbone,
     load_calibration,
@@ -41,6 +41,7 @@ from .parts import (
     state_dict,
 )
 from .recipe import Recipe
+from .specs import DETECTOR_SPEC
 from .taxonomy import CHARACTERISTICS, MASK_CLASSES, NAMES
 from .train.align import align
 from .train.backbone import BackboneClassifier, train_backbone
@@ -75,9 +76,10 @@ class Pipeline:
     @cached_property
     def detector(self) -> FaceDetector:
         """The runtime's detector, with the settings that the manifest will have."""
-        return FaceDetector(
-            self.assets[DETECTOR], score_threshold=SCORE_THRESHOLD, nms_threshold=NMS_THRESHOLD, sides=SIDES
-        )
+        path = self.run / "cache" / DETECTOR_SPEC.file
+        path.parent.mkdir(exist_ok=True)
+        write_detector(self.assets[DETECTOR], path)
+        return FaceDetector(DETECTOR_SPEC, Device("cpu", False, cores()).session(path))
 
     @cached_property
     def faces(self) -> Faces:

@@ -5,15 +5,18 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from faceinsight.bundle.specs import CharacteristicSpec, CloseupSpec, RegionLimit
+from faceinsight.bundle.specs import CharacteristicSpec, CloseupSpec, DetectorSpec, RegionLimit
 
 from .data.augment import MEAN, STD
 from .data.labels import AGE_YEARS
 from .dialogue.concepts import absent, denials, mentions
 from .nets.closeup import COVERS, FAULTS, SHARED, SHOWS, TELLS, YEARS
 from .recipe import Recipe
-from .storage import CLOSEUP
+from .storage import CLOSEUP, DETECTOR
 from .taxonomy import AGES, CELEBA, CHARACTERISTICS, COVERED_BY, HIDDEN_BY, NEEDS, REGIONS
+
+#: How the detector looks at training pictures, and the runtime at photos.
+DETECTOR_SPEC = DetectorSpec(DETECTOR, score_threshold=0.6, nms_threshold=0.3, sides=(640, 320, 1280))
 
 
 def characteristic_specs(calibration: NDArray[np.float64], *, closeup: bool = True) -> tuple[CharacteristicSpec, ...]:

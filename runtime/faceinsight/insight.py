@@ -46,7 +46,7 @@ class FaceInsight:
         self.guard = Guard(parts.manifest, parts.perception.enabled)
         caches = (self.language.prefix.cache, *((self.vision.cache,) if self.vision else ()))
         self._expiry = ExpiryTimer(forget_after, self.language, caches, self.forget)
-        # The detector's network remembers the size of the picture between two calls; the LLM, the face it reads.
+        # A TensorRT plan runs one photo at a time, and the LLM remembers the face it reads.
         # Not the language's own lock: `forget` must not wait until an answer is whole.
         self._perceiving, self._asking = OwnLock(), OwnLock()
 

@@ -53,10 +53,10 @@ def test_a_box_counts_for_one_face(people):
 
 def test_runs_and_pixels_are_counted(insight: FaceInsight, photo):
     detector = insight.perception.detector
-    network = detector._net
-    detector._net = counted = scenes.CountedNetwork(network)
+    network = detector.network
+    detector.network = counted = scenes.CountedNetwork(network)
     try:
         detector.detect(photo)
     finally:
-        detector._net = network
+        detector.network = network
     assert (counted.runs, counted.pixels) == (1, 512 * 512)

@@ -16,6 +16,19 @@ from .parser import FaceParser, LabelMap
 from .question import QuestionNet
 
 
+def write_detector(yunet: Path, path: Path) -> None:
+    """YuNet as it was published, for pictures of 640 x 640 px, as a graph for any size: input (1,3,H,W), H and W
+    multiples of 32; its weights and operators are the same."""
+    model = onnx.load(yunet)
+    height, width = model.graph.input[0].type.tensor_type.shape.dim[2:]
+    height.dim_param, width.dim_param = "height", "width"
+    for output in model.graph.output:
+        output.type.tensor_type.shape.dim[1].dim_param = "cells" + output.name[output.name.rindex("_") :]
+    # Sizes in between, of the one size.
+    model.graph.ClearField("value_info")
+    onnx.save(model, path)
+
+
 def write_parser(parser: FaceParser, path: Path, *, size: int) -> nn.Module:
     """Pixels (B,3,size,size) -> label_map (B,size,size) uint8. Returns the torch module that the graph must equal."""
     module = LabelMap(parser).eval()

@@ -82,6 +82,10 @@ class Device:
         """Faces per run of the encoders."""
         return BATCH[self.name]
 
+    def on_cpu(self) -> Device:
+        """The CPU with the same thread budget, for what does not run on a GPU."""
+        return Device("cpu", False, self.threads)
+
     def session(self, model: Path) -> Session:
         """A session on this device. Raises DeviceError if what was asked for did not become active."""
         if self.tensorrt is None:

@@ -149,10 +149,10 @@ def _memory() -> dict[str, Any]:
 
 
 def _opencv() -> dict[str, Any]:
-    """OpenCV's version, and whether it has the face detector."""
+    """OpenCV's version."""
     import cv2
 
-    return {"version": cv2.__version__, "detector": hasattr(cv2, "FaceDetectorYN")}
+    return {"version": cv2.__version__}
 
 
 def _main(name: str, *arguments: str) -> int:

@@ -168,7 +168,7 @@ def notes(result: Result) -> list[str]:
         out.append(f"clocks were held back during the run: {', '.join(held)}")
     out += [
         "95 %: interval of the median, from N = 6; p90, p95, p99 are given from N = 10, 20, 100",
-        "the detector is OpenCV's and runs on the CPU; decoding and all pre- and post-processing are included",
+        "the detector runs on the CPU; decoding and all pre- and post-processing are included",
     ]
     return out
 

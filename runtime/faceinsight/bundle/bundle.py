@@ -38,7 +38,7 @@ class Bundle:
 
     @property
     def graph_files(self) -> list[str]:
-        """The ONNX models that run on the device: all but the detector, which is OpenCV's, on the CPU."""
+        """The ONNX models that run on the device: all but the detector, which runs on the CPU."""
         return [n for n in self.manifest.files if n.endswith(".onnx") and n != self.manifest.detector.file]
 
     @classmethod

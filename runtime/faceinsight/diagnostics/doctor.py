@@ -88,13 +88,9 @@ def _versions(f: Facts) -> Check | None:
 
 
 def _opencv(f: Facts) -> Check:
-    wanted, install = "OpenCV with FaceDetectorYN", "pip install --upgrade opencv-python-headless"
     if f.opencv.found is None:
-        return Check("OpenCV", FAIL, f.opencv.error or "", wanted, install)
-    version = f.opencv.found["version"]
-    return (
-        Check("OpenCV", OK, version) if f.opencv.found["detector"] else Check("OpenCV", FAIL, version, wanted, install)
-    )
+        return Check("OpenCV", FAIL, f.opencv.error or "", "OpenCV", "pip install opencv-python-headless")
+    return Check("OpenCV", OK, f.opencv.found["version"])
 
 
 def _telemetry(f: Facts) -> Check:

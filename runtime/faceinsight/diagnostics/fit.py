@@ -5,7 +5,7 @@ The estimate is of the peak resident memory of a process that answers about one 
     libraries    Python and what it imports, measured in a child process on this machine
     graphs       weights as their kernels want them + activations
     loading      what loading a graph takes for a moment, if that is more than all that comes behind it
-    detector     activations of OpenCV's first look
+    detector     activations of its first look
     LLM          tensors, KV cache, what decoding the longest part of a prompt touches
 
 The constants were measured with ONNX Runtime 1.32, OpenCV 5.0 and llama.cpp of llama-cpp-python 0.3.36 on x86-64:
@@ -36,8 +36,8 @@ from .versions import onnxruntime_version
 
 #: Activations: peak of the live tensors times this, for the arena grows by doubling. 1.5-2.0, the least for 8 faces.
 ARENA = 1.8
-#: The same of OpenCV's network.
-DETECTOR_ARENA = 1.5
+#: Of the detector, bytes per pixel: 45-53 for one look of 0.1 to 4 megapixels, 49-79 once it had seen a hundred sizes.
+DETECTOR_PIXEL = 75
 #: What Python and the libraries take where it cannot be measured.
 FLOOR = 80_000_000
 #: ggml types whose matrices are repacked for the CPU (Q4_0, Q4_K, IQ4_NL): token embeddings that are the output too are
@@ -114,8 +114,8 @@ def estimate(
     floor = measure_floor() if floor is None else floor
     memory = available_memory() if memory is None else memory
     graphs = {name: OnnxHeader.read(bundle.file(name)) for name in m.files if name.endswith(".onnx")}
-    detector = graphs.pop(m.detector.file)
-    passes = [_detector(detector, side) for side in m.detector.sides]
+    resident, _ = weights(graphs.pop(m.detector.file), onnxruntime=onnxruntime_version())
+    passes = [resident + DETECTOR_PIXEL * side**2 for side in m.detector.sides]
     parts = [
         Part("libraries", floor, "Python, numpy, OpenCV, ONNX Runtime, llama.cpp"),
         Part(m.detector.file, passes[0], f"first pass, {m.detector.sides[0]} px"),
@@ -187,12 +187,6 @@ def parse_memory(text: str) -> int:
     if not match or match[2].upper() not in _UNITS:
         raise RequestError(f"memory {text!r}; expected a number and a unit, e.g. 8GB, 7.4GiB or 512MB")
     return round(float(match[1]) * _UNITS[match[2].upper()])
-
-
-def _detector(graph: OnnxHeader, side: int) -> int:
-    """OpenCV's network on a square photo of this side; the file's own shapes say how much one pixel takes."""
-    _, _, height, width = (int(n) for n in graph.inputs[0].shape)
-    return round(DETECTOR_ARENA * activations(graph, {}) * side * side / (height * width)) + 5_000_000
 
 
 def _llm(name: str, header: GgufHeader, *, context: int, chunk: int) -> list[Part]:

@@ -43,7 +43,7 @@ class Old:
 RUNTIME = {
     "python": Package("Python", "3.10", "3.13"),
     "numpy": Package("numpy", "1.24", "2.5"),
-    "opencv-python-headless": Package("OpenCV", "4.8", "5.0", "older ones cannot run the face detector", "4.10"),
+    "opencv-python-headless": Package("OpenCV", "4.8", "5.0", "older ones were not tried", "4.10"),
     "onnxruntime": Package("ONNX Runtime", "1.18", "1.32", "older ones do not read nano's graphs (IR 10)", "1.19"),
     "llama-cpp-python": Package("llama-cpp-python", "0.3.36", "0.3.36", "this one's functions are called"),
 }

@@ -1,25 +1,23 @@
-"""Face detection: YuNet through OpenCV (Wu et al., 2023)."""
+"""Face detection: YuNet on an image pyramid."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import BundleError
+from ..backends.session import Session
+from ..bundle.specs import DetectorSpec
 from .alignment import BORDER
 from .tiles import OVERLAP, SPOT, Image, brightened, cut, pieces, plain, shrunk, spot, tiles
+from .yunet import NO_ROWS, Rows, YuNet
 
 #: Longer side of the picture in the last look.
 CLOSER = 192
-#: Boxes that go into non-maximum suppression, the surest ones: a face has several, and a crowd has hundreds of faces.
-BOXES = 5000
 #: Width in photo pixels of the smallest faces that are looked for: little can be read of smaller ones.
 SMALLEST = 24
 #: A face of 8 pixels, as looked at, leaves a trace (a score of 0.05); one of 14 is mostly found.
@@ -37,9 +35,6 @@ TURNED_SPOTS, SURE = 4, 0.8
 SHARED = 0.5
 
 Floats = NDArray[np.float32]
-#: (N,15): x, y, width, height, five landmarks (x, y) and score.
-Rows = NDArray[np.float32]
-_NONE: Rows = np.zeros((0, 15), np.float32)
 _ONE: Floats = np.ones(2, np.float32)
 
 
@@ -67,28 +62,11 @@ class FaceDetector:
     and a dark photo is brightened.
     """
 
-    def __init__(
-        self, model: Path, *, score_threshold: float = 0.7, nms_threshold: float = 0.3, sides: tuple[int, ...] = (640,)
-    ) -> None:
-        """Open YuNet in OpenCV.
-
-        Args:
-            model: its ONNX file.
-            score_threshold: least confidence of a face, 0..1.
-            nms_threshold: overlap (IoU) above which two boxes are one face.
-            sides: longer sides, in pixels, at which a photo is tried until a face is found.
-
-        Raises:
-            BundleError: OpenCV cannot load the file.
-        """
-        try:
-            with _no_warnings():
-                self._net: Any = cv2.FaceDetectorYN.create(
-                    str(model), "", (320, 320), min(TRACE_SCORE, score_threshold), nms_threshold, BOXES
-                )
-        except cv2.error as e:
-            raise BundleError(f"{model} is not a detector OpenCV {cv2.__version__} can load: {e.err}") from e
-        self._score, self._sides = score_threshold, sides
+    def __init__(self, spec: DetectorSpec, session: Session) -> None:
+        """Of a bundle's detector and what runs it. Raises BundleError if the graph is another one."""
+        least = min(TRACE_SCORE, spec.score_threshold)
+        self.network = YuNet(session, spec.file, score_threshold=least, nms_threshold=spec.nms_threshold)
+        self._score, self._sides = spec.score_threshold, spec.sides
 
     def detect(self, image: Image, *, enough: int | None = None) -> tuple[Detection, ...]:
         """RGB (H,W,3) -> faces, the largest first.
@@ -108,14 +86,14 @@ class FaceDetector:
         parts = pieces(w, h, self._sides[0])
         rows = np.concatenate([_whole(_moved(self._find_in(cut(image, p), enough), p), p, w, h) for p in parts])
         if len(parts) > 1:
-            rows = _added(_NONE, rows)
+            rows = _added(NO_ROWS, rows)
         elif not len(rows):
             rows = self._past_border(image)
         return tuple(_detection(r) for r in sorted(rows, key=lambda r: -r[2] * r[3]) if _touches(r, w, h))
 
     def _find_in(self, photo: Image, enough: int | None) -> Rows:
         """Faces in a photo, or in a piece of a strip."""
-        longer, reached, traces, faces, every = max(photo.shape[:2]), 0, _NONE, _NONE, _NONE
+        longer, reached, traces, faces, every = max(photo.shape[:2]), 0, NO_ROWS, NO_ROWS, NO_ROWS
         for side in dict.fromkeys(min(s, longer) for s in self._sides):
             size = _size(photo, side)
             rows = self._detect(shrunk(photo, *size), _step(photo, size))
@@ -134,7 +112,7 @@ class FaceDetector:
         """The faces, with those that more pixels show, and all traces of the closer looks; side: the longer one of the
         look that saw the traces."""
         h, w = photo.shape[:2]
-        longer, first, closer = max(h, w), side, _NONE
+        longer, first, closer = max(h, w), side, NO_ROWS
         while SMALLEST * side < CLEAR * longer and side < longer:
             # Once only: where the smallest leave no trace.
             anywhere = SMALLEST * side < TRACE * longer and side == first
@@ -145,7 +123,7 @@ class FaceDetector:
             side = min(2 * side, longer)
             size = _size(photo, side)
             level, step = shrunk(photo, *size), _step(photo, size)
-            traces = _NONE
+            traces = NO_ROWS
             for tile in tiles(*size):
                 part, x, y = cut(level, tile), *(tile[:2] * step)
                 spot = (x, y, *(tile[2:] * step))
@@ -163,7 +141,7 @@ class FaceDetector:
     def _alone(self, photo: Image, faces: Rows, traces: Rows) -> Rows:
         """The faces, with what is one where it is looked at by itself."""
         likely = traces[(traces[:, 14] >= LIKELY) & (traces[:, 2] >= SPOT_WIDTH)]
-        for number, row in enumerate(_added(_NONE, likely[~_shared(likely, faces)])[:SPOTS]):
+        for number, row in enumerate(_added(NO_ROWS, likely[~_shared(likely, faces)])[:SPOTS]):
             if _shared(row[None], faces)[0]:
                 continue
             picture, corner, step = spot(photo, row[:4])
@@ -190,28 +168,7 @@ class FaceDetector:
     def _detect(self, picture: Image, step: Floats, corner: Sequence[float] = (0, 0)) -> Rows:
         """What may be a face in a picture (H,W,3), in the photo's pixels; step: how many of those one of the picture's
         is wide and high, corner: where it begins among them."""
-        self._net.setInputSize(picture.shape[1::-1])
-        rows = self._net.detect(cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))[1]
-        if rows is None:
-            return _NONE
-        # On strips OpenCV 4.13 finds boxes of infinite size.
-        return _moved(rows[np.isfinite(rows).all(1)], corner, step)
-
-
-@contextmanager
-def _no_warnings() -> Iterator[None]:
-    """OpenCV 5 warns on stderr about a target nobody chose; errors still come as exceptions. Before 4.13 there is no
-    such warning, and no such module."""
-    log = getattr(cv2.utils, "logging", None)
-    if log is None:
-        yield
-        return
-    level = log.getLogLevel()
-    log.setLogLevel(log.LOG_LEVEL_ERROR)
-    try:
-        yield
-    finally:
-        log.setLogLevel(level)
+        return _moved(self.network.detect(picture), corner, step)
 
 
 def _size(image: Image, side: int) -> tuple[int, int]:

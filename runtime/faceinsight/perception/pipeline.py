@@ -51,12 +51,8 @@ class Perception:
     def load(cls, bundle: Bundle, device: Device, *, allow: Sequence[str] = (), deny: Sequence[str] = ()) -> Perception:
         """Open the bundle's detector and graphs on a device."""
         m = bundle.manifest
-        detector = FaceDetector(
-            bundle.file(m.detector.file),
-            score_threshold=m.detector.score_threshold,
-            nms_threshold=m.detector.nms_threshold,
-            sides=m.detector.sides,
-        )
+        # Photos have any size, a TensorRT plan has one.
+        detector = FaceDetector(m.detector, device.on_cpu().session(bundle.file(m.detector.file)))
         parser, encoder = (device.session(bundle.file(spec.file)) for spec in (m.parser, m.encoder))
         knowledge, closeup = (
             device.session(bundle.file(spec.file)) if spec else None for spec in (m.knowledge, m.closeup)

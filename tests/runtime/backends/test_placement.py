@@ -70,7 +70,7 @@ def test_every_shipped_graph_runs_on_the_gpu(name: str):
 
 def test_the_graphs_of_the_small_bundle_run_on_the_gpu(tiny_bundle: Path):
     for path in sorted(tiny_bundle.glob("*.onnx")):
-        if path.name != "detector.onnx":  # OpenCV runs it
+        if path.name != "detector.onnx":  # runs on the CPU
             assert not require_all_or_refusal(path)
 
 

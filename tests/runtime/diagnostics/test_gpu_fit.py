@@ -117,7 +117,7 @@ def test_a_card_has_a_sum_of_its_own():
     names = [p.name for p in found.gpu.parts]
     assert names[:2] == ["CUDA context", "cuBLAS"]
     assert {"encoder.onnx", "llm.gguf", "KV cache", "compute buffer"} <= set(names)
-    # The detector is OpenCV's, and token embeddings stay with the CPU.
+    # The detector runs on the CPU, and token embeddings stay with the CPU.
     assert {"detector.onnx", "token embeddings", "pinned buffers"} <= {p.name for p in found.parts}
     assert "detector.onnx" not in names
     assert found.fits

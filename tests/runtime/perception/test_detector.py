@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -10,7 +11,10 @@ import pytest
 from numpy.typing import NDArray
 
 from faceinsight import FaceInsight
+from faceinsight.backends.device import Device
+from faceinsight.bundle.bundle import Bundle
 from faceinsight.perception import image as imaging
+from faceinsight.perception.pipeline import Perception
 from faceinsight.perception.tiles import OVERLAP, SPOT, brightened, pieces, spot, tiles
 
 
@@ -24,20 +28,42 @@ def test_a_crowd_is_found_whole(insight: FaceInsight, photo, side: int):
     assert len(insight.perception.detector.detect(np.tile(tile, (side, side, 1)))) == side**2
 
 
-def test_boxes_without_size_or_off_the_photo_are_dropped(insight: FaceInsight, photo, monkeypatch):
+def test_boxes_off_the_photo_are_dropped(insight: FaceInsight, photo, monkeypatch):
     detector = insight.perception.detector
-    rows = np.tile(np.float32([10, 10, 40, 50, *[30, 30] * 5, 0.9]), (5, 1))
-    rows[1, 2], rows[2, 4], rows[3, 0], rows[4, 3] = np.inf, np.nan, 2000, -3
+    rows = np.tile(np.float32([10, 10, 40, 50, *[30, 30] * 5, 0.9]), (3, 1))
+    rows[1, 0], rows[2, 3] = 2000, -3
 
-    class Net:
-        def setInputSize(self, size): ...
+    class Network:
+        def detect(self, picture):
+            return rows.copy()
 
-        def detect(self, image):
-            return 1, rows.copy()
-
-    monkeypatch.setattr(detector, "_net", Net())
+    monkeypatch.setattr(detector, "network", Network())
     (found,) = detector.detect(photo)
     assert found.box == (10, 10, 40, 50)
+
+
+def test_it_runs_on_the_cpu_whatever_the_graphs_run_on():
+    """A TensorRT plan takes pictures of one size."""
+    cpu, elsewhere = Device("cpu", False, 1), []
+
+    class Gpu:
+        batch = 8
+
+        def on_cpu(self) -> Device:
+            return cpu
+
+        def session(self, model: Path):
+            elsewhere.append(model.name)
+            return cpu.session(model)
+
+    perception = Perception.load(Bundle.open("nano"), Gpu())
+    assert sorted(elsewhere) == ["closeup.onnx", "encoder.onnx", "knowledge.onnx", "parser.onnx"]
+    assert perception.detector.network.graph.providers == ("CPUExecutionProvider",)
+
+
+def test_the_cpu_of_a_gpu_device_has_its_threads():
+    gpu = Device("cuda", True, 3, strict=False)
+    assert gpu.on_cpu() == Device("cpu", False, 3)
 
 
 @pytest.fixture(scope="module")
@@ -87,18 +113,15 @@ def test_strips_are_looked_at_in_pieces(insight: FaceInsight, alone, width: int,
 def looked_at(insight: FaceInsight, image: NDArray[np.uint8], monkeypatch) -> tuple[int, int]:
     """Faces found, and pixels that the network saw."""
     detector = insight.perception.detector
-    net, pixels = detector._net, []
+    network, pixels = detector.network, []
 
     class Counted:
-        def setInputSize(self, size):
-            net.setInputSize(size)
-
         def detect(self, image):
             pixels.append(image.shape[0] * image.shape[1])
-            return net.detect(image)
+            return network.detect(image)
 
     with monkeypatch.context() as patch:
-        patch.setattr(detector, "_net", Counted())
+        patch.setattr(detector, "network", Counted())
         return len(detector.detect(image)), sum(pixels)
 
 
