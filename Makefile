@@ -87,7 +87,7 @@ test-arm64: setup
 	$(BIN)/python tests/arm64/emulate.py
 
 # The folder of benchmarks/results whose figures the docs show.
-RESULTS ?= xeon-2026-11
+RESULTS ?= epyc-2026-11
 # The wheel with the oldest and newest versions of what it stands on: an hour, 2 GB (7 GB for PyTorch with CUDA).
 test-versions: setup-dev
 	$(BIN)/python benchmarks/versions.py --out benchmarks/results/$(RESULTS)/versions.json

@@ -92,9 +92,6 @@ MEASUREMENTS = {
         "convert-7b": Measurement(
             "converting a 7B LLM of random weights", "speed/convert.py FOLDER --out OUT", "1e8f0e8"
         ),
-        "versions": Measurement(
-            "the wheel with the oldest and newest versions of its libraries", "make test-versions", "331ab92"
-        ),
     }.items()
 } | {
     "epyc-2026-11/serve-nano": Measurement(
@@ -148,8 +145,8 @@ MEASUREMENTS = {
         "a4b22e1",
     ),
     "epyc-2026-11/versions": Measurement(
-        "the wheel with the oldest and newest versions of what exporting needs, and all of its tests",
-        "versions.py --out OUT --only newest 'export, oldest' 'export, transformers 4' 'export, newest'",
+        "the wheel with the oldest and newest versions of its libraries; rows that export, of the bundle before",
+        "versions.py --out OUT",
         "ab20ac5",
     ),
     "epyc-2026-11/cpu-engines": Measurement(

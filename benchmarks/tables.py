@@ -285,8 +285,8 @@ def targets(results: Results) -> str:
 
 
 def versions_tried(results: Results) -> str:
-    """Which versions of Python and libraries were run: rows that export on the other machine."""
-    return versions.tables(results["versions"], Results(SERVED)["versions"])
+    """Which versions of Python and libraries were run."""
+    return versions.tables(Results(SERVED)["versions"])
 
 
 def licences(_: Results) -> str:
