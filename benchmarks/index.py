@@ -31,7 +31,7 @@ MEASUREMENTS = {
             "what `nano` says against labels: every set, strangers' photos, degraded views, questions, answers; on the "
             "machine of epyc-2026-11, no times",
             "quality/accuracy.py --data DIR --out OUT --surrounded 1000 --views 300 --questions 600",
-            "84aa6f0",
+            "6a1e802",
         ),
         "accuracy-training-free": Measurement(
             "the same of a training-free bundle",
@@ -121,7 +121,7 @@ MEASUREMENTS = {
     "epyc-2026-11/audience": Measurement(
         "audience figures: do the intervals of drawn crowds hold the truth?",
         "quality/audience.py --data DIR --out OUT",
-        "84aa6f0",
+        "6a1e802",
     ),
     "epyc-2026-11/broker": Measurement(
         "an MQTT broker that dies in front of the server, and none at all",
@@ -145,14 +145,14 @@ MEASUREMENTS = {
         "a4b22e1",
     ),
     "epyc-2026-11/versions": Measurement(
-        "the wheel with the oldest and newest versions of its libraries; rows that export, of the bundle before",
-        "versions.py --out OUT",
+        "the wheel with the oldest and newest versions of its libraries",
+        "make test-versions",
         "ab20ac5",
     ),
     "epyc-2026-11/cpu-engines": Measurement(
         "graphs in ONNX Runtime, OpenCV and OpenVINO on a CPU without AMX",
         "speed/cpu_engines.py --openvino FOLDER --ort-openvino FOLDER --clip --out OUT",
-        "0c6badd",
+        "6a1e802",
     ),
     "epyc-2026-11/busy-1b": Measurement(
         "an LLM of 1.1 B beside busy processes, on a CPU without AMX; peers/weights.py FOLDER --llm first",
@@ -162,7 +162,7 @@ MEASUREMENTS = {
     "epyc-2026-11/latency-nano": Measurement(
         "every step on a CPU without AMX",
         "faceinsight bench tests/data/astronaut.png --device cpu --out OUT",
-        "ecb0917",
+        "6a1e802",
     ),
 }
 TEXT = """# Results
