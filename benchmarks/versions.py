@@ -266,9 +266,9 @@ def differences(reference: dict[str, Any], found: dict[str, Any]) -> dict[str, A
     return count | {"probability": round(probability, 4)}
 
 
-def tables(*results: dict[str, Any]) -> str:
-    """The figures as Markdown, for docs/reference/versions.md; of a row in several results, the first."""
-    found = {row["name"]: row for result in reversed(results) for row in result["rows"]}
+def tables(result: dict[str, Any]) -> str:
+    """The figures as Markdown, for docs/reference/versions.md."""
+    found = {row["name"]: row for row in result["rows"]}
     rows: list[dict[str, Any]] = [found[row.name] for row in ROWS if row.name in found]
     lines: list[str] = []
     for export in (False, True):
@@ -276,7 +276,8 @@ def tables(*results: dict[str, Any]) -> str:
             continue
         names = ["python", "numpy", "opencv-python-headless", "onnxruntime"]
         names = ["python", "torch", "transformers", "onnx", "onnxscript", "tokenizers"] if export else names
-        heads = [*names, "p differs by", "states, answers that differ", "at a bound", "fit against peak", "tests", "MB", ""]
+        heads = [*names, "p differs by", "states, answers that differ", "at a bound", "fit against peak"]
+        heads += ["tests", "MB", ""]
         lines += [f"| | {' | '.join(heads)} |", "| --- " * (len(heads) + 1) + "|"]
         lines += [line(row, names) for row in rows if row["export"] == export]
         lines.append("")
@@ -285,8 +286,7 @@ def tables(*results: dict[str, Any]) -> str:
     if wrong := [f"- {row['name']}: {reason.splitlines()[-1]}" for row in rows for reason in row["wrong"]]:
         lines += ["What is not as expected:", "", *wrong, ""]
     seconds = sum(row["seconds"]["all"] for row in rows if "seconds" in row)
-    machines = "; ".join(dict.fromkeys(result["machine"] for result in results))
-    about = f"{machines}. FaceInsight {results[0]['faceinsight']}; a probability may differ by {TOLERANCE}."
+    about = f"{result['machine']}. FaceInsight {result['faceinsight']}; a probability may differ by {TOLERANCE}."
     return "\n".join([*lines, f"{about} All rows took {seconds / 60:.0f} minutes."])
 
 
