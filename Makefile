@@ -86,9 +86,9 @@ $(NVIDIA)/.installed: tests/nvidia-requirements.txt | $(VENV)/.dev
 test-arm64: setup
 	$(BIN)/python tests/arm64/emulate.py
 
-# The folder of benchmarks/results whose figures the docs show.
+# Of benchmarks/results, the folder for the figures of test-versions.
 RESULTS ?= epyc-2026-11
-# The wheel with the oldest and newest versions of what it stands on: an hour, 2 GB (7 GB for PyTorch with CUDA).
+# The wheel with the oldest and newest versions of what it stands on: a quarter of an hour, 2 GB (7 GB for PyTorch with CUDA).
 test-versions: setup-dev
 	$(BIN)/python benchmarks/versions.py --out benchmarks/results/$(RESULTS)/versions.json
 	$(BIN)/python benchmarks/render.py

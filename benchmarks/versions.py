@@ -24,6 +24,7 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,8 @@ CHECK = Path(__file__).with_name("versions_check.py")
 #: Largest difference of a probability from the first row's. OpenCV 4 and 5 round differently when they warp and resize:
 #: up to 0.021; of ONNX Runtime and numpy it was below 0.0001.
 TOLERANCE = 0.03
+#: Two states that a bound between them explains.
+CLAIM_AND_DOUBT = ({"yes", "unsure"}, {"no", "unsure"})
 #: fit's estimate against the peak that was measured, as in tests/runtime/diagnostics/test_fit.py.
 ESTIMATE = 0.15
 RUNTIME_TESTS = (
@@ -248,8 +251,8 @@ def judged(row: dict[str, Any], reference: dict[str, Any]) -> dict[str, Any]:
 
 
 def differences(reference: dict[str, Any], found: dict[str, Any]) -> dict[str, Any]:
-    """Counts of what is not the same, and the largest difference of a probability. Where a bound lies between two
-    probabilities a claim becomes a doubt: these are counted apart from states that contradict each other."""
+    """Counts of what is not the same, and the largest difference of a probability. Where a bound of claims lies between
+    two probabilities one is a claim and one a doubt: these are counted apart."""
     count = {"faces": 0, "labels": 0, "states": 0, "doubts": 0, "answers": 0}
     probability = 0.0
     for name, faces in reference.items():
@@ -258,12 +261,22 @@ def differences(reference: dict[str, Any], found: dict[str, Any]) -> dict[str, A
             count["answers"] += sum(x != y for x, y in zip(a["answers"], b["answers"], strict=True))
             for label, (state, p) in a["labels"].items():
                 count["labels"] += 1
-                other = b["labels"][label][0]
+                other, q = b["labels"][label]
                 if other != state:
-                    at_a_bound = "unsure" in (state, other) and "not visible" not in (state, other)
+                    at_a_bound = {state, other} in CLAIM_AND_DOUBT and any(
+                        min(p, q) <= bound <= max(p, q) for bound in bounds()[label]
+                    )
                     count["doubts" if at_a_bound else "states"] += 1
-                probability = max(probability, abs(b["labels"][label][1] - p))
+                probability = max(probability, abs(q - p))
     return count | {"probability": round(probability, 4)}
+
+
+@cache
+def bounds() -> dict[str, tuple[float, ...]]:
+    """Of each characteristic, the probabilities between which nothing is claimed, of good and of poor pictures."""
+    from faceinsight.bundle.bundle import Bundle
+
+    return {c.name: (*c.unsure, *(c.poor or ())) for c in Bundle.open("nano").manifest.characteristics}
 
 
 def tables(result: dict[str, Any]) -> str:
@@ -298,7 +311,7 @@ def line(row: dict[str, Any], names: list[str]) -> str:
     fit = row["fit"]["estimate"] / row["fit"]["peak"] - 1
     cells = [row["versions"].get(name, "") for name in names]
     cells += [f"{differ['probability']:.4f}", f"{differ['states']} of {differ['labels']}, {differ['answers']}"]
-    cells += [str(differ.get("doubts", 0))]
+    cells += [str(differ["doubts"])]
     ran = sum(tests.get(kind, 0) for kind in ("passed", "failed", "error"))
     cells += [f"{fit:+.0%}", f"{tests.get('passed', 0)} of {ran}" if ran else ""]
     cells += [str(row["megabytes"]), "ok" if row["ok"] else "no"]

@@ -41,6 +41,7 @@ from faceinsight.backends.session import CheckedSession
 from faceinsight.bench.state import machine
 from faceinsight.bundle.bundle import Bundle
 from faceinsight.host.machine import cores
+from faceinsight.perception.yunet import PARTS, STRIDES
 
 PHOTO = Path(__file__).parents[2] / "tests" / "data" / "astronaut.png"
 QUESTION = "Is she wearing glasses?"
@@ -58,7 +59,7 @@ def opencv(path: Path, threads: int) -> Run:
     """The detector in OpenCV's own engine, which takes any size too."""
     cv2.setNumThreads(threads)
     net = cv2.dnn.readNetFromONNX(str(path))
-    names = [f"{kind}_{stride}" for kind in ("cls", "obj", "bbox", "kps") for stride in (8, 16, 32)]
+    names = [f"{part}_{stride}" for part in PARTS for stride in STRIDES]
 
     def run(feeds: Arrays) -> list[NDArray[Any]]:
         net.setInput(feeds["input"])

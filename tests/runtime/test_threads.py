@@ -22,8 +22,8 @@ def shared(tiny_bundle):
 
 
 def test_photos_from_several_threads_do_not_mix(shared, photo):
-    """OpenCV's detector remembers the size of a picture between two calls: unguarded, it raised cv2.error, or gave one
-    thread the other's face."""
+    """OpenCV's detector, which it was once, remembers the size of a picture between two calls: unguarded, it raised
+    cv2.error, or gave one thread the other's face."""
     image = load_image(photo)
     shots = [image, np.ascontiguousarray(image[:, ::-1]), image[: image.shape[0] * 3 // 4], np.roll(image, 40, 1)]
     alone = [shared.perceive(x) for x in shots]

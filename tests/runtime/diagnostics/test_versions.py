@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from paths import ROOT
 
+from faceinsight.bundle.bundle import Bundle
 from faceinsight.diagnostics.versions import EXPORT, RUNTIME, numbers
 
 versions = pytest.importorskip("versions")
@@ -93,34 +94,40 @@ def test_what_pytest_prints_is_read():
 
 
 def test_what_differs_is_counted():
-    labels = {"Smiling": ["yes", 0.9], "Bald": ["no", 0.1], "Eyeglasses": ["no", 0.2], "Wearing_Hat": ["yes", 0.9]}
+    labels = {"Smiling": ["yes", 0.9], "Bald": ["no", 0.1]}
     one = {"a": [{"labels": labels, "answers": ["Yes.", "No."]}], "b": []}
     other = {
-        "a": [
-            {
-                # A claim that became a doubt, the same, one that contradicts, and one that is hidden.
-                "labels": {
-                    "Smiling": ["unsure", 0.85],
-                    "Bald": ["no", 0.1],
-                    "Eyeglasses": ["yes", 0.2],
-                    "Wearing_Hat": ["not visible", 0.9],
-                },
-                "answers": ["Yes.", "I am not sure."],
-            }
-        ],
+        "a": [{"labels": {"Smiling": ["unsure", 0.85], "Bald": ["no", 0.1]}, "answers": ["Yes.", "I am not sure."]}],
         "b": [{"labels": labels, "answers": ["Yes.", "No."]}],
     }
-    same = {"faces": 0, "labels": 4, "states": 0, "doubts": 0, "answers": 0, "probability": 0}
-    assert versions.differences(one, one) == same
+    assert versions.differences(one, one) == {
+        "faces": 0, "labels": 2, "states": 0, "doubts": 0, "answers": 0, "probability": 0,
+    }  # fmt: skip
     assert versions.differences(one, other) == {
-        "faces": 1, "labels": 4, "states": 2, "doubts": 1, "answers": 1, "probability": 0.05,
+        "faces": 1, "labels": 2, "states": 1, "doubts": 0, "answers": 1, "probability": 0.05,
     }  # fmt: skip
     row = {
         "faces": other, "doctor": {"OpenCV": "ok", "versions": "fail"}, "fit": {"estimate": 120, "peak": 100},
         "tests": {"which": ["test_x.py::test_y"]},
     }  # fmt: skip
     assert versions.judged(row, one)["wrong"] == [
-        "doctor: versions", "1 faces differ", "2 states differ", "1 answers differ", "probabilities differ by 0.05",
+        "doctor: versions", "1 faces differ", "1 states differ", "1 answers differ", "probabilities differ by 0.05",
         "fit is off by +20%", "test_x.py::test_y",
     ]  # fmt: skip
     assert versions.judged({"name": "x", "error": "no Python 3.10 here"}, one)["ok"] is False
+
+
+def test_a_doubt_is_none_only_where_a_bound_lies_between():
+    """OpenCV 4 and 5 resize otherwise: blond hair at 0.05 and at 0.0544, with a bound at 0.0533."""
+    low, _ = next(c.unsure for c in Bundle.open("nano").manifest.characteristics if c.name == "Blond_Hair")
+
+    def counts(state: str, p: float, other: str, q: float) -> tuple[int, int]:
+        one, two = ({"a": [{"labels": {"Blond_Hair": [s, x]}, "answers": []}]} for s, x in ((state, p), (other, q)))
+        found = versions.differences(one, two)
+        return found["states"], found["doubts"]
+
+    assert counts("no", low - 0.002, "unsure", low + 0.002) == (0, 1)
+    assert counts("unsure", low + 0.002, "no", low - 0.002) == (0, 1)
+    assert counts("no", low + 0.1, "unsure", low + 0.11) == (1, 0)
+    assert counts("no", low - 0.002, "yes", low + 0.002) == (1, 0)
+    assert counts("no", low - 0.002, "not visible", low + 0.002) == (1, 0)

@@ -16,13 +16,12 @@ from faceinsight.bundle.bundle import Bundle
 from faceinsight.errors import BundleError
 from faceinsight.perception.yunet import PARTS, STRIDES, YuNet
 
-onnx = pytest.importorskip("onnx", reason="the published graph is made with onnx")
-
 SIDE = 640
 
 
 def published(path: Path) -> Path:
     """The shipped detector for pictures of one size, as it was published."""
+    onnx = pytest.importorskip("onnx", reason="the published graph is made with onnx")
     model = onnx.load(str(Bundle.open("nano").file("detector.onnx")))
     for dim in model.graph.input[0].type.tensor_type.shape.dim[2:]:
         dim.dim_value = SIDE
