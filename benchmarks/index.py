@@ -147,7 +147,7 @@ MEASUREMENTS = {
     "epyc-2026-11/versions": Measurement(
         "the wheel with the oldest and newest versions of its libraries",
         "make test-versions",
-        "3c4aea4",
+        "acb36ba",
     ),
     "epyc-2026-11/cpu-engines": Measurement(
         "graphs in ONNX Runtime, OpenCV and OpenVINO on a CPU without AMX",
